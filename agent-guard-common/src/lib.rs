@@ -1,0 +1,2 @@
+//! What the kernel programs of agent-guard and its user space share.
+#![no_std]

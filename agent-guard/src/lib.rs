@@ -1,0 +1,1 @@
+//! Runtime monitor and enforcer for AI agents, in the kernel.

@@ -1,0 +1,2 @@
+//! The `agent-guard` command.
+fn main() {}

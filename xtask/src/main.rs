@@ -1,0 +1,3 @@
+//! Set-up, demo, tests and virtual machines of agent-guard.
+
+fn main() {}
