@@ -6,11 +6,16 @@
 
 use std::fmt;
 
+mod error;
+mod parse;
 mod pattern;
+mod schema;
 mod target;
 
+pub use error::{Fault, PolicyError, Problem, Refusal};
+pub use parse::{MAX_CLASS, MAX_FILE_BYTES, MAX_PATTERNS, MAX_RULE_NAME, MAX_RULES};
 pub use pattern::{ComponentGlob, PathPattern, PatternError, PatternFault, Segment};
-pub use target::{Host, HostName, PortRange, Protocols, Target};
+pub use target::{Host, HostName, PortRange, Protocols, Target, TargetError, TargetFault};
 
 /// One agent's policy. Rules keep the order of the file, so that an index names a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -230,10 +230,9 @@ fn check_whole(text: &str) -> Result<(), PatternError> {
         return fail(0..1, PatternFault::Home { rest: rest.to_owned() });
     }
     if !text.starts_with('/') && !text.starts_with("**/") {
-        let fix = match text.strip_prefix("./") {
-            _ if text == "**" => "/**".to_owned(),
-            Some(rest) => format!("/workspace/{rest}"),
-            None => format!("**/{text}"),
+        let fix = match text {
+            "**" => "/**".to_owned(),
+            _ => format!("**/{}", text.strip_prefix("./").unwrap_or(text)),
         };
         return fail(all, PatternFault::Relative { fix });
     }

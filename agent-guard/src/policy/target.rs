@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv6Addr},
     ops::Range,
 };
 
@@ -107,4 +107,382 @@ impl Protocols {
     pub const fn udp(self) -> bool {
         matches!(self, Self::Udp | Self::Both)
     }
+}
+
+/// Why a text is no target, and where in it.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{fault}")]
+pub struct TargetError {
+    /// Bytes of the text that are at fault.
+    pub at: Range<usize>,
+    /// What is wrong with them.
+    pub fault: TargetFault,
+}
+
+/// What can be wrong with a target.
+#[derive(Clone, Debug, PartialEq, Eq, Error, Diagnostic)]
+pub enum TargetFault {
+    /// No host.
+    #[error("no host is named")]
+    #[diagnostic(help(
+        "write `HOST`, `HOST:PORT` or `HOST:PORT/tcp`; `*:443` is every host at port 443"
+    ))]
+    NoHost,
+    /// Longer than any target can be.
+    #[error("{len} bytes, where a target has at most {MAX_TEXT}")]
+    #[diagnostic(help("write one host or network an entry"))]
+    Long {
+        /// Bytes of the text.
+        len: usize,
+    },
+    /// `https://…`.
+    #[error("a URL, where a host is due: what is sent over a connection is not judged here")]
+    #[diagnostic(help("write the host and the port alone, such as `{fix}`"))]
+    Url {
+        /// The nearest target.
+        fix: String,
+    },
+    /// A port that is none.
+    #[error("`{port}` is no port")]
+    #[diagnostic(help("a port is a decimal number from 1 to 65535, a range is `8000-8999`"))]
+    Port {
+        /// What was written.
+        port: String,
+    },
+    /// `9000-8000`.
+    #[error("the range runs backwards")]
+    #[diagnostic(help("write `{last}-{first}`"))]
+    ReversedPorts {
+        /// The first port as written.
+        first: u16,
+        /// The last port as written.
+        last: u16,
+    },
+    /// `/sctp`.
+    #[error("`{protocol}` is no protocol that this version judges")]
+    #[diagnostic(help("write `/tcp`, `/udp`, or nothing for both"))]
+    Protocol {
+        /// What was written.
+        protocol: String,
+    },
+    /// `[::1` or `[::1]x`.
+    #[error("brackets that hold no IPv6 address alone")]
+    #[diagnostic(help("write `[::1]:8080`, or `[2001:db8::/32]:443` for a network"))]
+    Brackets,
+    /// `2001:db8::/32:443`.
+    #[error("an IPv6 address with something behind it")]
+    #[diagnostic(help("before a port the address goes into brackets: `[2001:db8::/32]:443`"))]
+    BareV6,
+    /// `::1:8080`, which is an address.
+    #[error("read as the IPv6 address `{address}`, in a range that is no longer in use")]
+    #[diagnostic(help("before a port the address goes into brackets: `[::1]:8080`"))]
+    CompatibleV6 {
+        /// What it was read as.
+        address: Ipv6Addr,
+    },
+    /// `fe80::1%eth0`.
+    #[error("a scope (`%…`): the kernel side judges addresses without their interface")]
+    #[diagnostic(help("write the address without it"))]
+    Scope,
+    /// `127.1`, `0x7f000001`.
+    #[error("`{text}` is neither an IPv4 address nor a host name")]
+    #[diagnostic(help(
+        "an IPv4 address is four decimal numbers without leading zeros: `127.0.0.1`"
+    ))]
+    Number {
+        /// What was written.
+        text: String,
+    },
+    /// `0.0.0.0`, `::`.
+    #[error("the unspecified address is not a destination: connecting to it reaches this host")]
+    #[diagnostic(help("write `*` for every address, `127.0.0.1` or `[::1]` for this host"))]
+    Unspecified,
+    /// `10.0.0.0/33`.
+    #[error("`/{prefix}` is no prefix length of this address")]
+    #[diagnostic(help("it is a decimal number up to 32 for IPv4 and 128 for IPv6"))]
+    Prefix {
+        /// What was written.
+        prefix: String,
+    },
+    /// `10.0.0.1/8`.
+    #[error("address bits are set behind the prefix: a network or one address?")]
+    #[diagnostic(help("write `{network}` for the network, or the address without `/…`"))]
+    HostBits {
+        /// The network that holds the address.
+        network: IpNet,
+    },
+    /// `api.example.com/24`.
+    #[error("a prefix length behind a host name")]
+    #[diagnostic(help("a network is an address with a prefix, such as `10.0.0.0/8`"))]
+    PrefixOnName,
+    /// `*.openai.com`.
+    #[error("`{text}` needs the DNS proxy, which this version does not have")]
+    #[diagnostic(help(
+        "list the host names themselves; each is resolved once, when the policy is loaded"
+    ))]
+    WildcardName {
+        /// What was written.
+        text: String,
+    },
+    /// A byte that no host name has.
+    #[error("`{}` cannot be in a host name", .found.escape_default())]
+    #[diagnostic(help(
+        "a name is letters, digits, `-` and `.`; write others in their `xn--` form"
+    ))]
+    NameCharacter {
+        /// The character.
+        found: char,
+    },
+    /// A label that is empty, too long, or begins or ends with `-`.
+    #[error("`{label}` is no label of a host name")]
+    #[diagnostic(help(
+        "between two dots stand 1 to 63 letters, digits and `-`, neither first nor last a `-`; there is no dot at the end"
+    ))]
+    Label {
+        /// What was written.
+        label: String,
+    },
+    /// Longer than any name.
+    #[error("a host name of {len} bytes, where DNS has at most {}", HostName::MAX)]
+    #[diagnostic(help("check the name"))]
+    LongName {
+        /// Bytes of the name.
+        len: usize,
+    },
+}
+
+/// A part of a target's text, which knows where it stands.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    text: &'a str,
+    start: usize,
+}
+
+impl<'a> Part<'a> {
+    fn fail<T>(self, fault: TargetFault) -> Result<T, TargetError> {
+        Err(TargetError { at: self.start..self.start + self.text.len(), fault })
+    }
+
+    /// What stands before and behind byte `at`, without the byte itself, which is ASCII.
+    fn split(self, at: usize) -> (Self, Self) {
+        let before = Self { text: self.text.get(..at).unwrap_or_default(), ..self };
+        let text = self.text.get(at + 1..).unwrap_or_default();
+        (before, Self { text, start: self.start + at + 1 })
+    }
+}
+
+impl Target {
+    /// Reads a target. `*` as the host is every address, which is one target for each family;
+    /// everything else is one.
+    ///
+    /// # Errors
+    /// What is wrong with it and which bytes of `text` are at fault.
+    pub fn parse(text: &str) -> Result<Vec<Self>, TargetError> {
+        let whole = Part { text, start: 0 };
+        if text.len() > MAX_TEXT {
+            return whole.fail(TargetFault::Long { len: text.len() });
+        }
+        if let Some((scheme, rest)) = text.split_once("://") {
+            let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+            let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+            let fix = match scheme {
+                _ if host.contains(':') => host.to_owned(),
+                "http" | "ws" => format!("{host}:80"),
+                _ => format!("{host}:443"),
+            };
+            return whole.fail(TargetFault::Url { fix });
+        }
+        let (rest, protocols) = split_protocol(whole)?;
+        let (host, ports) = split_ports(rest)?;
+        let ports = ports.map_or(Ok(PortRange::FULL), parse_ports)?;
+        let hosts = if host.text == "*" {
+            vec![
+                Host::Net(IpNet::from(ipnet::Ipv4Net::default())),
+                Host::Net(IpNet::from(ipnet::Ipv6Net::default())),
+            ]
+        } else {
+            vec![parse_host(host)?]
+        };
+        Ok(hosts
+            .into_iter()
+            .map(|host| Self { host, ports, protocols, text: text.to_owned() })
+            .collect())
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// Takes `/tcp` or `/udp` off. What else may stand behind a slash is a prefix length.
+fn split_protocol(whole: Part<'_>) -> Result<(Part<'_>, Protocols), TargetError> {
+    let Some(slash) = whole.text.rfind('/') else { return Ok((whole, Protocols::Both)) };
+    let (rest, suffix) = whole.split(slash);
+    match suffix.text {
+        "tcp" => Ok((rest, Protocols::Tcp)),
+        "udp" => Ok((rest, Protocols::Udp)),
+        text if text.starts_with(|c: char| c.is_ascii_digit()) => Ok((whole, Protocols::Both)),
+        text => suffix.fail(TargetFault::Protocol { protocol: text.to_owned() }),
+    }
+}
+
+/// Parts the host, with its prefix length and without brackets, from the ports.
+fn split_ports(part: Part<'_>) -> Result<(Part<'_>, Option<Part<'_>>), TargetError> {
+    if part.text.starts_with('[') {
+        let Some(close) = part.text.find(']') else { return part.fail(TargetFault::Brackets) };
+        let (inside, rest) = part.split(close);
+        let (_, inside) = inside.split(0);
+        if !inside.text.contains(':') {
+            return part.fail(TargetFault::Brackets);
+        }
+        return match rest.text.as_bytes() {
+            [] => Ok((inside, None)),
+            [b':', ..] => Ok((inside, Some(rest.split(0).1))),
+            _ => part.fail(TargetFault::Brackets),
+        };
+    }
+    let mut colons = part.text.match_indices(':').map(|(at, _)| at);
+    match (colons.next(), colons.next()) {
+        (Some(colon), None) => {
+            let (host, ports) = part.split(colon);
+            Ok((host, Some(ports)))
+        }
+        _ => Ok((part, None)),
+    }
+}
+
+fn parse_ports(part: Part<'_>) -> Result<PortRange, TargetError> {
+    let Some(dash) = part.text.find('-') else {
+        let port = parse_port(part)?;
+        return Ok(PortRange { first: port, last: port });
+    };
+    let (first, last) = part.split(dash);
+    let (first, last) = (parse_port(first)?, parse_port(last)?);
+    if first > last {
+        return part.fail(TargetFault::ReversedPorts { first, last });
+    }
+    Ok(PortRange { first, last })
+}
+
+fn parse_port(part: Part<'_>) -> Result<u16, TargetError> {
+    match decimal(part.text).and_then(|port| u16::try_from(port).ok()) {
+        Some(port) if port > 0 => Ok(port),
+        _ => part.fail(TargetFault::Port { port: part.text.to_owned() }),
+    }
+}
+
+/// A number in plain decimal: no sign, no leading zero, at most five digits.
+fn decimal(text: &str) -> Option<u32> {
+    let plain = (1..=5).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_digit())
+        && (text == "0" || !text.starts_with('0'));
+    if plain { text.parse().ok() } else { None }
+}
+
+fn parse_host(part: Part<'_>) -> Result<Host, TargetError> {
+    let (host, prefix) = match part.text.find('/') {
+        Some(slash) => {
+            let (host, prefix) = part.split(slash);
+            (host, Some(prefix))
+        }
+        None => (part, None),
+    };
+    if host.text.is_empty() {
+        return part.fail(TargetFault::NoHost);
+    }
+    if let Ok(address) = host.text.parse::<IpAddr>() {
+        return parse_net(host, address, prefix).map(Host::Net);
+    }
+    if host.text.contains(':') {
+        return match prefix {
+            _ if host.text.contains('%') => host.fail(TargetFault::Scope),
+            _ => part.fail(TargetFault::BareV6),
+        };
+    }
+    let name = parse_name(host)?;
+    match prefix {
+        Some(prefix) => prefix.fail(TargetFault::PrefixOnName),
+        None => Ok(Host::Name(name)),
+    }
+}
+
+/// The network, with IPv4-mapped ones as the IPv4 they stand for.
+fn parse_net(
+    host: Part<'_>,
+    address: IpAddr,
+    prefix: Option<Part<'_>>,
+) -> Result<IpNet, TargetError> {
+    let net = match prefix {
+        None => IpNet::from(address),
+        Some(prefix) if prefix.text.contains(':') => return prefix.fail(TargetFault::BareV6),
+        Some(prefix) => {
+            let length = decimal(prefix.text).and_then(|length| u8::try_from(length).ok());
+            match length.and_then(|length| IpNet::new(address, length).ok()) {
+                Some(net) => net,
+                None => {
+                    return prefix.fail(TargetFault::Prefix { prefix: prefix.text.to_owned() });
+                }
+            }
+        }
+    };
+    if net.trunc() != net {
+        return host.fail(TargetFault::HostBits { network: net.trunc() });
+    }
+    let net = unmapped(net);
+    if net.prefix_len() == net.max_prefix_len() && net.addr().is_unspecified() {
+        return host.fail(TargetFault::Unspecified);
+    }
+    if let (IpAddr::V6(address), None) = (net.addr(), prefix)
+        && address.octets().starts_with(&[0; 12])
+        && !address.is_loopback()
+    {
+        return host.fail(TargetFault::CompatibleV6 { address });
+    }
+    Ok(net)
+}
+
+/// The IPv4 network that an IPv4-mapped one stands for; any other as it is.
+fn unmapped(net: IpNet) -> IpNet {
+    match (net.addr().to_canonical(), net) {
+        // Without host bits, a mapped network has a prefix of 96 or more.
+        (IpAddr::V4(v4), IpNet::V6(v6)) => {
+            let length = v6.prefix_len().saturating_sub(96);
+            IpNet::new(IpAddr::V4(v4), length).unwrap_or(net)
+        }
+        _ => net,
+    }
+}
+
+fn parse_name(part: Part<'_>) -> Result<HostName, TargetError> {
+    let text = part.text;
+    if text.contains('*') {
+        return part.fail(TargetFault::WildcardName { text: text.to_owned() });
+    }
+    let legal = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    if let Some((at, found)) = text.char_indices().find(|&(_, c)| !legal(c)) {
+        let at = part.start + at..part.start + at + found.len_utf8();
+        return Err(TargetError { at, fault: TargetFault::NameCharacter { found } });
+    }
+    if text.len() > HostName::MAX {
+        return part.fail(TargetFault::LongName { len: text.len() });
+    }
+    let mut start = part.start;
+    for label in text.split('.') {
+        let fits = (1..=HostName::MAX_LABEL).contains(&label.len());
+        if !fits || label.starts_with('-') || label.ends_with('-') {
+            let part = if label.is_empty() { part } else { Part { text: label, start } };
+            return part.fail(TargetFault::Label { label: label.to_owned() });
+        }
+        start += label.len() + 1;
+    }
+    // Resolvers read a name that ends in a number as an address: 127.1, 0x7f000001.
+    let last = text.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
+    let hexadecimal =
+        last.strip_prefix("0x").is_some_and(|d| d.bytes().all(|b| b.is_ascii_hexdigit()));
+    if hexadecimal || last.bytes().all(|b| b.is_ascii_digit()) {
+        return part.fail(TargetFault::Number { text: text.to_owned() });
+    }
+    Ok(HostName(text.to_ascii_lowercase()))
 }
