@@ -7,11 +7,19 @@
 use std::fmt;
 
 pub mod compile;
+mod error;
+mod load;
+mod notes;
+mod parse;
 mod pattern;
+mod schema;
 mod target;
 
+pub use error::{Fault, PolicyError, Problem, Refusal};
+pub use load::MAX_FILE_BYTES;
+pub use parse::{MAX_CLASS, MAX_PATTERNS, MAX_RULE_NAME, MAX_RULES};
 pub use pattern::{ComponentGlob, PathPattern, PatternError, PatternFault, Segment};
-pub use target::{Host, HostName, PortRange, Protocols, Target};
+pub use target::{Host, HostName, PortRange, Protocols, Target, TargetError, TargetFault};
 
 /// One agent's policy. Rules keep the order of the file, so that an index names a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -171,3 +179,6 @@ impl AccessSet {
         matches!(self, Self::Write | Self::ReadWrite)
     }
 }
+
+#[cfg(test)]
+mod tests;
