@@ -20,10 +20,18 @@ use agent_guard_common::{
     table::{ACCESS_KINDS, Agent, AgentFlag, Effect, Interval, Lexer, State},
 };
 
+use self::{
+    automaton::{Automaton, Failure},
+    egress::Egress,
+    mounts::Anchors,
+    nfa::{Alphabet, Builder},
+    rules::number_rules,
+};
 pub use self::{
     egress::{HostResolver, Prefix, Resolver},
     error::{
-        CompileError, MAX_ALL_INTERVALS, MAX_EDGES, MAX_POSITIONS, MAX_PREFIXES, MAX_STATES, RuleRef,
+        CompileError, MAX_ALL_INTERVALS, MAX_EDGES, MAX_POSITIONS, MAX_PREFIXES, MAX_STATES,
+        RuleRef,
     },
     links::{HostLinks, Links, NoLinks},
     mounts::{Filesystems, Mount, MountinfoError, Path},
@@ -33,15 +41,9 @@ pub use self::{
 };
 pub(super) use self::{
     forms::{Form, forms},
-    links::{Followed, follow},
+    links::{follow, to_std},
     mounts::components,
-    rules::{egress_id, number_rules},
-};
-use self::{
-    automaton::{Automaton, Failure},
-    egress::Egress,
-    mounts::Anchors,
-    nfa::{Alphabet, Builder},
+    rules::egress_id,
 };
 use super::{Mode, Policy, Segment};
 
