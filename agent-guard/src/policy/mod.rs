@@ -175,3 +175,6 @@ impl AccessSet {
         matches!(self, Self::Write | Self::ReadWrite)
     }
 }
+
+#[cfg(test)]
+mod tests;

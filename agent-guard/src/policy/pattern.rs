@@ -329,3 +329,190 @@ fn unescape(rest: &str) -> Option<(u8, usize)> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn literal(name: &[u8]) -> Segment {
+        Segment::Literal(name.into())
+    }
+
+    fn glob(pieces: &[&str]) -> Segment {
+        let pieces = pieces.iter().map(|piece| piece.as_bytes().into()).collect();
+        Segment::Glob(ComponentGlob { pieces })
+    }
+
+    #[test]
+    fn a_pattern_is_its_components_from_the_root_down() {
+        use Segment::{AnyDepth, AnyOne};
+        let cases: &[(&str, &[Segment])] = &[
+            ("/", &[]),
+            ("/etc", &[literal(b"etc")]),
+            ("/etc/**", &[literal(b"etc"), AnyDepth]),
+            ("/dev/pts/*", &[literal(b"dev"), literal(b"pts"), AnyOne]),
+            ("**/.env", &[AnyDepth, literal(b".env")]),
+            ("/**/.env", &[AnyDepth, literal(b".env")]),
+            ("**/*.pem", &[AnyDepth, glob(&["", ".pem"])]),
+            ("**/.env.*", &[AnyDepth, glob(&[".env.", ""])]),
+            ("/a*b*c", &[glob(&["a", "b", "c"])]),
+            ("/a/**/**/b", &[literal(b"a"), AnyDepth, literal(b"b")]),
+            ("**/**", &[AnyDepth]),
+            ("/**", &[AnyDepth]),
+            ("/home/*/.ssh/**", &[literal(b"home"), AnyOne, literal(b".ssh"), AnyDepth]),
+            ("/a b/ü~", &[literal(b"a b"), literal("ü~".as_bytes())]),
+            (r"/\*\?\[\]\{\}\\", &[literal(br"*?[]{}\")]),
+            (r"/\xff\x0Ax", &[literal(b"\xff\nx")]),
+            (r"/\**", &[glob(&["*", ""])]),
+            ("/...", &[literal(b"...")]),
+        ];
+        for (text, segments) in cases {
+            let pattern =
+                PathPattern::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(pattern.segments, *segments, "{text}");
+            assert_eq!(pattern.text, *text);
+        }
+    }
+
+    #[test]
+    fn what_is_no_pattern_is_refused_at_the_bytes_at_fault() {
+        use PatternFault as F;
+        let cases: &[(&str, &str, F)] = &[
+            ("", "", F::Empty),
+            ("etc", "etc", F::Relative { fix: "**/etc".into() }),
+            ("./x", "./x", F::Relative { fix: "**/x".into() }),
+            ("**", "**", F::Relative { fix: "/**".into() }),
+            ("*/x", "*/x", F::Relative { fix: "**/*/x".into() }),
+            ("~/.ssh/**", "~", F::Home { rest: "/.ssh/**".into() }),
+            ("/a//b", "//", F::EmptyComponent),
+            ("//", "//", F::EmptyComponent),
+            ("/a//", "//", F::EmptyComponent),
+            ("/tmp/", "/", F::TrailingSlash { path: "/tmp".into() }),
+            ("**/", "/", F::TrailingSlash { path: "**".into() }),
+            ("/a/../b", "..", F::Dot { component: ".." }),
+            ("/./b", ".", F::Dot { component: "." }),
+            (r"/\x2e\x2e", r"\x2e\x2e", F::Dot { component: ".." }),
+            ("/a**", "**", F::GluedStars),
+            ("/***", "**", F::GluedStars),
+            ("/a?", "?", F::Metacharacter { found: '?' }),
+            ("/[ab]", "[", F::Metacharacter { found: '[' }),
+            ("/{a,b}", "{", F::Metacharacter { found: '{' }),
+            (r"/a\b", r"\", F::Escape),
+            (r"/a\", r"\", F::Escape),
+            (r"/\x4", r"\", F::Escape),
+            (r"/\xgg", r"\", F::Escape),
+            (r"/a\x00", r"\x00", F::ImpossibleByte { what: "a NUL byte" }),
+            ("/a\0", "\0", F::ImpossibleByte { what: "a NUL byte" }),
+            (r"/a\x2Fb", r"\x2F", F::ImpossibleByte { what: "a `/`" }),
+            ("/a\n", "\n", F::Control { byte: b'\n' }),
+            ("/\x7f", "\x7f", F::Control { byte: 0x7f }),
+        ];
+        for (text, at, fault) in cases {
+            let error = PathPattern::parse(text).expect_err(text);
+            assert_eq!((&text[error.at.clone()], &error.fault), (*at, fault), "{text}");
+        }
+    }
+
+    #[test]
+    fn each_bound_holds_at_its_last_value() {
+        let name = |len| format!("/{}", "a".repeat(len));
+        assert!(PathPattern::parse(&name(MAX_NAME)).is_ok());
+        let error = PathPattern::parse(&name(MAX_NAME + 1)).unwrap_err();
+        assert_eq!(error.fault, PatternFault::LongName { len: MAX_NAME + 1 });
+        // A `*` may stand for nothing: only the fixed bytes count.
+        assert!(PathPattern::parse(&format!("{}*", name(MAX_NAME))).is_ok());
+        assert!(PathPattern::parse(&format!("{}*", name(MAX_NAME + 1))).is_err());
+
+        assert!(PathPattern::parse(&"/a".repeat(MAX_COMPONENTS)).is_ok());
+        let error = PathPattern::parse(&"/a".repeat(MAX_COMPONENTS + 1)).unwrap_err();
+        assert_eq!(error.fault, PatternFault::Deep { count: MAX_COMPONENTS + 1 });
+
+        // Four bytes a character as written, so that the names themselves stay in bounds.
+        let text = |len: usize| {
+            let component = format!("/{}", r"\xff".repeat(MAX_NAME));
+            let whole = component.repeat(len / component.len());
+            format!("{whole}/{}", "a".repeat(len - whole.len() - 1))
+        };
+        assert_eq!(text(MAX_TEXT).len(), MAX_TEXT);
+        assert!(PathPattern::parse(&text(MAX_TEXT)).is_ok());
+        let error = PathPattern::parse(&text(MAX_TEXT + 1)).unwrap_err();
+        assert_eq!(error.fault, PatternFault::Long { len: MAX_TEXT + 1 });
+    }
+
+    #[test]
+    fn a_glob_matches_names_around_its_stars() {
+        let cases: &[(&str, &[&str], &[&str])] = &[
+            ("/*.pem", &["a.pem", ".pem", "x.pem.pem"], &["pem", "a.pem~", "a.PEM"]),
+            ("/.env.*", &[".env.", ".env.local"], &[".env", "x.env.y"]),
+            ("/a*a", &["aa", "aba"], &["a", "ab"]),
+            ("/a*b*c", &["abc", "axbxc", "abcbc"], &["ac", "acb", "abcd"]),
+            ("/*b*b*", &["bb", "abcb"], &["b", "ab"]),
+        ];
+        for (text, fit, unfit) in cases {
+            let [Segment::Glob(glob)] = &*PathPattern::parse(text).unwrap().segments else {
+                panic!("{text} is no glob")
+            };
+            assert!(fit.iter().all(|name| glob.matches(name.as_bytes())), "{text}");
+            assert!(!unfit.iter().any(|name| glob.matches(name.as_bytes())), "{text}");
+        }
+    }
+
+    /// Any name that a directory can hold.
+    fn name() -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(
+            prop_oneof![Just(b'*'), Just(b'\\'), Just(b'.'), Just(b'x'), any::<u8>()],
+            1..12,
+        )
+        .prop_map(|mut name| {
+            name.retain(|byte| !matches!(byte, 0 | b'/'));
+            name
+        })
+        .prop_filter("not a name", |name| !matches!(&**name, b"" | b"." | b".."))
+    }
+
+    /// The name with every byte that is not plain written as an escape.
+    fn escaped(name: &[u8]) -> String {
+        let escape = |&byte: &u8| match byte {
+            b'*' | b'?' | b'[' | b']' | b'{' | b'}' | b'\\' => format!("\\{}", char::from(byte)),
+            byte if byte == b' ' || byte.is_ascii_graphic() => char::from(byte).to_string(),
+            byte => format!("\\x{byte:02x}"),
+        };
+        name.iter().map(escape).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn every_name_can_be_written(names in prop::collection::vec(name(), 1..MAX_COMPONENTS)) {
+            let text: String = names.iter().map(|name| format!("/{}", escaped(name))).collect();
+            prop_assume!(text.len() <= MAX_TEXT);
+            let segments: Vec<_> = names.iter().map(|name| literal(name)).collect();
+            prop_assert_eq!(PathPattern::parse(&text).unwrap().segments, segments);
+        }
+
+        #[test]
+        fn a_glob_matches_what_its_stars_were_taken_from(
+            pieces in prop::collection::vec(name(), 2..5),
+            runs in prop::collection::vec(name(), 4),
+        ) {
+            let written: Vec<_> = pieces.iter().map(|piece| escaped(piece)).collect();
+            let pattern = PathPattern::parse(&format!("/{}", written.join("*"))).unwrap();
+            let mut name = pieces[0].clone();
+            for (run, piece) in runs.iter().zip(&pieces[1..]) {
+                name.extend(run);
+                name.extend(piece);
+            }
+            let [Segment::Glob(glob)] = &*pattern.segments else { panic!("{pattern}") };
+            prop_assert!(glob.matches(&name));
+        }
+
+        #[test]
+        fn any_text_is_a_pattern_or_an_error_within_it(text in "[/*~.\\\\x0-9a-f?\\[{ü\n]{0,40}|\\PC*") {
+            match PathPattern::parse(&text) {
+                Ok(pattern) => prop_assert!(pattern.segments.len() <= MAX_COMPONENTS),
+                Err(error) => prop_assert!(text.get(error.at).is_some()),
+            }
+        }
+    }
+}

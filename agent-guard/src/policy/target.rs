@@ -486,3 +486,182 @@ fn parse_name(part: Part<'_>) -> Result<HostName, TargetError> {
     }
     Ok(HostName(text.to_ascii_lowercase()))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn net(text: &str) -> Host {
+        Host::Net(text.parse().unwrap())
+    }
+
+    fn name(text: &str) -> Host {
+        Host::Name(HostName(text.to_owned()))
+    }
+
+    #[test]
+    fn a_target_is_a_host_its_ports_and_its_protocols() {
+        use Protocols::{Both, Tcp, Udp};
+        let full = (0, u16::MAX);
+        let cases: &[(&str, Host, (u16, u16), Protocols)] = &[
+            ("127.0.0.1", net("127.0.0.1/32"), full, Both),
+            ("127.0.0.1:8080/tcp", net("127.0.0.1/32"), (8080, 8080), Tcp),
+            ("10.0.0.0/8:443/tcp", net("10.0.0.0/8"), (443, 443), Tcp),
+            ("10.0.0.0/8", net("10.0.0.0/8"), full, Both),
+            ("10.0.0.0/8/udp", net("10.0.0.0/8"), full, Udp),
+            ("0.0.0.0/0:53", net("0.0.0.0/0"), (53, 53), Both),
+            ("10.1.2.3:1-65535", net("10.1.2.3/32"), (1, u16::MAX), Both),
+            ("[::1]:8080/tcp", net("::1/128"), (8080, 8080), Tcp),
+            ("[::1]", net("::1/128"), full, Both),
+            ("::1", net("::1/128"), full, Both),
+            ("[2001:db8::/32]:443", net("2001:db8::/32"), (443, 443), Both),
+            ("2001:db8::/32", net("2001:db8::/32"), full, Both),
+            ("2001:db8::1/udp", net("2001:db8::1/128"), full, Udp),
+            ("::/0", net("::/0"), full, Both),
+            ("[::ffff:10.0.0.1]:80", net("10.0.0.1/32"), (80, 80), Both),
+            ("::ffff:10.0.0.0/104", net("10.0.0.0/8"), full, Both),
+            ("::ffff:0:0/96", net("0.0.0.0/0"), full, Both),
+            ("API.Example.COM:443", name("api.example.com"), (443, 443), Both),
+            ("localhost:3000-3999/tcp", name("localhost"), (3000, 3999), Tcp),
+            ("3com.com", name("3com.com"), full, Both),
+            ("xn--bcher-kva.example", name("xn--bcher-kva.example"), full, Both),
+        ];
+        for (text, host, ports, protocols) in cases {
+            let targets = Target::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+            let (first, last) = *ports;
+            let expected = Target {
+                host: host.clone(),
+                ports: PortRange { first, last },
+                protocols: *protocols,
+                text: (*text).to_owned(),
+            };
+            assert_eq!(targets, [expected], "{text}");
+        }
+    }
+
+    #[test]
+    fn a_star_is_every_address_of_both_families() {
+        let targets = Target::parse("*:443/tcp").unwrap();
+        let hosts: Vec<_> = targets.iter().map(|target| target.host.clone()).collect();
+        assert_eq!(hosts, [net("0.0.0.0/0"), net("::/0")]);
+        assert!(targets.iter().all(|t| t.ports.first() == 443 && t.protocols == Protocols::Tcp));
+    }
+
+    #[test]
+    fn what_is_no_target_is_refused_at_the_bytes_at_fault() {
+        use TargetFault as F;
+        let label = |text: &str| F::Label { label: text.into() };
+        let number = |text: &str| F::Number { text: text.into() };
+        let port = |text: &str| F::Port { port: text.into() };
+        let cases: &[(&str, &str, F)] = &[
+            ("", "", F::NoHost),
+            (":443", "", F::NoHost),
+            ("/tcp", "", F::NoHost),
+            ("https://a.example/x", "https://a.example/x", F::Url { fix: "a.example:443".into() }),
+            ("http://u@a.example", "http://u@a.example", F::Url { fix: "a.example:80".into() }),
+            ("http://a:8080/", "http://a:8080/", F::Url { fix: "a:8080".into() }),
+            ("a:0", "0", port("0")),
+            ("a:", "", port("")),
+            ("a:65536", "65536", port("65536")),
+            ("a:+80", "+80", port("+80")),
+            ("a:080", "080", port("080")),
+            ("a:http", "http", port("http")),
+            ("a:0-80", "0", port("0")),
+            ("a:80-", "", port("")),
+            ("a:1-2-3", "2-3", port("2-3")),
+            ("a:90-80", "90-80", F::ReversedPorts { first: 90, last: 80 }),
+            ("a:80/sctp", "sctp", F::Protocol { protocol: "sctp".into() }),
+            ("a:80/TCP", "TCP", F::Protocol { protocol: "TCP".into() }),
+            ("a:80/", "", F::Protocol { protocol: String::new() }),
+            ("[::1", "[::1", F::Brackets),
+            ("[::1]8080", "[::1]8080", F::Brackets),
+            ("[127.0.0.1]:80", "[127.0.0.1]:80", F::Brackets),
+            ("[2001:db8::]/32:443", "[2001:db8::]/32:443", F::Brackets),
+            ("2001:db8::/32:443", "32:443", F::BareV6),
+            ("2001:db8::1::2", "2001:db8::1::2", F::BareV6),
+            ("::1:8080", "::1:8080", F::CompatibleV6 { address: "::1:8080".parse().unwrap() }),
+            ("fe80::1%eth0", "fe80::1%eth0", F::Scope),
+            ("127.1", "127.1", number("127.1")),
+            ("0x7f000001", "0x7f000001", number("0x7f000001")),
+            ("2130706433", "2130706433", number("2130706433")),
+            ("127.0.0.01:80", "127.0.0.01", number("127.0.0.01")),
+            ("0x7f.0.0.0x1", "0x7f.0.0.0x1", number("0x7f.0.0.0x1")),
+            ("1.2.3.4.5", "1.2.3.4.5", number("1.2.3.4.5")),
+            ("0.0.0.0:80", "0.0.0.0", F::Unspecified),
+            ("0.0.0.0/32", "0.0.0.0", F::Unspecified),
+            ("::", "::", F::Unspecified),
+            ("::ffff:0.0.0.0", "::ffff:0.0.0.0", F::Unspecified),
+            ("10.0.0.0/33", "33", F::Prefix { prefix: "33".into() }),
+            ("10.0.0.0/08", "08", F::Prefix { prefix: "08".into() }),
+            ("::/129", "129", F::Prefix { prefix: "129".into() }),
+            ("10.0.0.1/8", "10.0.0.1", F::HostBits { network: "10.0.0.0/8".parse().unwrap() }),
+            (
+                "::ffff:0:0/90",
+                "::ffff:0:0",
+                F::HostBits { network: "::ffc0:0:0/90".parse().unwrap() },
+            ),
+            ("a.example/24", "24", F::PrefixOnName),
+            ("*.openai.com:443", "*.openai.com", F::WildcardName { text: "*.openai.com".into() }),
+            ("a_b.example", "_", F::NameCharacter { found: '_' }),
+            ("bücher.example", "ü", F::NameCharacter { found: 'ü' }),
+            ("a b", " ", F::NameCharacter { found: ' ' }),
+            ("a\0", "\0", F::NameCharacter { found: '\0' }),
+            ("a..b", "a..b", label("")),
+            ("a.example.", "a.example.", label("")),
+            ("-a.example", "-a", label("-a")),
+            ("x.a-.example", "a-", label("a-")),
+        ];
+        for (text, at, fault) in cases {
+            let error = Target::parse(text).expect_err(text);
+            assert_eq!((&text[error.at.clone()], &error.fault), (*at, fault), "{text}");
+        }
+    }
+
+    #[test]
+    fn each_bound_holds_at_its_last_value() {
+        let label = |len| format!("{}.example", "a".repeat(len));
+        assert!(Target::parse(&label(HostName::MAX_LABEL)).is_ok());
+        assert!(Target::parse(&label(HostName::MAX_LABEL + 1)).is_err());
+
+        let long = |len: usize| "a.".repeat(len / 2) + if len % 2 == 1 { "a" } else { "" };
+        assert_eq!(long(HostName::MAX).len(), HostName::MAX);
+        assert!(Target::parse(&format!("{}:60000-65535/tcp", long(HostName::MAX))).is_ok());
+        let error = Target::parse(&long(HostName::MAX + 2)).unwrap_err();
+        assert_eq!(error.fault, TargetFault::LongName { len: HostName::MAX + 2 });
+
+        let error = Target::parse(&"a".repeat(MAX_TEXT)).unwrap_err();
+        assert_eq!(error.fault, TargetFault::LongName { len: MAX_TEXT });
+        let error = Target::parse(&"a".repeat(MAX_TEXT + 1)).unwrap_err();
+        assert_eq!(error.fault, TargetFault::Long { len: MAX_TEXT + 1 });
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_target_or_an_error_within_it(
+            text in "[0-9a-fx:./\\[\\]%*tcpud -]{0,40}|\\PC*",
+        ) {
+            match Target::parse(&text) {
+                Ok(targets) => prop_assert!(!targets.is_empty()),
+                Err(error) => prop_assert!(text.get(error.at).is_some()),
+            }
+        }
+
+        #[test]
+        fn an_address_with_ports_is_read_as_written(
+            address: IpAddr, first in 1..=u16::MAX, more: u16, udp: bool,
+        ) {
+            prop_assume!(!address.to_canonical().is_unspecified());
+            let last = first.saturating_add(more);
+            let host = if address.is_ipv6() { format!("[{address}]") } else { address.to_string() };
+            let protocol = if udp { "udp" } else { "tcp" };
+            let targets = Target::parse(&format!("{host}:{first}-{last}/{protocol}")).unwrap();
+            prop_assert_eq!(targets.len(), 1);
+            prop_assert_eq!(&targets[0].host, &Host::Net(address.to_canonical().into()));
+            prop_assert_eq!(targets[0].ports, PortRange { first, last });
+            prop_assert_eq!(targets[0].protocols.udp(), udp);
+            prop_assert_eq!(targets[0].protocols.tcp(), !udp);
+        }
+    }
+}
