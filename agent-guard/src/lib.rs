@@ -1,4 +1,11 @@
 //! Runtime monitor and enforcer for AI agents, in the kernel.
 
+pub mod canary;
+pub mod cgroup;
+pub mod guard;
 pub mod kernel;
+pub mod mounts;
+pub mod policy;
+pub mod reaper;
+pub mod signals;
 pub mod tier;

@@ -22,6 +22,18 @@ pub struct HookCounts {
     pub failed: u64,
 }
 
+impl HookCounts {
+    /// What was added since `before`.
+    pub fn since(self, before: &Self) -> Self {
+        Self {
+            decided: self.decided.saturating_sub(before.decided),
+            denied: self.denied.saturating_sub(before.denied),
+            lost: self.lost.saturating_sub(before.lost),
+            failed: self.failed.saturating_sub(before.failed),
+        }
+    }
+}
+
 /// Reads the counters of every hook.
 pub fn read(ebpf: &Ebpf) -> Result<Vec<(Hook, HookCounts)>, MapError> {
     let Some(map) = ebpf.map("COUNTERS") else { return Ok(Vec::new()) };
