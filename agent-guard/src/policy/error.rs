@@ -6,7 +6,8 @@ use miette::{Diagnostic, LabeledSpan, NamedSource, Severity, SourceCode};
 use thiserror::Error;
 
 use super::{
-    parse::{MAX_CLASS, MAX_FILE_BYTES, MAX_PATTERNS, MAX_RULE_NAME, MAX_RULES},
+    load::MAX_FILE_BYTES,
+    parse::{MAX_CLASS, MAX_PATTERNS, MAX_RULE_NAME, MAX_RULES},
     pattern::PatternFault,
     target::TargetFault,
 };

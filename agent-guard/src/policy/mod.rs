@@ -7,13 +7,16 @@
 use std::fmt;
 
 mod error;
+mod load;
+mod notes;
 mod parse;
 mod pattern;
 mod schema;
 mod target;
 
 pub use error::{Fault, PolicyError, Problem, Refusal};
-pub use parse::{MAX_CLASS, MAX_FILE_BYTES, MAX_PATTERNS, MAX_RULE_NAME, MAX_RULES};
+pub use load::MAX_FILE_BYTES;
+pub use parse::{MAX_CLASS, MAX_PATTERNS, MAX_RULE_NAME, MAX_RULES};
 pub use pattern::{ComponentGlob, PathPattern, PatternError, PatternFault, Segment};
 pub use target::{Host, HostName, PortRange, Protocols, Target, TargetError, TargetFault};
 

@@ -225,7 +225,7 @@ pub enum TargetFault {
         text: String,
     },
     /// A byte that no host name has.
-    #[error("`{}` cannot be in a host name", .found.escape_default())]
+    #[error("`{}` cannot be in a host name", .found.escape_debug())]
     #[diagnostic(help(
         "a name is letters, digits, `-` and `.`; write others in their `xn--` form"
     ))]

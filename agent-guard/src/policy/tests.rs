@@ -138,11 +138,11 @@ fn the_report_shows_file_line_column_text_and_fix() {
     let text =
         spec("  files:\n    rules:\n      - {effect: allow, paths: [\"/usr/**\", \"/tmp/\"]}\n");
     let error = Policy::parse("agent.yaml", &text).unwrap_err();
-    assert_eq!(error.to_string(), "agent.yaml:7:48: the policy is refused");
+    assert_eq!(error.to_string(), "agent.yaml:7:49: the policy is refused");
     let shown = rendered(&error);
     for part in [
         "the path ends in `/`",
-        "[agent.yaml:7:48]",
+        "[agent.yaml:7:49]",
         "7 │       - {effect: allow, paths: [\"/usr/**\", \"/tmp/\"]}",
         "help: write `/tmp` for the entry itself, or `/tmp/**` for it and all below it",
     ] {
@@ -150,18 +150,21 @@ fn the_report_shows_file_line_column_text_and_fix() {
     }
 }
 
+/// The spec, the line and column, the underlined text, a part of the message, a part of the help.
+type Case = (&'static str, (usize, usize), &'static str, &'static str, &'static str);
+
 #[test]
 fn each_mistake_is_told_where_it_stands_and_how_to_mend_it() {
-    let cases: &[(&str, (usize, usize), &str, &str, &str)] = &[
+    let cases: &[Case] = &[
         ("  mode: enforced\n", (5, 9), "enforced", "no mode", "did you mean `enforce`?"),
         ("  mode: off\n", (5, 9), "off", "no mode", "one of `enforce`, `audit`"),
-        ("  mode:\n", (5, 8), "", "a text is due", "write one value"),
+        ("  mode:\n", (5, 7), ":", "a text is due", "write one value"),
         ("  egres: {}\n", (5, 3), "egres", "no field `egres`", "did you mean `egress`?"),
         ("  foo: {}\n", (5, 3), "foo", "no field `foo`", "one of `mode`, `selector`, `egress`"),
         ("  listen: {default: deny}\n", (5, 3), "listen", "not enforced by this version", "remove"),
         ("  listen:\n", (5, 3), "listen", "not enforced by this version", "remove"),
         ("  unix:\n    default: deny\n", (5, 3), "unix", "not enforced by this version", "remove"),
-        ("  selector: {cgroups: [agents]}\n", (5, 23), "agents", "no cgroup path", "root"),
+        ("  selector: {cgroups: [agents]}\n", (5, 24), "agents", "no cgroup path", "root"),
         ("  exec: []\n", (5, 9), "[", "a map is due", "field: value"),
         ("  exec: {default: ask}\n", (5, 19), "ask", "cannot hold a call", "write `deny`"),
         ("  exec: {default: Deny}\n", (5, 19), "Deny", "no default", "did you mean `deny`?"),
@@ -326,9 +329,9 @@ fn each_mistake_is_told_where_it_stands_and_how_to_mend_it() {
         ("  mode: !!binary YXVkaXQ=\n", (5, 18), "YXVkaXQ=", "no mode", "`audit`"),
         ("\tmode: audit\n", (5, 2), "mode", "tab", "spaces"),
         (
-            "  mode: audit\n---\n",
-            (6, 1),
-            "---",
+            "  mode: audit\n---\nkind: b\n",
+            (7, 1),
+            "kind",
             "a second YAML document",
             "one file holds one policy",
         ),
@@ -553,11 +556,20 @@ fn a_report_sends_nothing_to_the_terminal_but_text() {
 #[test]
 fn of_a_line_too_long_to_show_the_place_is_told() {
     let paths = vec!["/some/path"; 1000].join(", ");
-    let text = spec(&format!("  exec: {{rules: [{{effect: deny, paths: [{paths}, x]}}]}}\n"));
-    let error = Policy::parse("p.yaml", &text).unwrap_err();
-    let shown = rendered(&error);
-    assert!(shown.len() < 1000, "{shown}");
-    assert!(shown.contains("line 5, column 12040: the path is relative"), "{shown}");
+    let long = format!("{{effect: deny, paths: [{paths}]}}");
+    let long_wrong = format!("{{effect: deny, paths: [{paths}, x]}}");
+    let wrong = "{effect: deny, paths: [x]}".to_owned();
+    for (rules, place) in [
+        ([&long_wrong, &wrong], "line 7, column 12032: the path is relative"),
+        ([&long, &wrong], "line 8, column 32: the path is relative"),
+        ([&wrong, &long], "line 7, column 32: the path is relative"),
+    ] {
+        let [one, two] = rules;
+        let text = spec(&format!("  exec:\n    rules:\n      - {one}\n      - {two}\n"));
+        let shown = rendered(&Policy::parse("p.yaml", &text).unwrap_err());
+        assert!(shown.len() < 1000, "{shown}");
+        assert!(shown.contains(place), "{shown}");
+    }
 }
 
 proptest! {
