@@ -8,7 +8,7 @@ use crate::limits::{LEXER_CELLS, LEXER_STATES};
 
 /// What a rule, or a default, says.
 #[repr(u8)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Effect {
     /// Zero, so that memory nobody wrote denies.
     Deny = 0,

@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+pub mod compile;
 mod error;
 mod load;
 mod notes;
