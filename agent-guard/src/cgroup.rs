@@ -121,14 +121,9 @@ pub fn end(path: &Path) -> Result<(), CgroupError> {
     if !path.exists() {
         return Ok(());
     }
-    let kill = path.join("cgroup.kill");
-    let mut file = OpenOptions::new().write(true).open(&kill).map_err(io_error("opening", &kill))?;
-    file.write_all(b"1").map_err(io_error("killing the processes of", path))?;
-    let start = Instant::now();
-    while populated(path).map_err(io_error("reading", path))? && start.elapsed() < KILL_PATIENCE {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    kill(path)?;
     // A process that is gone can still be leaving its cgroup for a moment.
+    let start = Instant::now();
     loop {
         match remove_tree(path) {
             Ok(()) => return Ok(()),
@@ -136,6 +131,18 @@ pub fn end(path: &Path) -> Result<(), CgroupError> {
             Err(error) => return Err(io_error("removing", path)(error)),
         }
     }
+}
+
+/// Kills every process in the cgroup at `path` and below, and waits until they are gone.
+pub fn kill(path: &Path) -> Result<(), CgroupError> {
+    let switch = path.join("cgroup.kill");
+    let mut file = OpenOptions::new().write(true).open(&switch).map_err(io_error("opening", &switch))?;
+    file.write_all(b"1").map_err(io_error("killing the processes of", path))?;
+    let start = Instant::now();
+    while populated(path).map_err(io_error("reading", path))? && start.elapsed() < KILL_PATIENCE {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }
 
 fn populated(path: &Path) -> io::Result<bool> {

@@ -32,13 +32,12 @@ impl Reaper {
         let mut command = Command::new("/proc/self/exe");
         command.arg0("agent-guard").arg("reaper").arg(cgroup).stdin(Stdio::piped()).stdout(Stdio::null());
         // SAFETY: between fork and exec only setsid and fcntl are called, both async-signal-safe, over a
-        // list made before.
+        // list made before; fcntl on a descriptor that is gone fails.
         unsafe {
             command.pre_exec(move || {
                 rustix::process::setsid()?;
                 for descriptor in &descriptors {
-                    // SAFETY: a plain system call on a number; a closed one fails.
-                    if unsafe { libc::fcntl(*descriptor, libc::F_SETFD, 0) } < 0 {
+                    if libc::fcntl(*descriptor, libc::F_SETFD, 0) < 0 {
                         return Err(io::Error::last_os_error());
                     }
                 }

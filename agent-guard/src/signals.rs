@@ -43,7 +43,8 @@ impl Signals {
             }
             OwnedFd::from_raw_fd(fd)
         };
-        Ok(Self { fd: AsyncFd::with_interest(fd, Interest::READABLE)? })
+        // SAFETY: the descriptor moves into the `AsyncFd` and closes with it.
+        Ok(Self { fd: unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }? })
     }
 
     /// The next signal that another process sent to the guard.

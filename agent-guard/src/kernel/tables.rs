@@ -3,7 +3,6 @@
 use std::collections::HashMap as StdHashMap;
 
 use agent_guard_common::{
-    limits::LEXER_CELLS,
     table::{Agent, EdgeKey, Interval, IntervalKey, Lexer, PREFIX_BASE_BITS, PortSet, PrefixKey, StartKey, State, StateKey},
 };
 use aya::{
@@ -125,7 +124,6 @@ impl Tables {
     }
 
     fn write_tables(&mut self, policy: u32, compiled: &Compiled, keys: &mut Keys) -> Result<(), InstallError> {
-        debug_assert!(compiled.lexer.stride as usize <= LEXER_CELLS);
         for (dev, state) in &compiled.starts {
             let key = StartKey { policy, dev: *dev };
             self.starts.insert(Row(key), Row(*state), 0).map_err(in_map("STARTS"))?;
@@ -141,10 +139,11 @@ impl Tables {
             self.states.insert(Row(key), Row(*row), 0).map_err(in_map("STATES"))?;
             keys.states.push(key);
         }
-        for (family, addr, bits, set) in &compiled.prefixes {
-            let key = PrefixKey { policy, family: *family as u32, addr: *addr };
-            let length = PREFIX_BASE_BITS + u32::from(*bits);
-            self.prefixes.insert(&Key::new(length, Row(key)), Row(*set), 0).map_err(in_map("PREFIXES"))?;
+        for prefix in &compiled.prefixes {
+            let key = PrefixKey { policy, family: prefix.family as u32, addr: prefix.addr };
+            let length = PREFIX_BASE_BITS + prefix.bits;
+            let ports = Row(prefix.ports);
+            self.prefixes.insert(&Key::new(length, Row(key)), ports, 0).map_err(in_map("PREFIXES"))?;
             keys.prefixes.push((length, key));
         }
         for (index, interval) in (0..).zip(&compiled.intervals) {
@@ -219,6 +218,6 @@ impl Tables {
 /// Returns when every program that was running has ended: BPF programs run inside RCU read sections,
 /// and `membarrier(MEMBARRIER_CMD_GLOBAL)` waits for a grace period.
 fn wait_for_running_programs() -> Result<(), InstallError> {
-    rustix::thread::membarrier(rustix::thread::MembarrierCommand::GLOBAL)
+    rustix::thread::membarrier(rustix::thread::MembarrierCommand::Global)
         .map_err(|error| InstallError::Wait(error.into()))
 }

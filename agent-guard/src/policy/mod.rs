@@ -13,11 +13,13 @@ mod notes;
 mod parse;
 mod pattern;
 mod schema;
+mod shipped;
 mod target;
 
 pub use error::{Fault, PolicyError, Problem, Refusal};
 pub use load::MAX_FILE_BYTES;
 pub use parse::{MAX_CLASS, MAX_PATTERNS, MAX_RULE_NAME, MAX_RULES};
+pub use shipped::{SHIPPED_WORKSPACE, ShippedError};
 pub use pattern::{ComponentGlob, PathPattern, PatternError, PatternFault, Segment};
 pub use target::{Host, HostName, PortRange, Protocols, Target, TargetError, TargetFault};
 
@@ -26,6 +28,8 @@ pub use target::{Host, HostName, PortRange, Protocols, Target, TargetError, Targ
 pub struct Policy {
     /// `metadata.name`.
     pub name: PolicyName,
+    /// SHA-256 of the file, in hexadecimal.
+    pub revision: String,
     /// Whether denials are carried out or only recorded.
     pub mode: Mode,
     /// Which network destinations the agent reaches.
