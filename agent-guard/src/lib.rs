@@ -1,1 +1,3 @@
 //! Runtime monitor and enforcer for AI agents, in the kernel.
+
+pub mod event;
