@@ -95,3 +95,88 @@ impl<W: Write> EventLog<W> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{io::ErrorKind, sync::mpsc};
+
+    use agent_guard_common::event::Action;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::event::fixture::{denied, file, host};
+
+    /// Fails as often as it is told to, then passes on what it is given.
+    struct Failing {
+        times: usize,
+        lines: mpsc::Sender<Vec<u8>>,
+    }
+
+    impl Write for Failing {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            match self.times.checked_sub(1) {
+                Some(left) => {
+                    self.times = left;
+                    Err(ErrorKind::StorageFull.into())
+                }
+                None => {
+                    self.lines.send(bytes.to_vec()).unwrap();
+                    Ok(bytes.len())
+                }
+            }
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn failing(times: usize) -> (EventLog<Failing>, impl Iterator<Item = Value>) {
+        let (lines, written) = mpsc::channel();
+        let log = EventLog::new(Encoder::new(host(), 1), Sink::new(Failing { times, lines }));
+        (log, written.into_iter().map(|line| serde_json::from_slice(&line).unwrap()))
+    }
+
+    #[test]
+    fn a_full_disk_is_told_of_at_once_and_then_every_minute() {
+        let (mut log, _written) = failing(usize::MAX);
+        let record = denied(Action::Read, file(b"/a"));
+        let start = Instant::now();
+        let mut told = |seconds| {
+            let fault = log.append(&record, start + Duration::from_secs(seconds));
+            fault.map(|fault| (fault.error.kind(), fault.lost))
+        };
+        assert_eq!(told(0), Some((ErrorKind::StorageFull, 1)));
+        assert_eq!(told(1), None);
+        assert_eq!(told(59), None);
+        assert_eq!(told(60), Some((ErrorKind::StorageFull, 4)));
+        assert_eq!(told(61), None);
+        assert_eq!(log.finish(), 5);
+    }
+
+    #[test]
+    fn when_writing_works_again_the_log_tells_how_much_was_lost() {
+        let (mut log, mut written) = failing(3);
+        let record = denied(Action::Read, file(b"/a"));
+        for _ in 0..5 {
+            log.append(&record, Instant::now());
+        }
+        assert_eq!(log.finish(), 0);
+        let loss = written.next().unwrap();
+        assert_eq!(loss["class_uid"], 6008);
+        assert_eq!(loss["unmapped"]["agent_guard"]["losses"]["unwritten"], 3);
+        assert!(written.next().unwrap()["file"].is_object());
+        assert!(written.next().unwrap()["file"].is_object());
+        assert_eq!(written.next(), None);
+    }
+
+    #[test]
+    fn a_second_failure_is_told_of_at_once_too() {
+        let (mut log, _written) = failing(1);
+        let record = denied(Action::Read, file(b"/a"));
+        let now = Instant::now();
+        assert!(log.append(&record, now).is_some());
+        assert!(log.append(&record, now).is_none());
+        log = EventLog { sink: failing(1).0.sink, ..log };
+        assert!(log.append(&record, now).is_some());
+    }
+}

@@ -4,6 +4,8 @@
 //! [`Record`] that comes out is shown by `ocsf` (JSON, for machines) and `text` (one line, for
 //! people). [`EventLog`] writes the JSON and accounts for every line that could not be written.
 
+#[cfg(test)]
+mod fixture;
 mod log;
 mod ocsf;
 mod record;

@@ -128,10 +128,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{
-        super::wire::tests::{HEADER, wire},
+        super::{
+            fixture::context,
+            wire::tests::{HEADER, wire},
+        },
         *,
     };
-    use crate::event::{AgentIdentity, Mode, Tier};
 
     const DISK: u32 = HEADER.dev;
 
@@ -151,18 +153,9 @@ mod tests {
 
     impl Names for Known {
         fn context(&self, agent: u32, _: u32) -> Arc<Context> {
-            Arc::new(Context {
-                tier: Tier::Lsm,
-                mode: Mode::Enforce,
-                degraded: Vec::new(),
-                agent: AgentIdentity {
-                    name: format!("agent {agent}"),
-                    id: agent,
-                    cgroup_id: 7,
-                    cgroup: SafeText::default(),
-                },
-                policy: None,
-            })
+            let mut context = context();
+            context.agent.id = agent;
+            Arc::new(context)
         }
         fn rule(&self, _: u32, rule: u16) -> Option<Arc<Rule>> {
             (rule == 3).then(|| {
@@ -243,7 +236,7 @@ mod tests {
         };
         let record = of(3);
         assert_eq!(record.time_ns, 1_001);
-        assert_eq!(record.context.agent.name, "agent 1");
+        assert_eq!(record.context.agent.id, 1);
         let rule = |record: Record| match record.body {
             Body::Decided { decision, .. } => decision.rule.map(|rule| rule.label.clone()),
             Body::Notice(_) => None,

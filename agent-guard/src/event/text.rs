@@ -269,3 +269,166 @@ impl Display for Notice {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::event::{
+        HookTotals, Losses,
+        fixture::{decided, denied, endpoint, file, record, scoped},
+    };
+
+    fn line(record: &Record) -> String {
+        TextLine { record, colour: false }.to_string()
+    }
+
+    #[test]
+    fn a_default_denial_says_which_rule_would_allow_it() {
+        for (action, object, expected) in [
+            (
+                Action::Read,
+                file(b"/root/notes"),
+                r#"agent-guard: denied   open /root/notes (read) by cat[1234]: no rule matches; to allow it, add to spec.files.rules in policy.yaml: - {effect: allow, access: [read], paths: ["/root/notes"]}"#,
+            ),
+            (
+                Action::ReadWrite,
+                file(b"/root/notes"),
+                r#"agent-guard: denied   open /root/notes (read, write) by cat[1234]: no rule matches; to allow it, add to spec.files.rules in policy.yaml: - {effect: allow, access: [read, write], paths: ["/root/notes"]}"#,
+            ),
+            (
+                Action::Exec,
+                file(b"/usr/bin/nc"),
+                r#"agent-guard: denied   run /usr/bin/nc by cat[1234]: no rule matches; to allow it, add to spec.exec.rules in policy.yaml: - {effect: allow, paths: ["/usr/bin/nc"]}"#,
+            ),
+            (
+                Action::Connect,
+                endpoint("127.0.0.1", 9999, libc::IPPROTO_TCP),
+                r#"agent-guard: denied   connect 127.0.0.1:9999/tcp by cat[1234]: no rule matches; to allow it, add to spec.egress.rules in policy.yaml: - {effect: allow, to: ["127.0.0.1:9999/tcp"]}"#,
+            ),
+            (
+                Action::Send,
+                endpoint("2001:db8::1", 53, libc::IPPROTO_UDP),
+                r#"agent-guard: denied   send to [2001:db8::1]:53/udp by cat[1234]: no rule matches; to allow it, add to spec.egress.rules in policy.yaml: - {effect: allow, to: ["[2001:db8::1]:53/udp"]}"#,
+            ),
+        ] {
+            assert_eq!(line(&denied(action, object)), expected);
+        }
+    }
+
+    #[test]
+    fn a_rule_for_the_wildcard_address_names_what_the_kernel_connects_to() {
+        for (addr, to) in [("0.0.0.0", "\"127.0.0.1:80/tcp\""), ("::", "\"[::1]:80/tcp\"")] {
+            let line = line(&denied(Action::Connect, endpoint(addr, 80, libc::IPPROTO_TCP)));
+            assert!(line.contains(to), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_deny_rule_is_named_and_no_allow_rule_is_suggested() {
+        for (outcome, word) in [
+            (Outcome::Denied, "denied  "),
+            (Outcome::Killed, "killed  "),
+            (Outcome::Observed, "observed"),
+        ] {
+            let denial = decided(denied(Action::Read, file(b"/w/.env")), outcome, Reason::Rule);
+            assert_eq!(
+                line(&denial),
+                format!(
+                    "agent-guard: {word} open /w/.env (read) by cat[1234]: deny rule secrets \
+                     (policy.yaml:31); deny beats allow, so to allow it, change that rule"
+                )
+            );
+        }
+    }
+
+    #[test]
+    fn what_was_allowed_needs_no_remedy() {
+        let allowed =
+            decided(denied(Action::Read, file(b"/w/a")), Outcome::Allowed, Reason::Default);
+        assert_eq!(
+            line(&allowed),
+            "agent-guard: allowed  open /w/a (read) by cat[1234]: no rule matches"
+        );
+    }
+
+    #[test]
+    fn where_no_rule_helps_none_is_suggested() {
+        for reason in Reason::ALL {
+            let object = match reason {
+                Reason::Default | Reason::Guarded => continue,
+                Reason::TooDeep => scoped(b"/a", PathScope::Tail),
+                _ => file(b"/a"),
+            };
+            let line = line(&decided(denied(Action::Read, object), Outcome::Denied, reason));
+            assert!(!line.contains("effect: allow"), "{line}");
+        }
+        for object in [scoped(b"/a", PathScope::Filesystem), file(b"")] {
+            let line = line(&denied(Action::Read, object));
+            assert!(line.ends_with("no rule can name it"), "{line}");
+        }
+        let sctp = denied(Action::Connect, endpoint("10.0.0.1", 1, libc::IPPROTO_SCTP));
+        assert!(!line(&sctp).contains("effect: allow"), "{}", line(&sctp));
+    }
+
+    #[test]
+    fn a_suggested_path_is_escaped_for_the_policy_and_for_yaml() {
+        for (path, scalar) in [
+            (&b"/it's"[..], r#"["/it's"]"#),
+            (b"/a*b?[c]{d}", r"['/a\*b\?\[c\]\{d\}']"),
+            (b"/back\\slash", r"['/back\\slash']"),
+            (b"/\"it's\"", r#"['/"it''s"']"#),
+            (b"/new\nline\xff", r"['/new\x0aline\xff']"),
+        ] {
+            let line = line(&denied(Action::Exec, file(path)));
+            assert!(line.ends_with(&format!("paths: {scalar}}}")), "{line}");
+        }
+    }
+
+    #[test]
+    fn colour_comes_only_when_asked_for() {
+        let record = denied(Action::Read, file(b"/a"));
+        let coloured = TextLine { record: &record, colour: true }.to_string();
+        assert!(coloured.starts_with("agent-guard: \x1b[31mdenied  \x1b[0m open /a"), "{coloured}");
+        assert!(!line(&record).contains('\x1b'));
+    }
+
+    #[test]
+    fn losses_say_where() {
+        let losses = Losses {
+            hooks: vec![(Hook::FileOpen, 3), (Hook::SysExit, 1)],
+            malformed: 0,
+            unwritten: 2,
+        };
+        assert_eq!(
+            line(&record(Body::Notice(Notice::EventsLost(losses)))),
+            "agent-guard: 6 events lost: 3 at file_open, 1 at sys_exit, 2 not written"
+        );
+    }
+
+    #[test]
+    fn the_end_tells_the_sums() {
+        let hook = |hook| HookTotals { hook, decided: 5, denied: 2, lost: 0, failed: 1 };
+        let totals = vec![hook(Hook::FileOpen), hook(Hook::BprmCheck)];
+        assert_eq!(
+            line(&record(Body::Notice(Notice::Stopped { totals }))),
+            "agent-guard: the agent has ended: 10 actions decided, 4 denied, 2 by failures of the \
+             guard, 0 events lost"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_name_breaks_the_line(
+            name in proptest::collection::vec(any::<u8>(), 0..40),
+            comm in proptest::collection::vec(any::<u8>(), 0..16),
+        ) {
+            let mut record = denied(Action::Read, file(&name));
+            if let Body::Decided { process, .. } = &mut record.body {
+                process.comm = crate::event::SafeText::new(&comm);
+            }
+            prop_assert!(!line(&record).chars().any(char::is_control));
+        }
+    }
+}
