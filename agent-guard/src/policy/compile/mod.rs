@@ -177,3 +177,6 @@ fn multiplying(forms: &[Form<'_>], rules: &[RuleInfo]) -> Vec<String> {
     };
     worst.into_iter().filter_map(describe).take(3).collect()
 }
+
+#[cfg(test)]
+mod tests;
