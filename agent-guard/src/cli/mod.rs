@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     canary::{self, Probe},
-    doctor, reaper,
+    reaper,
 };
 
 /// Exit code where the guard itself failed.
@@ -40,7 +40,6 @@ enum Command {
     /// Check a policy file, or ask what it says
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
-    Doctor(doctor::DoctorArgs),
     /// The live canary's own side
     #[command(hide = true)]
     Canary {
@@ -90,7 +89,6 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Run(args) => run::run(args).map(ExitCode::from),
         Command::Policy(command) => policy::run(command),
-        Command::Doctor(args) => doctor::run(&args).map_err(|error| Failure::new(&error, 1)),
         Command::Canary { probe, cgroup } => Ok(canary::main(probe, &cgroup).into()),
         Command::CanaryTarget => Ok(ExitCode::SUCCESS),
         Command::Reaper { cgroup } => reaper::main(&cgroup)

@@ -74,7 +74,10 @@ enum Lack {
 
 fn agent_name(text: &str) -> Result<PolicyName, String> {
     PolicyName::new(text).ok_or_else(|| {
-        format!("a name has 1 to {} of a-z, 0-9 and -, and neither starts nor ends with -", PolicyName::MAX)
+        format!(
+            "a name has 1 to {} of a-z, 0-9 and -, and neither starts nor ends with -",
+            PolicyName::MAX
+        )
     })
 }
 
@@ -89,7 +92,9 @@ pub fn run(args: RunArgs) -> Result<u8, Failure> {
     }
     let failed = |error: anyhow::Error| Failure::new(&error, GUARD_FAILED);
     if !rustix::process::geteuid().is_root() {
-        return Err(failed(anyhow::anyhow!("`run` loads programs into the kernel and needs root; try `sudo agent-guard run …`")));
+        return Err(failed(anyhow::anyhow!(
+            "`run` loads programs into the kernel and needs root; try `sudo agent-guard run …`"
+        )));
     }
     let settings = Settings {
         agent: args.agent.unwrap_or_else(|| policy.name.clone()).to_string(),
@@ -110,7 +115,8 @@ pub fn run(args: RunArgs) -> Result<u8, Failure> {
 
 fn load_policy(file: Option<PathBuf>) -> Result<(Policy, String), Failure> {
     if let Some(file) = file {
-        let policy = Policy::load(&file).map_err(|error| Failure::diagnostic(error, GUARD_FAILED))?;
+        let policy =
+            Policy::load(&file).map_err(|error| Failure::diagnostic(error, GUARD_FAILED))?;
         return Ok((policy, file.display().to_string()));
     }
     let policy = std::env::current_dir()

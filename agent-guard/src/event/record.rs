@@ -11,6 +11,7 @@ use agent_guard_common::{
 use serde::Serialize;
 
 use super::SafeText;
+use crate::{policy::Mode, tier::Tier};
 
 /// One event: a decision about an agent, or something that happened to the guard itself.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,26 +57,6 @@ pub struct Context {
     pub agent: AgentIdentity,
     /// What they are judged by; `None` where the policy is not known any more.
     pub policy: Option<PolicyIdentity>,
-}
-
-/// The means of enforcement that this kernel offers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tier {
-    /// The call fails.
-    Lsm,
-    /// Egress fails; a disallowed exec or open kills the process.
-    Trace,
-    /// Recorded only.
-    Observe,
-}
-
-/// What becomes of a denial.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// It is carried out.
-    Enforce,
-    /// It is recorded.
-    Audit,
 }
 
 /// An agent: a cgroup and everything below it.

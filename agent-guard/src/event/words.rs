@@ -5,30 +5,7 @@ use agent_guard_common::{
     event::{Action, Outcome},
 };
 
-use super::{Mode, PathScope, Tier};
-
-impl Tier {
-    /// Its name on the command line and in events.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Lsm => "lsm",
-            Self::Trace => "trace",
-            Self::Observe => "observe",
-        }
-    }
-}
-
-impl Mode {
-    /// Its name in the policy and in events.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Enforce => "enforce",
-            Self::Audit => "audit",
-        }
-    }
-}
+use super::PathScope;
 
 impl PathScope {
     /// Its name in events.

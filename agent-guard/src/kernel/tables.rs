@@ -2,8 +2,9 @@
 
 use std::collections::HashMap as StdHashMap;
 
-use agent_guard_common::{
-    table::{Agent, EdgeKey, Interval, IntervalKey, Lexer, PREFIX_BASE_BITS, PortSet, PrefixKey, StartKey, State, StateKey},
+use agent_guard_common::table::{
+    Agent, EdgeKey, Interval, IntervalKey, Lexer, PREFIX_BASE_BITS, PortSet, PrefixKey, StartKey,
+    State, StateKey,
 };
 use aya::{
     Ebpf,
@@ -66,7 +67,10 @@ struct Keys {
 }
 
 /// Takes a map out of the object as the type that its declaration has.
-fn take<T: TryFrom<aya::maps::Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, InstallError> {
+fn take<T: TryFrom<aya::maps::Map, Error = MapError>>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<T, InstallError> {
     let map = ebpf.take_map(name).ok_or(InstallError::NoMap(name))?;
     T::try_from(map).map_err(in_map(name))
 }
@@ -78,7 +82,8 @@ fn in_map(map: &'static str) -> impl FnOnce(MapError) -> InstallError {
 /// Room for the current policy and its successor, twice over so that a mount table that grows while
 /// the agent runs still fits.
 pub fn sizes_for(compiled: &Compiled) -> MapSizes {
-    let room = |entries: usize| u32::try_from(entries.saturating_mul(4).max(1024)).unwrap_or(u32::MAX);
+    let room =
+        |entries: usize| u32::try_from(entries.saturating_mul(4).max(1024)).unwrap_or(u32::MAX);
     MapSizes {
         edges: room(compiled.edges.len()),
         states: room(compiled.states.len()),
@@ -123,7 +128,12 @@ impl Tables {
         }
     }
 
-    fn write_tables(&mut self, policy: u32, compiled: &Compiled, keys: &mut Keys) -> Result<(), InstallError> {
+    fn write_tables(
+        &mut self,
+        policy: u32,
+        compiled: &Compiled,
+        keys: &mut Keys,
+    ) -> Result<(), InstallError> {
         for (dev, state) in &compiled.starts {
             let key = StartKey { policy, dev: *dev };
             self.starts.insert(Row(key), Row(*state), 0).map_err(in_map("STARTS"))?;
@@ -143,7 +153,9 @@ impl Tables {
             let key = PrefixKey { policy, family: prefix.family as u32, addr: prefix.addr };
             let length = PREFIX_BASE_BITS + prefix.bits;
             let ports = Row(prefix.ports);
-            self.prefixes.insert(&Key::new(length, Row(key)), ports, 0).map_err(in_map("PREFIXES"))?;
+            self.prefixes
+                .insert(&Key::new(length, Row(key)), ports, 0)
+                .map_err(in_map("PREFIXES"))?;
             keys.prefixes.push((length, key));
         }
         for (index, interval) in (0..).zip(&compiled.intervals) {

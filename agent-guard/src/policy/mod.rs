@@ -19,8 +19,8 @@ mod target;
 pub use error::{Fault, PolicyError, Problem, Refusal};
 pub use load::MAX_FILE_BYTES;
 pub use parse::{MAX_CLASS, MAX_PATTERNS, MAX_RULE_NAME, MAX_RULES};
-pub use shipped::{SHIPPED_WORKSPACE, ShippedError};
 pub use pattern::{ComponentGlob, PathPattern, PatternError, PatternFault, Segment};
+pub use shipped::{SHIPPED_WORKSPACE, ShippedError};
 pub use target::{Host, HostName, PortRange, Protocols, Target, TargetError, TargetFault};
 
 /// One agent's policy. Rules keep the order of the file, so that an index names a rule.
@@ -80,6 +80,17 @@ pub enum Mode {
     Enforce,
     /// The call goes through and is recorded as one that would have been denied.
     Audit,
+}
+
+impl Mode {
+    /// Its name in the policy and in events.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Audit => "audit",
+        }
+    }
 }
 
 /// The rules of one kind. A section the file leaves out denies everything.

@@ -139,8 +139,15 @@ impl Parser<'_> {
             let paths = parser.list(paths, at, "paths", "[\"/workspace/**\"]", Parser::path)?;
             Some(head?.with(FileMatch { access: access?, paths }))
         });
-        let revision = format!("{:x}", Sha256::digest(text));
-        Some(Policy { name: name?, revision, mode: mode?, egress: egress?, exec: exec?, files: files? })
+        let revision = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
+        Some(Policy {
+            name: name?,
+            revision,
+            mode: mode?,
+            egress: egress?,
+            exec: exec?,
+            files: files?,
+        })
     }
 
     /// A section, whose rules `rule` reads: from the rule as written, its place and its line.

@@ -14,7 +14,9 @@ pub const SHIPPED_WORKSPACE: &str = "/workspace";
 #[derive(Debug, thiserror::Error)]
 pub enum ShippedError {
     /// The whole host would be the workspace.
-    #[error("the built-in policy lets the agent write below the current directory, which is `{0}`: too much; change to a project's directory, or name a policy with --policy")]
+    #[error(
+        "the built-in policy lets the agent write below the current directory, which is `{0}`: too much; change to a project's directory, or name a policy with --policy"
+    )]
     TooWide(String),
     /// The shipped file is refused: a build fault.
     #[error(transparent)]
@@ -23,8 +25,9 @@ pub enum ShippedError {
 
 /// Directories that are too much for a workspace: the agent would write into the system, or into
 /// every user's files.
-const TOO_WIDE: [&str; 12] =
-    ["/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/proc", "/root", "/sys", "/usr", "/var"];
+const TOO_WIDE: [&str; 12] = [
+    "/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/proc", "/root", "/sys", "/usr", "/var",
+];
 
 impl Policy {
     /// The shipped policy with `workspace`, absolute and without links, in place of
@@ -47,11 +50,16 @@ impl Policy {
 }
 
 fn move_workspace(pattern: &mut PathPattern, workspace: &Path) {
-    let is_workspace = |segment: &Segment| matches!(segment, Segment::Literal(name) if **name == *b"workspace");
+    let is_workspace =
+        |segment: &Segment| matches!(segment, Segment::Literal(name) if **name == *b"workspace");
     if !pattern.segments.first().is_some_and(is_workspace) {
         return;
     }
-    let names = workspace.as_os_str().as_bytes().split(|byte| *byte == b'/').filter(|name| !name.is_empty());
+    let names = workspace
+        .as_os_str()
+        .as_bytes()
+        .split(|byte| *byte == b'/')
+        .filter(|name| !name.is_empty());
     pattern.segments.splice(..1, names.map(|name| Segment::Literal(name.into())));
     let rest = pattern.text.strip_prefix(SHIPPED_WORKSPACE).unwrap_or_default();
     pattern.text = format!("{}{rest}", workspace.display());
@@ -64,7 +72,8 @@ mod tests {
     #[test]
     fn the_directory_at_hand_takes_the_place_of_the_workspace() {
         let policy = Policy::shipped(Path::new("/srv/a project")).unwrap();
-        let patterns: Vec<&PathPattern> = policy.files.rules.iter().flat_map(|rule| &rule.matcher.paths).collect();
+        let patterns: Vec<&PathPattern> =
+            policy.files.rules.iter().flat_map(|rule| &rule.matcher.paths).collect();
         assert!(patterns.iter().any(|pattern| pattern.text == "/srv/a project/**"));
         assert!(patterns.iter().all(|pattern| !pattern.text.starts_with(SHIPPED_WORKSPACE)));
         let moved = patterns.iter().find(|pattern| pattern.text == "/srv/a project/**").unwrap();
@@ -75,7 +84,10 @@ mod tests {
     #[test]
     fn no_agent_gets_the_whole_host_for_a_workspace() {
         for path in TOO_WIDE {
-            assert!(matches!(Policy::shipped(Path::new(path)), Err(ShippedError::TooWide(_))), "{path}");
+            assert!(
+                matches!(Policy::shipped(Path::new(path)), Err(ShippedError::TooWide(_))),
+                "{path}"
+            );
         }
     }
 }

@@ -33,7 +33,9 @@ impl LaunchError {
 
     fn hint(&self) -> &'static str {
         match self.source.kind() {
-            ErrorKind::PermissionDenied => " (is it executable, and does the policy allow it under `exec`?)",
+            ErrorKind::PermissionDenied => {
+                " (is it executable, and does the policy allow it under `exec`?)"
+            }
             _ => "",
         }
     }
@@ -41,13 +43,17 @@ impl LaunchError {
 
 /// Starts `command` in the cgroup behind `entrance`, on this process's terminal and descriptors.
 pub fn start(command: &[OsString], entrance: OwnedFd) -> Result<Child, LaunchError> {
-    let (program, arguments) = command.split_first().map_or((OsString::new(), &[][..]), |(first, rest)| (first.clone(), rest));
+    let (program, arguments) = command
+        .split_first()
+        .map_or((OsString::new(), &[][..]), |(first, rest)| (first.clone(), rest));
     let mut builder = Command::new(&program);
     builder.args(arguments);
     // SAFETY: between fork and exec this only writes to a descriptor that was opened before.
     unsafe {
         // The child enters the cgroup itself, so that even its exec is decided under the policy.
-        builder.pre_exec(move || rustix::io::write(&entrance, b"0").map(drop).map_err(io::Error::from));
+        builder.pre_exec(move || {
+            rustix::io::write(&entrance, b"0").map(drop).map_err(io::Error::from)
+        });
     }
     builder.spawn().map_err(|source| LaunchError { command: program, source })
 }
@@ -71,7 +77,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_command_that_does_not_exist_is_127_and_one_that_is_no_program_126() {
-        let null = || OwnedFd::from(std::fs::OpenOptions::new().write(true).open("/dev/null").unwrap());
+        let null =
+            || OwnedFd::from(std::fs::OpenOptions::new().write(true).open("/dev/null").unwrap());
         let missing = start(&["/no/such/command".into()], null()).unwrap_err();
         assert_eq!(missing.exit_code(), 127);
         let directory = start(&["/".into()], null()).unwrap_err();

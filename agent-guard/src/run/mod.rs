@@ -6,8 +6,9 @@ mod report;
 
 use std::{
     ffi::OsString,
-    io::{self, IsTerminal, Write},
-    path::PathBuf,
+    fs::File,
+    io::{self, IsTerminal},
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -19,13 +20,17 @@ use tokio::io::{Interest, unix::AsyncFd};
 use self::{names::RunNames, report::Reporter};
 use crate::{
     cgroup::Cgroup,
-    event::{AgentIdentity, Context, Encoder, EventLog, Host, Notice, PolicyIdentity, SafeText, Sink},
+    event::{
+        AgentIdentity, Context, Encoder, EventLog, Host, Notice, PolicyIdentity, SafeText, Sink,
+    },
     guard::{Guard, TierChoice},
     kernel::tables::sizes_for,
     mounts::{Mount, MountTable},
     policy::{
         Mode, Policy,
-        compile::{CompileError, Compiled, Environment, Filesystems, HostLinks, HostResolver, compile},
+        compile::{
+            CompileError, Compiled, Environment, Filesystems, HostLinks, HostResolver, compile,
+        },
     },
     reaper::Reaper,
     signals::Signals,
@@ -66,7 +71,10 @@ pub struct Settings {
 /// # Errors
 /// The guard failed before the command was started.
 pub fn run(settings: &Settings) -> anyhow::Result<u8> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
     runtime.block_on(guarded(settings))
 }
 
@@ -85,11 +93,7 @@ async fn guarded(settings: &Settings) -> anyhow::Result<u8> {
     let place = Place { cgroup: &cgroup, mounts: &mounts };
     let outcome = under_guard(settings, &place, &table, compiled, log, &signals).await;
     // Also where the guard failed: what was made is taken away, and whoever was in it ended.
-    let left_over = cgroup.is_populated().unwrap_or(false);
     let removed = cgroup.remove();
-    if left_over {
-        eprintln!("agent-guard: the command left processes behind; they were ended with it");
-    }
     let code = outcome?;
     removed?;
     Ok(code)
@@ -106,7 +110,7 @@ async fn under_guard(
     place: &Place<'_>,
     table: &MountTable,
     compiled: Compiled,
-    log: Option<EventLog<Box<dyn Write>>>,
+    log: Option<EventLog<File>>,
     signals: &Signals,
 ) -> anyhow::Result<u8> {
     let cgroup = place.cgroup;
@@ -131,13 +135,19 @@ async fn under_guard(
         reporter.notice(Notice::Degraded);
     }
 
-    let ring = RingBuf::try_from(guard.ebpf.take_map("EVENTS").context("the object file holds no map EVENTS")?)?;
+    let ring = RingBuf::try_from(
+        guard.ebpf.take_map("EVENTS").context("the object file holds no map EVENTS")?,
+    )?;
     let reaper = Reaper::start(cgroup.path()).context("starting the reaper")?;
     let code = match launch::start(&settings.command, cgroup.entrance()?.into()) {
         Ok(mut child) => {
-            let mut session = Session { guard, settings, cgroup, table, reporter, ring: readable(ring)? };
+            let mut session =
+                Session { guard, settings, cgroup, table, reporter, ring: readable(ring)? };
             let status = session.watch(&mut child, signals).await;
-            // What the command left behind is ended before the programs are, and its last events read.
+            if cgroup.is_populated()? {
+                eprintln!("agent-guard: the command left processes behind; they are ended with it");
+            }
+            // Ended before the programs are, and its last events read.
             crate::cgroup::kill(cgroup.path())?;
             session.drain();
             let counts = session.guard.counts()?;
@@ -166,7 +176,8 @@ fn warn_of_unwritten(lines: u64) {
 
 fn readable(ring: RingBuf<MapData>) -> anyhow::Result<AsyncFd<RingBuf<MapData>>> {
     // SAFETY: the descriptor belongs to the map that moves into the `AsyncFd`, and closes with it.
-    unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }.context("watching the ring buffer")
+    unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
+        .context("watching the ring buffer")
 }
 
 /// A command that is running.
@@ -181,10 +192,15 @@ struct Session<'a> {
 
 impl Session<'_> {
     /// Reads events, passes signals on and follows the mount table until the command ends.
-    async fn watch(&mut self, child: &mut tokio::process::Child, signals: &Signals) -> io::Result<std::process::ExitStatus> {
+    async fn watch(
+        &mut self,
+        child: &mut tokio::process::Child,
+        signals: &Signals,
+    ) -> io::Result<std::process::ExitStatus> {
         let pid = child.id();
-        // SAFETY: the descriptor belongs to the table, which outlives this function.
-        let mounts = unsafe { AsyncFd::register_with_interest(self.table.file(), Interest::PRIORITY) }?;
+        let mounts = self.table.file().try_clone()?;
+        // SAFETY: the descriptor moves into the `AsyncFd` and closes with it.
+        let mounts = unsafe { AsyncFd::register_with_interest(mounts, Interest::PRIORITY) }?;
         let mut losses = tokio::time::interval(LOSS_INTERVAL);
         loop {
             tokio::select! {
@@ -221,7 +237,9 @@ impl Session<'_> {
     /// policy in force stays: it denies what lies on mounts that it does not know.
     fn follow_mounts(&mut self) {
         if let Err(error) = self.try_follow_mounts() {
-            eprintln!("agent-guard: the mounts changed, and the policy could not be adapted; files on new mounts stay denied: {error:#}");
+            eprintln!(
+                "agent-guard: the mounts changed, and the policy could not be adapted; files on new mounts stay denied: {error:#}"
+            );
         }
     }
 
@@ -247,7 +265,8 @@ fn forward(pid: Option<u32>, signal: libc::c_int) {
 fn compile_policy(policy: &Policy) -> anyhow::Result<Compiled> {
     let filesystems = Filesystems::from_mountinfo(&std::fs::read("/proc/self/mountinfo")?)?;
     let links = HostLinks::default();
-    let environment = Environment { filesystems: &filesystems, links: &links, resolver: &HostResolver };
+    let environment =
+        Environment { filesystems: &filesystems, links: &links, resolver: &HostResolver };
     for _ in 0..KEY_DRAWS {
         match compile(policy, &environment, draw_key()?) {
             Err(CompileError::HashCollision) => {}
@@ -259,17 +278,14 @@ fn compile_policy(policy: &Policy) -> anyhow::Result<Compiled> {
 
 fn draw_key() -> anyhow::Result<[u64; 2]> {
     let mut bytes = [0; 16];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).context("drawing a key")?;
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .context("drawing a key")?;
     let (low, high) = bytes.split_at(8);
     Ok([u64::from_ne_bytes(low.try_into()?), u64::from_ne_bytes(high.try_into()?)])
 }
 
-fn open_log(path: &std::path::Path) -> anyhow::Result<EventLog<Box<dyn Write>>> {
-    let out: Sink<Box<dyn Write>> = if path == std::path::Path::new("-") {
-        Sink::new(Box::new(io::stdout()))
-    } else {
-        Sink::file(path)?.boxed()
-    };
+fn open_log(path: &Path) -> anyhow::Result<EventLog<File>> {
+    let out = if path == Path::new("-") { Sink::stdout()? } else { Sink::file(path)? };
     let system = rustix::system::uname();
     let host = Host {
         name: system.nodename().to_string_lossy().into_owned(),
@@ -309,11 +325,17 @@ fn announce(settings: &Settings, guard: &Guard) {
     if !weaker.is_empty() && io::stderr().is_terminal() {
         eprintln!("{weaker}");
     }
-    eprintln!("agent-guard: {} under policy {} ({}), tier {}, mode {mode}", settings.agent, settings.policy.name, settings.policy_file, guard.tier);
+    eprintln!(
+        "agent-guard: {} under policy {} ({}), tier {}, mode {mode}",
+        settings.agent, settings.policy.name, settings.policy_file, guard.tier
+    );
 }
 
 fn weaker(guard: &Guard) -> String {
-    let lines: Vec<String> =
-        guard.weaker_because.iter().map(|(tier, error)| format!("agent-guard: tier {tier} is not to be had here: {error}")).collect();
+    let lines: Vec<String> = guard
+        .weaker_because
+        .iter()
+        .map(|(tier, error)| format!("agent-guard: tier {tier} is not to be had here: {error}"))
+        .collect();
     lines.join("\n")
 }

@@ -29,8 +29,12 @@ impl RunNames {
                 class: rule.class.clone(),
             })
         });
-        let mut names =
-            Self { context, rules: rules.collect(), mounts: HashMap::new(), boot_time_ns: boot_time_ns() };
+        let mut names = Self {
+            context,
+            rules: rules.collect(),
+            mounts: HashMap::new(),
+            boot_time_ns: boot_time_ns(),
+        };
         names.set_mounts(mounts);
         names
     }

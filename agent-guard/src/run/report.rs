@@ -2,7 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    io::{self, IsTerminal, Write},
+    fs::File,
+    io::{self, IsTerminal},
     time::Instant,
 };
 
@@ -10,7 +11,9 @@ use agent_guard_common::{event::Outcome, hook::Hook};
 
 use super::names::RunNames;
 use crate::{
-    event::{Body, EventLog, HookTotals, Losses, Names, Notice, Record, TextLine, WireEvent, resolve},
+    event::{
+        Body, EventLog, HookTotals, Losses, Names, Notice, Record, TextLine, WireEvent, resolve,
+    },
     guard::is_canary,
     kernel::counters::HookCounts,
 };
@@ -18,7 +21,7 @@ use crate::{
 /// Takes the bytes of events in and sends records out.
 pub struct Reporter {
     names: RunNames,
-    log: Option<EventLog<Box<dyn Write>>>,
+    log: Option<EventLog<File>>,
     colour: bool,
     malformed: u64,
     told: BTreeMap<u8, u64>,
@@ -26,8 +29,9 @@ pub struct Reporter {
 
 impl Reporter {
     /// Reports under `names`, into `log` where there is one.
-    pub fn new(names: RunNames, log: Option<EventLog<Box<dyn Write>>>) -> Self {
-        let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    pub fn new(names: RunNames, log: Option<EventLog<File>>) -> Self {
+        let colour = io::stderr().is_terminal()
+            && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         Self { names, log, colour, malformed: 0, told: BTreeMap::new() }
     }
 
@@ -46,7 +50,9 @@ impl Reporter {
             }
             Err(error) => {
                 self.malformed += 1;
-                tracing::warn!("an event from the kernel makes no sense and is counted as lost: {error}");
+                tracing::warn!(
+                    "an event from the kernel makes no sense and is counted as lost: {error}"
+                );
             }
         }
     }
@@ -54,13 +60,15 @@ impl Reporter {
     /// Tells of the guard itself.
     pub fn notice(&mut self, notice: Notice) {
         let time_ns = self.names.boot_time_ns().saturating_add(boot_now_ns());
-        let record = Record { time_ns, context: self.names.own_context(), body: Body::Notice(notice) };
+        let record =
+            Record { time_ns, context: self.names.own_context(), body: Body::Notice(notice) };
         self.send(&record, false);
     }
 
     /// Tells of events that were lost since the last call.
     pub fn losses(&mut self, counts: &[(Hook, HookCounts)]) {
-        let mut losses = Losses { malformed: std::mem::take(&mut self.malformed), ..Losses::default() };
+        let mut losses =
+            Losses { malformed: std::mem::take(&mut self.malformed), ..Losses::default() };
         for (hook, counts) in counts {
             let told = self.told.entry(*hook as u8).or_default();
             if counts.lost > *told {
@@ -79,13 +87,15 @@ impl Reporter {
     /// the log lost without telling.
     pub fn finish(mut self, counts: &[(Hook, HookCounts)]) -> u64 {
         self.losses(counts);
-        let totals = counts.iter().filter(|(_, counts)| *counts != HookCounts::default()).map(|(hook, counts)| HookTotals {
-            hook: *hook,
-            decided: counts.decided,
-            denied: counts.denied,
-            lost: counts.lost,
-            failed: counts.failed,
-        });
+        let totals = counts.iter().filter(|(_, counts)| *counts != HookCounts::default()).map(
+            |(hook, counts)| HookTotals {
+                hook: *hook,
+                decided: counts.decided,
+                denied: counts.denied,
+                lost: counts.lost,
+                failed: counts.failed,
+            },
+        );
         self.notice(Notice::Stopped { totals: totals.collect() });
         self.log.map_or(0, EventLog::finish)
     }

@@ -75,7 +75,8 @@ fn host_names_stand_for_the_addresses_they_have_at_load() {
 
 #[test]
 fn a_host_name_without_address_is_refused_with_its_rule() {
-    let policy = policy("egress:\n  rules:\n    - {name: gone, effect: allow, to: ['gone.example']}");
+    let policy =
+        policy("egress:\n  rules:\n    - {name: gone, effect: allow, to: ['gone.example']}");
     let filesystems = Filesystems::lexical();
     for names in [HashMap::new(), HashMap::from([("gone.example", Vec::new())])] {
         let names = Names(names);

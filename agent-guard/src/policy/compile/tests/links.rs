@@ -35,10 +35,16 @@ fn followed(path: &str, links: &[(&'static str, &'static str)]) -> String {
 
 #[test]
 fn links_are_followed_as_the_kernel_does() {
-    assert_eq!(followed("/bin/sh", &[("/bin", "usr/bin"), ("/usr/bin/sh", "dash")]), "/usr/bin/dash");
+    assert_eq!(
+        followed("/bin/sh", &[("/bin", "usr/bin"), ("/usr/bin/sh", "dash")]),
+        "/usr/bin/dash"
+    );
     assert_eq!(followed("/a/b/c", &[("/a/b", "/x/../y"), ("/y/c", "../../../z")]), "/z");
     assert_eq!(followed("/a", &[("/a", "./b//c/.")]), "/b/c");
-    assert_eq!(followed("/dev/stdin", &[("/dev/stdin", "/proc/self/fd/0"), ("/proc/self", "77")]), "/proc/self/fd/0");
+    assert_eq!(
+        followed("/dev/stdin", &[("/dev/stdin", "/proc/self/fd/0"), ("/proc/self", "77")]),
+        "/proc/self/fd/0"
+    );
     assert_eq!(followed("/proc/12/root/x", &[("/proc/12/root", "/")]), "/proc/12/root/x");
 }
 
@@ -86,7 +92,8 @@ fn an_allowance_does_not_follow_a_link_that_the_agent_may_replace() {
     let planted = compile(&rules("/work/**"), &links);
     assert!(!reads(&planted, "/etc/shadow") && reads(&planted, "/etc/pass"));
     assert!(planted.notes.iter().any(|note| {
-        note.is_warning() && matches!(note, Note::NotFollowed { link, .. } if *link == *"/work/tool")
+        note.is_warning()
+            && matches!(note, Note::NotFollowed { link, .. } if *link == *"/work/tool")
     }));
     // A directory above the link is as good as the link itself.
     assert!(!reads(&compile(&rules("/work"), &links), "/etc/shadow"));

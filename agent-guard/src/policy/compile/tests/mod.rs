@@ -91,9 +91,9 @@ fn glob_matches(pieces: &[Box<[u8]>], name: &[u8]) -> bool {
     match pieces {
         [] => false,
         [last] => **last == *name,
-        [first, rest @ ..] => name.strip_prefix(&**first).is_some_and(|name| {
-            (0..=name.len()).any(|taken| glob_matches(rest, &name[taken..]))
-        }),
+        [first, rest @ ..] => name
+            .strip_prefix(&**first)
+            .is_some_and(|name| (0..=name.len()).any(|taken| glob_matches(rest, &name[taken..]))),
     }
 }
 
@@ -119,12 +119,7 @@ pub fn patterns(policy: &Policy, request: Request) -> Vec<(u16, policy::Effect, 
 }
 
 /// The decision over a file with these names, each reachable or not, by definition.
-pub fn naive(
-    policy: &Policy,
-    names: &[(Path, bool)],
-    request: Request,
-    guarded: bool,
-) -> Decision {
+pub fn naive(policy: &Policy, names: &[(Path, bool)], request: Request, guarded: bool) -> Decision {
     let mut denied = None;
     let mut allowed = None;
     for (rule, effect, pattern) in patterns(policy, request) {
@@ -142,14 +137,11 @@ pub fn naive(
             }
         }
     }
-    let default =
-        if request == Request::Exec { policy.exec.default } else { policy.files.default };
+    let default = if request == Request::Exec { policy.exec.default } else { policy.files.default };
     match (denied, allowed) {
         (Some(rule), _) => Decision { effect: Effect::Deny, rule, reason: Reason::Rule },
         (None, Some(rule)) => Decision { effect: Effect::Allow, rule, reason: Reason::Rule },
         (None, None) if guarded => Decision::deny(Reason::Guarded),
-        (None, None) => {
-            Decision { effect: default.into(), rule: NO_RULE, reason: Reason::Default }
-        }
+        (None, None) => Decision { effect: default.into(), rule: NO_RULE, reason: Reason::Default },
     }
 }

@@ -43,7 +43,9 @@ fn a_rule_is_about_the_file_by_whatever_mount() {
 fn an_allowance_does_not_reach_what_another_mount_hides() {
     let mounts = Filesystems::from_mountinfo(HOST).unwrap();
     let compiled = compile_on(
-        &files("{effect: allow, paths: ['/home/**', '/srv/**']}\n    - {effect: deny, paths: ['/home/a/k']}"),
+        &files(
+            "{effect: allow, paths: ['/home/**', '/srv/**']}\n    - {effect: deny, paths: ['/home/a/k']}",
+        ),
         &mounts,
     );
     assert_eq!(read(&compiled, 40, "/a").effect, Effect::Allow);

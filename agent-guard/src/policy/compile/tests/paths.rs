@@ -43,9 +43,8 @@ fn deny_beats_allow_wherever_it_stands_and_the_first_rule_gives_its_name() {
 #[test]
 fn inner_names_are_lexed_only_where_a_pattern_has_a_glob_inside() {
     let flag = |paths: &str| {
-        let policy = policy(&format!(
-            "files:\n  rules:\n    - {{effect: allow, paths: [{paths}]}}"
-        ));
+        let policy =
+            policy(&format!("files:\n  rules:\n    - {{effect: allow, paths: [{paths}]}}"));
         compile_lexical(&policy).flags & AgentFlag::INNER_GLOBS != 0
     };
     assert!(!flag("'**/*.pem', '/a/*/b*'"));
@@ -158,9 +157,7 @@ fn pattern() -> impl Strategy<Value = String> {
     })
 }
 
-pub fn section(
-    rule: impl Strategy<Value = String> + 'static,
-) -> impl Strategy<Value = String> {
+pub fn section(rule: impl Strategy<Value = String> + 'static) -> impl Strategy<Value = String> {
     (select(vec!["allow", "deny"]), vec(rule, 0..7)).prop_map(|(default, rules)| {
         let rules: String = rules.iter().map(|rule| format!("\n    - {rule}")).collect();
         let rules = if rules.is_empty() { " []".to_owned() } else { rules };
@@ -169,7 +166,8 @@ pub fn section(
 }
 
 pub fn any_policy() -> impl Strategy<Value = Policy> {
-    let paths = || vec(pattern(), 1..4).prop_map(|paths| format!("paths: ['{}']", paths.join("', '")));
+    let paths =
+        || vec(pattern(), 1..4).prop_map(|paths| format!("paths: ['{}']", paths.join("', '")));
     let effect = || select(vec!["allow", "deny"]);
     let access = select(vec!["[read]", "[write]", "[read, write]"]);
     let file = (effect(), access, paths()).prop_map(|(effect, access, paths)| {
