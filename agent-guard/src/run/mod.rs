@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use agent_guard_common::table::{Agent, AgentFlag};
 use anyhow::{Context as _, bail};
 use aya::maps::{MapData, RingBuf};
 use tokio::io::{Interest, unix::AsyncFd};
@@ -123,7 +124,7 @@ async fn under_guard(
         );
     }
     let policy = guard.tables.write_policy(&compiled)?;
-    guard.tables.set_agent(AGENT, compiled.agent(cgroup.id(), policy))?;
+    guard.tables.set_agent(AGENT, agent(settings, &compiled, cgroup, policy))?;
     guard.tables.bind_cgroup(cgroup.id(), AGENT)?;
 
     let context = context(settings, &guard, cgroup, unenforced);
@@ -247,10 +248,20 @@ impl Session<'_> {
         let mounts = self.table.read()?;
         let compiled = compile_policy(&self.settings.policy)?;
         let policy = self.guard.tables.write_policy(&compiled)?;
-        self.guard.tables.set_agent(AGENT, compiled.agent(self.cgroup.id(), policy))?;
+        let agent = agent(self.settings, &compiled, self.cgroup, policy);
+        self.guard.tables.set_agent(AGENT, agent)?;
         self.reporter.names().set_mounts(&mounts);
         Ok(())
     }
+}
+
+/// The agent under `policy`. What is allowed is told only where somebody records it.
+fn agent(settings: &Settings, compiled: &Compiled, cgroup: &Cgroup, policy: u32) -> Agent {
+    let mut agent = compiled.agent(cgroup.id(), policy);
+    if settings.events.is_some() {
+        agent.flags |= AgentFlag::LOG_ALLOWED;
+    }
+    agent
 }
 
 /// Passes a signal on. A command that is gone does not mind.
