@@ -10,7 +10,10 @@ use std::collections::BTreeMap;
 use miette::Diagnostic;
 use thiserror::Error;
 
-use super::nfa::{Alphabet, Nfa, NodeId, Root, number};
+use super::{
+    alphabet::{Alphabet, number},
+    nfa::{Nfa, NodeId, Root},
+};
 
 /// The components of a path from some root, without that root.
 pub type Path = Vec<Box<[u8]>>;
