@@ -37,7 +37,7 @@ pub use self::{
         RuleRef,
     },
     links::{HostLinks, Links, NoLinks},
-    mounts::{Filesystems, Mount, MountinfoError, Path},
+    mounts::{Filesystems, Mount, Path},
     note::Note,
     rules::RuleInfo,
     tables::MemoryTables,
