@@ -2,6 +2,7 @@
 
 pub mod canary;
 pub mod cgroup;
+pub mod doctor;
 pub mod guard;
 pub mod kernel;
 pub mod mounts;
