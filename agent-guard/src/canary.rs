@@ -154,7 +154,9 @@ fn fate(status: ExitStatus) -> Option<Fate> {
 /// The canary's own side: the hidden command `agent-guard canary`. Returns its exit code.
 pub fn main(probe: Probe, cgroup: &Path) -> u8 {
     let outcome = act(probe, Place::Outside)
-        .and_then(|()| fs::write(cgroup.join("cgroup.procs"), "0").map_err(|error| (error, Place::Outside)))
+        .and_then(|()| {
+            fs::write(cgroup.join("cgroup.procs"), "0").map_err(|error| (error, Place::Outside))
+        })
         .and_then(|()| act(probe, Place::Inside));
     match outcome {
         Ok(()) => WENT_THROUGH,
@@ -178,9 +180,13 @@ fn act(probe: Probe, place: Place) -> Result<(), (io::Error, Place)> {
         (Probe::Open, _) => File::open("/dev/null").map(drop),
         // That this process runs is the control.
         (Probe::Exec, Place::Outside) => Ok(()),
-        (Probe::Exec, Place::Inside) => Err(Command::new("/proc/self/exe").arg0("agent-guard").arg("canary-target").exec()),
+        (Probe::Exec, Place::Inside) => {
+            Err(Command::new("/proc/self/exe").arg0("agent-guard").arg("canary-target").exec())
+        }
         (Probe::Connect, _) => socket().and_then(|socket| socket.connect("127.0.0.1:9")),
-        (Probe::Send, _) => socket().and_then(|socket| socket.send_to(b"", "127.0.0.1:9").map(drop)),
+        (Probe::Send, _) => {
+            socket().and_then(|socket| socket.send_to(b"", "127.0.0.1:9").map(drop))
+        }
     };
     result.map_err(|error| (error, place))
 }

@@ -16,13 +16,17 @@ use crate::mounts::{self, Mount};
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
     /// No unified hierarchy.
-    #[error("no cgroup2 file system is mounted; mount one with `mount -t cgroup2 none /sys/fs/cgroup` (or anywhere else)")]
+    #[error(
+        "no cgroup2 file system is mounted; mount one with `mount -t cgroup2 none /sys/fs/cgroup` (or anywhere else)"
+    )]
     NotMounted,
     /// The guard's own place in the hierarchy is unknown.
     #[error("/proc/self/cgroup names no place in the cgroup2 hierarchy")]
     NoPlace,
     /// The tree is deeper than the kernel programs look.
-    #[error("cgroup {0} lies deeper than {MAX_CGROUP_LEVEL} levels, which is as far as the kernel programs look")]
+    #[error(
+        "cgroup {0} lies deeper than {MAX_CGROUP_LEVEL} levels, which is as far as the kernel programs look"
+    )]
     TooDeep(PathBuf),
     /// Another run, or what another run left, has the name.
     #[error("cgroup {0} exists already and holds processes; another agent of this name runs there")]
@@ -54,8 +58,10 @@ impl Cgroup {
     /// empty one that a killed run left is taken over.
     pub fn create(mounts: &[Mount], name: &str) -> Result<Self, CgroupError> {
         let mount = mounts::cgroup2(mounts).ok_or(CgroupError::NotMounted)?;
-        let place = fs::read_to_string("/proc/self/cgroup").map_err(io_error("reading", Path::new("/proc/self/cgroup")))?;
-        let place = place.lines().find_map(|line| line.strip_prefix("0::/")).ok_or(CgroupError::NoPlace)?;
+        let place = fs::read_to_string("/proc/self/cgroup")
+            .map_err(io_error("reading", Path::new("/proc/self/cgroup")))?;
+        let place =
+            place.lines().find_map(|line| line.strip_prefix("0::/")).ok_or(CgroupError::NoPlace)?;
         Self::create_in(&mount.join(place), mounts, name)
     }
 
@@ -121,21 +127,31 @@ pub fn end(path: &Path) -> Result<(), CgroupError> {
     if !path.exists() {
         return Ok(());
     }
-    let kill = path.join("cgroup.kill");
-    let mut file = OpenOptions::new().write(true).open(&kill).map_err(io_error("opening", &kill))?;
+    kill(path)?;
+    // A process that is gone can still be leaving its cgroup for a moment.
+    let start = Instant::now();
+    loop {
+        match remove_tree(path) {
+            Ok(()) => return Ok(()),
+            Err(_) if start.elapsed() < KILL_PATIENCE => {
+                std::thread::sleep(Duration::from_millis(5))
+            }
+            Err(error) => return Err(io_error("removing", path)(error)),
+        }
+    }
+}
+
+/// Kills every process in the cgroup at `path` and below, and waits until they are gone.
+pub fn kill(path: &Path) -> Result<(), CgroupError> {
+    let switch = path.join("cgroup.kill");
+    let mut file =
+        OpenOptions::new().write(true).open(&switch).map_err(io_error("opening", &switch))?;
     file.write_all(b"1").map_err(io_error("killing the processes of", path))?;
     let start = Instant::now();
     while populated(path).map_err(io_error("reading", path))? && start.elapsed() < KILL_PATIENCE {
         std::thread::sleep(Duration::from_millis(5));
     }
-    // A process that is gone can still be leaving its cgroup for a moment.
-    loop {
-        match remove_tree(path) {
-            Ok(()) => return Ok(()),
-            Err(_) if start.elapsed() < KILL_PATIENCE => std::thread::sleep(Duration::from_millis(5)),
-            Err(error) => return Err(io_error("removing", path)(error)),
-        }
-    }
+    Ok(())
 }
 
 fn populated(path: &Path) -> io::Result<bool> {

@@ -78,7 +78,12 @@ pub struct Guard {
 impl Guard {
     /// Loads, attaches and proves the programs of the strongest tier that `choice` admits. cgroup
     /// programs are attached to `cgroup`.
-    pub fn establish(choice: TierChoice, cgroup: &Cgroup, mounts: &[Mount], sizes: MapSizes) -> Result<Self, NoTier> {
+    pub fn establish(
+        choice: TierChoice,
+        cgroup: &Cgroup,
+        mounts: &[Mount],
+        sizes: MapSizes,
+    ) -> Result<Self, NoTier> {
         let mut refused = Vec::new();
         for tier in Tier::ALL {
             if matches!(choice, TierChoice::Only(only) if only != tier) {
@@ -92,7 +97,12 @@ impl Guard {
         Err(NoTier(refused))
     }
 
-    fn of_tier(tier: Tier, cgroup: &Cgroup, mounts: &[Mount], sizes: MapSizes) -> Result<Self, TierError> {
+    fn of_tier(
+        tier: Tier,
+        cgroup: &Cgroup,
+        mounts: &[Mount],
+        sizes: MapSizes,
+    ) -> Result<Self, TierError> {
         let mut ebpf = load::load(tier, sizes)?;
         let mut tables = Tables::take(&mut ebpf)?;
         load::attach(&mut ebpf, tier, cgroup.open()?)?;
@@ -120,7 +130,8 @@ impl Guard {
 }
 
 fn counts(ebpf: &Ebpf) -> Result<Vec<(agent_guard_common::hook::Hook, HookCounts)>, TierError> {
-    counters::read(ebpf).map_err(|source| TierError::Install(InstallError::Map { map: "COUNTERS", source }))
+    counters::read(ebpf)
+        .map_err(|source| TierError::Install(InstallError::Map { map: "COUNTERS", source }))
 }
 
 /// An agent whose policy has no tables: whatever it asks for is denied.

@@ -2,11 +2,14 @@
 
 pub mod canary;
 pub mod cgroup;
+pub mod cli;
 pub mod doctor;
+pub mod event;
 pub mod guard;
 pub mod kernel;
 pub mod mounts;
 pub mod policy;
 pub mod reaper;
+pub mod run;
 pub mod signals;
 pub mod tier;

@@ -51,18 +51,31 @@ impl MountTable {
 
 /// Where the unified hierarchy is mounted: `/sys/fs/cgroup`, or elsewhere on hybrid hosts.
 pub fn cgroup2(mounts: &[Mount]) -> Option<&Path> {
-    mounts.iter().find(|mount| mount.fs_type == "cgroup2" && mount.root == Path::new("/")).map(|mount| mount.mount_point.as_path())
+    mounts
+        .iter()
+        .find(|mount| mount.fs_type == "cgroup2" && mount.root == Path::new("/"))
+        .map(|mount| mount.mount_point.as_path())
 }
 
 /// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw` (proc_pid_mountinfo(5)).
 fn parse_line(line: &[u8]) -> io::Result<Mount> {
-    let bad = || io::Error::new(io::ErrorKind::InvalidData, format!("/proc/self/mountinfo: {}", line.escape_ascii()));
+    let bad = || {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("/proc/self/mountinfo: {}", line.escape_ascii()),
+        )
+    };
     let mut fields = line.split(|byte| *byte == b' ').skip(2);
     let device = fields.next().and_then(parse_device).ok_or_else(bad)?;
     let root = fields.next().map(unescape).ok_or_else(bad)?;
     let mount_point = fields.next().map(unescape).ok_or_else(bad)?;
     let fs_type = fields.skip_while(|field| *field != b"-").nth(1).ok_or_else(bad)?;
-    Ok(Mount { dev: device, root, mount_point, fs_type: String::from_utf8_lossy(fs_type).into_owned() })
+    Ok(Mount {
+        dev: device,
+        root,
+        mount_point,
+        fs_type: String::from_utf8_lossy(fs_type).into_owned(),
+    })
 }
 
 fn parse_device(field: &[u8]) -> Option<u32> {
@@ -104,8 +117,16 @@ mod tests {
 
     #[test]
     fn a_broken_line_is_an_error_that_shows_it() {
-        for line in [&b"36 35"[..], b"36 35 x:0 / / rw - ext3 a b", b"36 35 1:1 / / rw", b"1 1 4096:0 / / rw - a b c"] {
-            assert!(parse_line(line).unwrap_err().to_string().contains("36 35") || line.starts_with(b"1"));
+        for line in [
+            &b"36 35"[..],
+            b"36 35 x:0 / / rw - ext3 a b",
+            b"36 35 1:1 / / rw",
+            b"1 1 4096:0 / / rw - a b c",
+        ] {
+            assert!(
+                parse_line(line).unwrap_err().to_string().contains("36 35")
+                    || line.starts_with(b"1")
+            );
         }
     }
 

@@ -7,11 +7,8 @@
 use std::{
     fs,
     io::{self, Read, Write},
-    os::{
-        fd::RawFd,
-        unix::process::CommandExt,
-    },
-    path::{Path, PathBuf},
+    os::{fd::RawFd, unix::process::CommandExt},
+    path::Path,
     process::{Child, Command, Stdio},
 };
 
@@ -30,15 +27,19 @@ impl Reaper {
     pub fn start(cgroup: &Path) -> io::Result<Self> {
         let descriptors = bpf_descriptors()?;
         let mut command = Command::new("/proc/self/exe");
-        command.arg0("agent-guard").arg("reaper").arg(cgroup).stdin(Stdio::piped()).stdout(Stdio::null());
+        command
+            .arg0("agent-guard")
+            .arg("reaper")
+            .arg(cgroup)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null());
         // SAFETY: between fork and exec only setsid and fcntl are called, both async-signal-safe, over a
-        // list made before.
+        // list made before; fcntl on a descriptor that is gone fails.
         unsafe {
             command.pre_exec(move || {
                 rustix::process::setsid()?;
                 for descriptor in &descriptors {
-                    // SAFETY: a plain system call on a number; a closed one fails.
-                    if unsafe { libc::fcntl(*descriptor, libc::F_SETFD, 0) } < 0 {
+                    if libc::fcntl(*descriptor, libc::F_SETFD, 0) < 0 {
                         return Err(io::Error::last_os_error());
                     }
                 }
@@ -62,9 +63,12 @@ fn bpf_descriptors() -> io::Result<Vec<RawFd>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc/self/fd")? {
         let entry = entry?;
-        let is_bpf = fs::read_link(entry.path())
-            .is_ok_and(|target| target.as_os_str().as_encoded_bytes().starts_with(b"anon_inode:bpf"));
-        if let (true, Some(number)) = (is_bpf, entry.file_name().to_str().and_then(|name| name.parse().ok())) {
+        let is_bpf = fs::read_link(entry.path()).is_ok_and(|target| {
+            target.as_os_str().as_encoded_bytes().starts_with(b"anon_inode:bpf")
+        });
+        if let (true, Some(number)) =
+            (is_bpf, entry.file_name().to_str().and_then(|name| name.parse().ok()))
+        {
             found.push(number);
         }
     }
@@ -72,11 +76,11 @@ fn bpf_descriptors() -> io::Result<Vec<RawFd>> {
 }
 
 /// The reaper's own side: the hidden command `agent-guard reaper`.
-pub fn main(cgroup: PathBuf) -> io::Result<()> {
+pub fn main(cgroup: &Path) -> io::Result<()> {
     let mut byte = [0];
     let farewell = io::stdin().read(&mut byte)? == 1 && byte == [FAREWELL];
     if !farewell {
-        cgroup::end(&cgroup).map_err(io::Error::other)?;
+        cgroup::end(cgroup).map_err(io::Error::other)?;
     }
     Ok(())
 }

@@ -12,8 +12,15 @@ use std::{
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// What is passed on to the command.
-const FORWARDED: [libc::c_int; 7] =
-    [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM];
+const FORWARDED: [libc::c_int; 7] = [
+    libc::SIGTERM,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGHUP,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGALRM,
+];
 
 /// `si_code` of a signal that the kernel itself sent, as the terminal's are.
 const SI_KERNEL: i32 = 0x80;
@@ -43,7 +50,8 @@ impl Signals {
             }
             OwnedFd::from_raw_fd(fd)
         };
-        Ok(Self { fd: AsyncFd::with_interest(fd, Interest::READABLE)? })
+        // SAFETY: the descriptor moves into the `AsyncFd` and closes with it.
+        Ok(Self { fd: unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }? })
     }
 
     /// The next signal that another process sent to the guard.

@@ -12,7 +12,7 @@ use rustix::{
 };
 
 use super::{
-    finding::{Finding, Probe, State},
+    finding::{Finding, Probe},
     programs::Refusal,
 };
 use crate::tier::Tier;
@@ -165,7 +165,7 @@ fn judge_lockdown(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::finding::State, *};
 
     fn text(text: &str) -> io::Result<Option<String>> {
         Ok(Some(text.to_owned()))

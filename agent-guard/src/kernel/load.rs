@@ -33,7 +33,7 @@ pub enum LoadError {
     #[error("the kernel's type information could not be used: {0}")]
     Btf(#[from] aya::BtfError),
     /// One program was refused.
-    #[error("the kernel refused the program for {hook} ({decides}): {source}")]
+    #[error("the kernel refused the program for {hook} ({decides}): {}", root_cause(.source))]
     Program {
         /// Kernel name of the hook.
         hook: &'static str,
@@ -45,6 +45,23 @@ pub enum LoadError {
     /// The object lacks a program of the hook table: a build fault.
     #[error("the object file holds no program `{0}`")]
     NoProgram(&'static str),
+}
+
+/// What lies at the bottom of an error: aya's own words above it name calls, not causes. The
+/// verifier's log, where there is one, is for the debug log.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    tracing::debug!("{error}");
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause
+        .to_string()
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .trim_end_matches(". Verifier output: ")
+        .to_owned()
 }
 
 /// Sizes of the maps that depend on the policies, in entries.
@@ -143,7 +160,8 @@ pub fn attach(ebpf: &mut Ebpf, tier: Tier, cgroup: impl AsFd) -> Result<(), Load
                 .and_then(|program| program.attach(spec.name))
                 .map(drop),
             HookTier::Cgroup => <&mut CgroupSockAddr>::try_from(program)
-                .and_then(|program| program.attach(cgroup.as_fd(), CgroupAttachMode::AllowMultiple))
+                // A link always admits others beside it, and takes no flag that says so.
+                .and_then(|program| program.attach(cgroup.as_fd(), CgroupAttachMode::Single))
                 .map(drop),
         };
         attached.map_err(|source| LoadError::Program {

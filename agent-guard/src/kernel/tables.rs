@@ -2,9 +2,9 @@
 
 use std::collections::HashMap as StdHashMap;
 
-use agent_guard_common::{
-    limits::LEXER_CELLS,
-    table::{Agent, EdgeKey, Interval, IntervalKey, Lexer, PREFIX_BASE_BITS, PortSet, PrefixKey, StartKey, State, StateKey},
+use agent_guard_common::table::{
+    Agent, EdgeKey, Interval, IntervalKey, Lexer, PREFIX_BASE_BITS, PortSet, PrefixKey, StartKey,
+    State, StateKey,
 };
 use aya::{
     Ebpf,
@@ -67,7 +67,10 @@ struct Keys {
 }
 
 /// Takes a map out of the object as the type that its declaration has.
-fn take<T: TryFrom<aya::maps::Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, InstallError> {
+fn take<T: TryFrom<aya::maps::Map, Error = MapError>>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<T, InstallError> {
     let map = ebpf.take_map(name).ok_or(InstallError::NoMap(name))?;
     T::try_from(map).map_err(in_map(name))
 }
@@ -79,7 +82,8 @@ fn in_map(map: &'static str) -> impl FnOnce(MapError) -> InstallError {
 /// Room for the current policy and its successor, twice over so that a mount table that grows while
 /// the agent runs still fits.
 pub fn sizes_for(compiled: &Compiled) -> MapSizes {
-    let room = |entries: usize| u32::try_from(entries.saturating_mul(4).max(1024)).unwrap_or(u32::MAX);
+    let room =
+        |entries: usize| u32::try_from(entries.saturating_mul(4).max(1024)).unwrap_or(u32::MAX);
     MapSizes {
         edges: room(compiled.edges.len()),
         states: room(compiled.states.len()),
@@ -124,8 +128,12 @@ impl Tables {
         }
     }
 
-    fn write_tables(&mut self, policy: u32, compiled: &Compiled, keys: &mut Keys) -> Result<(), InstallError> {
-        debug_assert!(compiled.lexer.stride as usize <= LEXER_CELLS);
+    fn write_tables(
+        &mut self,
+        policy: u32,
+        compiled: &Compiled,
+        keys: &mut Keys,
+    ) -> Result<(), InstallError> {
         for (dev, state) in &compiled.starts {
             let key = StartKey { policy, dev: *dev };
             self.starts.insert(Row(key), Row(*state), 0).map_err(in_map("STARTS"))?;
@@ -141,10 +149,13 @@ impl Tables {
             self.states.insert(Row(key), Row(*row), 0).map_err(in_map("STATES"))?;
             keys.states.push(key);
         }
-        for (family, addr, bits, set) in &compiled.prefixes {
-            let key = PrefixKey { policy, family: *family as u32, addr: *addr };
-            let length = PREFIX_BASE_BITS + u32::from(*bits);
-            self.prefixes.insert(&Key::new(length, Row(key)), Row(*set), 0).map_err(in_map("PREFIXES"))?;
+        for prefix in &compiled.prefixes {
+            let key = PrefixKey { policy, family: prefix.family as u32, addr: prefix.addr };
+            let length = PREFIX_BASE_BITS + prefix.bits;
+            let ports = Row(prefix.ports);
+            self.prefixes
+                .insert(&Key::new(length, Row(key)), ports, 0)
+                .map_err(in_map("PREFIXES"))?;
             keys.prefixes.push((length, key));
         }
         for (index, interval) in (0..).zip(&compiled.intervals) {
@@ -219,6 +230,6 @@ impl Tables {
 /// Returns when every program that was running has ended: BPF programs run inside RCU read sections,
 /// and `membarrier(MEMBARRIER_CMD_GLOBAL)` waits for a grace period.
 fn wait_for_running_programs() -> Result<(), InstallError> {
-    rustix::thread::membarrier(rustix::thread::MembarrierCommand::GLOBAL)
+    rustix::thread::membarrier(rustix::thread::MembarrierCommand::Global)
         .map_err(|error| InstallError::Wait(error.into()))
 }

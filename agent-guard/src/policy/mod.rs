@@ -13,12 +13,14 @@ mod notes;
 mod parse;
 mod pattern;
 mod schema;
+mod shipped;
 mod target;
 
 pub use error::{Fault, PolicyError, Problem, Refusal};
 pub use load::MAX_FILE_BYTES;
 pub use parse::{MAX_CLASS, MAX_PATTERNS, MAX_RULE_NAME, MAX_RULES};
 pub use pattern::{ComponentGlob, PathPattern, PatternError, PatternFault, Segment};
+pub use shipped::{SHIPPED_WORKSPACE, ShippedError};
 pub use target::{Host, HostName, PortRange, Protocols, Target, TargetError, TargetFault};
 
 /// One agent's policy. Rules keep the order of the file, so that an index names a rule.
@@ -26,6 +28,8 @@ pub use target::{Host, HostName, PortRange, Protocols, Target, TargetError, Targ
 pub struct Policy {
     /// `metadata.name`.
     pub name: PolicyName,
+    /// SHA-256 of the file, in hexadecimal.
+    pub revision: String,
     /// Whether denials are carried out or only recorded.
     pub mode: Mode,
     /// Which network destinations the agent reaches.
@@ -76,6 +80,17 @@ pub enum Mode {
     Enforce,
     /// The call goes through and is recorded as one that would have been denied.
     Audit,
+}
+
+impl Mode {
+    /// Its name in the policy and in events.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Audit => "audit",
+        }
+    }
 }
 
 /// The rules of one kind. A section the file leaves out denies everything.

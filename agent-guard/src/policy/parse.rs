@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use serde_saphyr::Spanned;
 
+use sha2::{Digest, Sha256};
+
 use super::{
     AccessSet, Effect, FileMatch, Mode, PathPattern, Policy, PolicyName, Rule, Section, Target,
     error::{Fault, PolicyError},
@@ -37,7 +39,7 @@ impl Policy {
         }
         let mut parser = Parser { notes: Notes::new(text), rules: 0, patterns: 0 };
         let policy = match schema::read(text) {
-            Ok(document) => parser.policy(document),
+            Ok(document) => parser.policy(document, text),
             Err(error) => {
                 parser.notes.yaml_error(error);
                 None
@@ -81,7 +83,7 @@ impl ParsedHead {
 
 impl Parser<'_> {
     /// `None` only with a problem noted.
-    fn policy(&mut self, document: Document) -> Option<Policy> {
+    fn policy(&mut self, document: Document, text: &str) -> Option<Policy> {
         let Document { api_version, kind, metadata, spec } = document;
         if api_version.is_none() && kind.is_none() && metadata.is_none() && spec.is_none() {
             return self.notes.refuse(0..0, Fault::Empty);
@@ -137,7 +139,15 @@ impl Parser<'_> {
             let paths = parser.list(paths, at, "paths", "[\"/workspace/**\"]", Parser::path)?;
             Some(head?.with(FileMatch { access: access?, paths }))
         });
-        Some(Policy { name: name?, mode: mode?, egress: egress?, exec: exec?, files: files? })
+        let revision = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
+        Some(Policy {
+            name: name?,
+            revision,
+            mode: mode?,
+            egress: egress?,
+            exec: exec?,
+            files: files?,
+        })
     }
 
     /// A section, whose rules `rule` reads: from the rule as written, its place and its line.

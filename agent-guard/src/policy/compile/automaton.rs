@@ -148,8 +148,12 @@ impl Construction<'_> {
         // Classes first: a name's own edge starts from what its class leads to.
         let mut globs: Vec<(u32, NodeId)> = Vec::new();
         key.nodes.iter().for_each(|id| globs.extend(&nfa.node(*id).globs));
-        let mut classes: Vec<u64> =
-            globs.iter().filter_map(|(glob, _)| self.classes_of.get(glob)).flatten().copied().collect();
+        let mut classes: Vec<u64> = globs
+            .iter()
+            .filter_map(|(glob, _)| self.classes_of.get(glob))
+            .flatten()
+            .copied()
+            .collect();
         classes.sort_unstable();
         classes.dedup();
         let mut by_class: HashMap<u64, (Vec<NodeId>, u32)> = HashMap::new();

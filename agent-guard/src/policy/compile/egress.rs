@@ -211,11 +211,9 @@ impl Construction<'_> {
             let last = claims.iter().map(|claim| claim.strength.1).max().unwrap_or_default();
             let rule = self.rules.get(usize::from(last)).map(RuleInfo::to_ref);
             return Err(match rule {
-                Some(rule) => CompileError::Intervals {
-                    prefix: display(first),
-                    count: ranges.len(),
-                    rule,
-                },
+                Some(rule) => {
+                    CompileError::Intervals { prefix: display(first), count: ranges.len(), rule }
+                }
                 None => CompileError::Rules { count: self.rules.len() },
             });
         }
@@ -330,7 +328,9 @@ fn merge(outer: &[Range], claims: &[Claim]) -> Vec<Range> {
         }
         let (Ok(low), Ok(high)) = (u16::try_from(*port), u16::try_from(**end - 1)) else { break };
         match ranges.last_mut() {
-            Some(last) if (last.tcp, last.udp) == (tcp, udp) && last.high.checked_add(1) == Some(low) => {
+            Some(last)
+                if (last.tcp, last.udp) == (tcp, udp) && last.high.checked_add(1) == Some(low) =>
+            {
                 last.high = high;
             }
             _ => ranges.push(Range { low, high, tcp, udp }),

@@ -45,7 +45,9 @@ pub enum CompileError {
     HashCollision,
     /// More rules than ids.
     #[error("{count} rules, where a policy has at most {MAX_RULES}")]
-    #[diagnostic(help("a rule takes any number of `paths` or `to` entries: put equal rules together"))]
+    #[diagnostic(help(
+        "a rule takes any number of `paths` or `to` entries: put equal rules together"
+    ))]
     Rules {
         /// Rules in all sections.
         count: usize,
@@ -90,7 +92,9 @@ pub enum CompileError {
     },
     /// Too many port ranges under one prefix.
     #[error("the rules for {prefix} make {count} separate port ranges, where {MAX_INTERVALS} fit")]
-    #[diagnostic(help("write port ranges (`8000-8999`) in place of single ports, beginning with {rule}"))]
+    #[diagnostic(help(
+        "write port ranges (`8000-8999`) in place of single ports, beginning with {rule}"
+    ))]
     Intervals {
         /// The address prefix.
         prefix: String,
@@ -101,7 +105,9 @@ pub enum CompileError {
     },
     /// Too many prefixes or port ranges together.
     #[error("the egress rules need more than {limit} {what}")]
-    #[diagnostic(help("put neighbouring addresses into one network, and single ports into ranges"))]
+    #[diagnostic(help(
+        "put neighbouring addresses into one network, and single ports into ranges"
+    ))]
     Egress {
         /// What there are too many of.
         what: &'static str,

@@ -59,7 +59,8 @@ pub fn forms<'a>(
         return plain;
     }
 
-    let mut writable = Writable::new(policy, plain.iter().chain(linked.iter().map(|(form, _)| form)));
+    let mut writable =
+        Writable::new(policy, plain.iter().chain(linked.iter().map(|(form, _)| form)));
     let (mut planted, mut sound) = (Vec::new(), Vec::new());
     for (form, links) in linked {
         let by_agent = match form.accept.effect {

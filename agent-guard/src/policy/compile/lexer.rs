@@ -18,7 +18,7 @@ use crate::policy::ComponentGlob;
 
 /// Memory that the construction may take. The table that comes out has at most 16 KiB; what takes
 /// this much on the way does not get there.
-const BUILD_BYTES: usize = 16 << 20;
+const BUILD_BYTES: usize = 2 << 20;
 
 /// The table, and what its class numbers mean.
 pub struct Globs {
@@ -135,7 +135,7 @@ fn regex(glob: &ComponentGlob) -> String {
 
 /// The glob with the most stars, as the policy writes it.
 fn example(globs: &[ComponentGlob]) -> String {
-    let Some(glob) = globs.iter().max_by_key(|glob| glob.pieces().len()) else {
+    let Some(glob) = globs.iter().rev().max_by_key(|glob| glob.pieces().len()) else {
         return String::new();
     };
     let pieces: Vec<String> =

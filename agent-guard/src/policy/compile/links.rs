@@ -95,7 +95,9 @@ pub fn follow(path: &[Box<[u8]>], links: &dyn Links) -> io::Result<Followed> {
         }
         let Some(target) = links.read_link(&to_std(&followed.path))? else { continue };
         if followed.links.len() == MAX_LINKS {
-            return Err(io::Error::other(format!("more than {MAX_LINKS} symbolic links in one path")));
+            return Err(io::Error::other(format!(
+                "more than {MAX_LINKS} symbolic links in one path"
+            )));
         }
         followed.links.push(followed.path.clone());
         followed.path.pop();

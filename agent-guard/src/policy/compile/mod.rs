@@ -20,10 +20,17 @@ use agent_guard_common::{
     table::{ACCESS_KINDS, Agent, AgentFlag, Effect, Interval, Lexer, State},
 };
 
+use self::{
+    automaton::{Automaton, Failure},
+    egress::Egress,
+    mounts::Anchors,
+    nfa::{Alphabet, Builder},
+};
 pub use self::{
     egress::{HostResolver, Prefix, Resolver},
     error::{
-        CompileError, MAX_ALL_INTERVALS, MAX_EDGES, MAX_POSITIONS, MAX_PREFIXES, MAX_STATES, RuleRef,
+        CompileError, MAX_ALL_INTERVALS, MAX_EDGES, MAX_POSITIONS, MAX_PREFIXES, MAX_STATES,
+        RuleRef,
     },
     links::{HostLinks, Links, NoLinks},
     mounts::{Filesystems, Mount, MountinfoError, Path},
@@ -36,12 +43,6 @@ pub(super) use self::{
     links::{Followed, follow},
     mounts::components,
     rules::{egress_id, number_rules},
-};
-use self::{
-    automaton::{Automaton, Failure},
-    egress::Egress,
-    mounts::Anchors,
-    nfa::{Alphabet, Builder},
 };
 use super::{Mode, Policy, Segment};
 
@@ -177,3 +178,6 @@ fn multiplying(forms: &[Form<'_>], rules: &[RuleInfo]) -> Vec<String> {
     };
     worst.into_iter().filter_map(describe).take(3).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -59,7 +59,9 @@ pub struct Filesystems {
 /// A line of a `mountinfo` that is not as proc(5) says.
 #[derive(Debug, Error, Diagnostic)]
 #[error("line {line} of mountinfo is not understood: `{text}`")]
-#[diagnostic(help("the format is proc_pid_mountinfo(5); this is a fault of agent-guard or of the kernel"))]
+#[diagnostic(help(
+    "the format is proc_pid_mountinfo(5); this is a fault of agent-guard or of the kernel"
+))]
 pub struct MountinfoError {
     /// 1-based line.
     pub line: usize,

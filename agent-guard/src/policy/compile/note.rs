@@ -59,7 +59,10 @@ impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Followed { rule, pattern, resolved } => {
-                write!(f, "{rule}: `{pattern}` leads through a symbolic link to `{resolved}`; it stands for both")
+                write!(
+                    f,
+                    "{rule}: `{pattern}` leads through a symbolic link to `{resolved}`; it stands for both"
+                )
             }
             Self::NotFollowed { rule, pattern, link } => write!(
                 f,
