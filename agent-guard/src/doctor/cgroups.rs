@@ -21,40 +21,50 @@ const KILL: Probe = Probe { name: "cgroup.kill", needed_by: &Tier::ALL };
 const PREFIX: &str = "agent-guard-doctor-";
 
 /// A cgroup that is removed when this is dropped.
-pub struct Ward {
+pub struct OwnCgroup {
     cgroup: Option<Cgroup>,
     /// The mount table that it was found by.
     pub mounts: Vec<Mount>,
 }
 
-impl Ward {
-    /// The cgroup, as long as the ward stands.
+impl OwnCgroup {
+    /// The cgroup, as long as this stands.
     pub fn cgroup(&self) -> Option<&Cgroup> {
         self.cgroup.as_ref()
     }
 }
 
-impl Drop for Ward {
+impl Drop for OwnCgroup {
     fn drop(&mut self) {
         let Some(cgroup) = self.cgroup.take() else { return };
         let path = cgroup.path().to_owned();
         if let Err(error) = cgroup.remove() {
             // Without cgroup.kill an empty one still goes the plain way.
             if fs::remove_dir(&path).is_err() {
-                eprintln!("agent-guard doctor: {} is left behind: {}", path.display(), one_line(&error));
+                eprintln!(
+                    "agent-guard doctor: {} is left behind: {}",
+                    path.display(),
+                    one_line(&error)
+                );
             }
         }
     }
 }
 
 /// Probes the tree, and makes a cgroup in it where that can be done.
-pub fn findings() -> (Vec<Finding>, Option<Ward>) {
+pub fn findings() -> (Vec<Finding>, Option<OwnCgroup>) {
     let mounts = match MountTable::open().and_then(|table| table.read()) {
         Ok(mounts) => mounts,
         Err(error) => {
             let remedy = "mount /proc";
             let why = format!("the mount table could not be read: {error}");
-            return (vec![MOUNTED.unknown(why, remedy), OWN.unknown("needs the mount table", remedy)], None);
+            return (
+                vec![
+                    MOUNTED.unknown(why, remedy),
+                    OWN.unknown("needs the mount table", "see `cgroup2 mounted`"),
+                ],
+                None,
+            );
         }
     };
     let Some(mount) = mounts::cgroup2(&mounts).map(Path::to_owned) else {
@@ -63,7 +73,7 @@ pub fn findings() -> (Vec<Finding>, Option<Ward>) {
         return (
             vec![
                 MOUNTED.no("no cgroup2 file system in /proc/self/mountinfo", remedy),
-                OWN.unknown("needs cgroup2", remedy),
+                OWN.unknown("needs cgroup2", "see `cgroup2 mounted`"),
             ],
             None,
         );
@@ -82,12 +92,12 @@ pub fn findings() -> (Vec<Finding>, Option<Ward>) {
             }
             findings.push(OWN.yes(format!("{} was made", cgroup.path().display())));
             findings.push(judge_kill(cgroup.path().join("cgroup.kill").try_exists()));
-            (findings, Some(Ward { cgroup: Some(cgroup), mounts }))
+            (findings, Some(OwnCgroup { cgroup: Some(cgroup), mounts }))
         }
         Err(error) => {
             findings.push(OWN.no(
                 one_line(&error),
-                "run as root, or have the cgroup delegated (systemd: Delegate=yes); a read-only tree, as \
+                "run as root (with CAP_DAC_OVERRIDE), or have the cgroup delegated (systemd: Delegate=yes); a read-only tree, as \
                  containers have it, must be mounted writable",
             ));
             (findings, None)
@@ -110,7 +120,11 @@ fn judge_kill(exists: io::Result<bool>) -> Finding {
 fn sweep(place: &Path) {
     let Ok(entries) = fs::read_dir(place) else { return };
     let abandoned = entries.flatten().filter(|entry| {
-        entry.file_name().to_str().and_then(owner).is_some_and(|owner| !Path::new("/proc").join(owner).exists())
+        entry
+            .file_name()
+            .to_str()
+            .and_then(owner)
+            .is_some_and(|owner| !Path::new("/proc").join(owner).exists())
     });
     for path in abandoned.map(|entry| entry.path()).collect::<Vec<PathBuf>>() {
         // One that resists is empty, and the next doctor tries again.
@@ -131,7 +145,13 @@ mod tests {
     #[test]
     fn only_what_a_doctor_made_is_ever_swept() {
         assert_eq!(owner("agent-guard-doctor-17"), Some("17"));
-        for name in ["agent-guard-doctor-", "agent-guard-doctor-1/2", "agent-guard-doctor-x", "agent-guard-17", "17"] {
+        for name in [
+            "agent-guard-doctor-",
+            "agent-guard-doctor-1/2",
+            "agent-guard-doctor-x",
+            "agent-guard-17",
+            "17",
+        ] {
             assert_eq!(owner(name), None, "{name}");
         }
     }

@@ -50,8 +50,8 @@ struct Row {
     trace: (Cover, &'static str),
 }
 
-const LATE: &str = "sys_exit judges the file that the call resolved to; it has been created or truncated by then, and other \
-                    threads of the process run on until the kill reaches them";
+const LATE: &str = "sys_exit, by the file that the call resolved to: it has been created or truncated by then, and other \
+                    threads run on until the kill reaches them";
 
 const ROWS: [Row; 20] = [
     Row {
@@ -60,12 +60,12 @@ const ROWS: [Row; 20] = [
         trace: (Cover::Refused, "cgroup connect4 and connect6, EPERM"),
     },
     Row {
-        action: "sendto, sendmsg: UDP to an address",
+        action: "sendto, sendmsg: UDP",
         lsm: (Cover::Refused, "socket_sendmsg, EACCES"),
         trace: (Cover::Refused, "cgroup sendmsg4 and sendmsg6, EPERM"),
     },
     Row {
-        action: "other protocols: raw, packet, SCTP, ICMP",
+        action: "raw, packet, SCTP and ICMP sockets",
         lsm: (
             Cover::Partly,
             "refused where an address is named; a packet socket bound to an interface sends without one \
@@ -88,19 +88,19 @@ const ROWS: [Row; 20] = [
         trace: (Cover::NotCovered, "not in this version"),
     },
     Row {
-        action: "open, openat, openat2, 32-bit calls too",
+        action: "open, openat, openat2 (32-bit too)",
         lsm: (Cover::Refused, "file_open, EACCES"),
         trace: (Cover::Killed, LATE),
     },
     Row {
         action: "creat, open with O_CREAT",
         lsm: (Cover::Refused, "inode_create, before the file exists"),
-        trace: (Cover::Killed, LATE),
+        trace: (Cover::Killed, "sys_exit, as open"),
     },
     Row {
         action: "open_by_handle_at",
         lsm: (Cover::Refused, "file_open, EACCES"),
-        trace: (Cover::Killed, LATE),
+        trace: (Cover::Killed, "sys_exit, as open"),
     },
     Row {
         action: "opens and connects by io_uring",
@@ -112,9 +112,9 @@ const ROWS: [Row; 20] = [
         ),
     },
     Row {
-        action: "descriptors from fanotify, mq_open, TIOCGPTPEER",
+        action: "fanotify, mq_open, TIOCGPTPEER",
         lsm: (Cover::Refused, "file_open, EACCES"),
-        trace: (Cover::NotCovered, "these calls are not judged"),
+        trace: (Cover::NotCovered, "files that these calls open are not judged"),
     },
     Row {
         action: "pidfd_getfd",
@@ -122,15 +122,15 @@ const ROWS: [Row; 20] = [
             Cover::NotCovered,
             "not in this version; the kernel asks for ptrace access to the process that it is taken from",
         ),
-        trace: (Cover::Killed, "sys_exit judges the file behind the descriptor; other threads as with open"),
+        trace: (Cover::Killed, "sys_exit, as open"),
     },
     Row {
-        action: "descriptors passed over sockets (SCM_RIGHTS)",
+        action: "descriptors passed over sockets",
         lsm: (Cover::NotCovered, "not in this version"),
         trace: (Cover::NotCovered, "not in this version"),
     },
     Row {
-        action: "descriptors inherited at the start",
+        action: "descriptors inherited at start",
         lsm: (Cover::NotCovered, "what the starter left open stays usable"),
         trace: (Cover::NotCovered, "what the starter left open stays usable"),
     },
@@ -156,14 +156,20 @@ const ROWS: [Row; 20] = [
         ),
     },
     Row {
-        action: "unlink, rename, link, chmod, chown, truncate",
+        action: "unlink, rename, link, chmod, truncate",
         lsm: (Cover::NotCovered, "not in this version: the agent's user id is the bound"),
         trace: (Cover::NotCovered, "not in this version: the agent's user id is the bound"),
     },
     Row {
         action: "mkdir, mknod, symlink, mount",
-        lsm: (Cover::NotCovered, "not in this version; files on what is mounted are judged when opened"),
-        trace: (Cover::NotCovered, "not in this version; files on what is mounted are judged when opened"),
+        lsm: (
+            Cover::NotCovered,
+            "not in this version; files on what is mounted are judged when opened",
+        ),
+        trace: (
+            Cover::NotCovered,
+            "not in this version; files on what is mounted are judged when opened",
+        ),
     },
     Row {
         action: "ptrace, process_vm_readv, signals",
@@ -171,8 +177,11 @@ const ROWS: [Row; 20] = [
         trace: (Cover::NotCovered, "not in this version: the kernel's own checks are the bound"),
     },
     Row {
-        action: "leaving the cgroup",
-        lsm: (Cover::Refused, "task_alloc: the agent sticks to a task and its children, wherever they move"),
+        action: "acting from outside of the cgroup",
+        lsm: (
+            Cover::Refused,
+            "task_alloc: the agent sticks to a task and its children, wherever they move",
+        ),
         trace: (
             Cover::Partly,
             "cgroup.procs can not be opened unless the policy allows it; a child made in another cgroup is \
@@ -210,7 +219,11 @@ mod tests {
 
     #[test]
     fn observe_claims_to_stop_nothing() {
-        assert!(of(Tier::Observe).iter().all(|row| !matches!(row.cover, Cover::Refused | Cover::Killed)));
+        assert!(
+            of(Tier::Observe)
+                .iter()
+                .all(|row| !matches!(row.cover, Cover::Refused | Cover::Killed))
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What a probe found: yes, no and why, or could not tell and why.
 
-use std::{error::Error, fmt};
+use std::error::Error;
 
 use serde::Serialize;
 
@@ -16,16 +16,6 @@ pub enum State {
     No,
     /// The probe could not tell.
     Unknown,
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Yes => "yes",
-            Self::No => "no",
-            Self::Unknown => "could not tell",
-        })
-    }
 }
 
 /// One thing that was probed.

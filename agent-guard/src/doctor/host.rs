@@ -76,12 +76,9 @@ impl Privileges {
 
     /// What is there and what is missing.
     pub fn findings(self) -> [Finding; 2] {
-        const LOAD: Probe =
-            Probe { name: "right to load programs", needed_by: &Tier::ALL };
-        const NET: Probe = Probe {
-            name: "right to guard sockets",
-            needed_by: &[Tier::Trace, Tier::Observe],
-        };
+        const LOAD: Probe = Probe { name: "right to load programs", needed_by: &Tier::ALL };
+        const NET: Probe =
+            Probe { name: "right to guard sockets", needed_by: &[Tier::Trace, Tier::Observe] };
         [
             self.finding(
                 LOAD,
@@ -181,10 +178,8 @@ fn judge_jit(setting: io::Result<String>) -> Finding {
         Ok(setting) => match setting.trim() {
             "1" | "2" => PROBE.yes(format!("{JIT} is {}", setting.trim())),
             "0" => PROBE.no(format!("{JIT} is 0"), remedy),
-            other => PROBE.unknown(
-                format!("{JIT} says {other:?}, which this version does not know"),
-                remedy,
-            ),
+            other => PROBE
+                .unknown(format!("{JIT} says {other:?}, which this version does not know"), remedy),
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => PROBE.no(
             format!("{JIT} is not there: the kernel has no JIT, or /proc is not mounted"),
@@ -203,7 +198,9 @@ mod tests {
     }
 
     fn states(effective: CapabilitySet, initial: Option<bool>) -> [State; 2] {
-        Privileges { effective, initial_user_namespace: initial }.findings().map(|finding| finding.state)
+        Privileges { effective, initial_user_namespace: initial }
+            .findings()
+            .map(|finding| finding.state)
     }
 
     #[test]
@@ -224,8 +221,9 @@ mod tests {
 
     #[test]
     fn a_missing_capability_is_named() {
-        let finding = &Privileges { effective: CapabilitySet::BPF, initial_user_namespace: Some(true) }
-            .findings()[0];
+        let finding =
+            &Privileges { effective: CapabilitySet::BPF, initial_user_namespace: Some(true) }
+                .findings()[0];
         assert_eq!(finding.state, State::No);
         assert!(finding.detail.contains("CAP_PERFMON") && !finding.detail.contains("CAP_BPF"));
     }

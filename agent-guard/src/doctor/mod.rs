@@ -65,7 +65,7 @@ fn examine() -> io::Result<Report> {
     let privileges = Privileges::of_this_process()?;
     let allowed = privileges.suffice_to_load();
     let hooks = programs::load_each(allowed);
-    let (cgroup_findings, ward) = cgroups::findings();
+    let (cgroup_findings, own_cgroup) = cgroups::findings();
 
     let mut probes = vec![kernel.architecture()];
     probes.extend(privileges.findings());
@@ -75,7 +75,7 @@ fn examine() -> io::Result<Report> {
     probes.extend(cgroup_findings);
     probes.extend(programs::summary(&hooks));
 
-    let canaries = tiers::send_canaries(ward.as_ref(), allowed);
+    let canaries = tiers::send_canaries(own_cgroup.as_ref(), allowed);
     Ok(conclude(kernel, probes, hooks, &canaries))
 }
 
@@ -89,7 +89,15 @@ fn conclude(
     let tiers = tiers::judge(canaries, &probes);
     let tier = tiers::strongest(&tiers);
     let coverage = tier.map(coverage::of).unwrap_or_default();
-    Report { kernel, tier, enforces: tier.is_some_and(tiers::enforces), tiers, probes, hooks, coverage }
+    Report {
+        kernel,
+        tier,
+        enforces: tier.is_some_and(tiers::enforces),
+        tiers,
+        probes,
+        hooks,
+        coverage,
+    }
 }
 
 fn style() -> Style {
@@ -97,7 +105,10 @@ fn style() -> Style {
     let terminal = stdout.is_terminal();
     let forbidden = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let size = rustix::termios::tcgetwinsize(&stdout).ok().filter(|size| size.ws_col > 0);
-    Style { colour: terminal && !forbidden, width: size.map_or(100, |size| usize::from(size.ws_col)) }
+    Style {
+        colour: terminal && !forbidden,
+        width: size.map_or(100, |size| usize::from(size.ws_col)),
+    }
 }
 
 #[cfg(test)]

@@ -14,15 +14,24 @@ use crate::{
 pub const SIZES: MapSizes =
     MapSizes { edges: 1024, states: 1024, prefixes: 1024, intervals: 1024, starts: 1024 };
 
-/// Why programs were not loaded.
+/// Why a program was not loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// The kernel said `EPERM`, to a process with every right to load.
-    pub permission: bool,
-    /// The kernel was asked at all.
-    pub tried: bool,
+    /// Of which sort.
+    pub sort: Sort,
     /// In words.
     pub why: String,
+}
+
+/// Sorts of refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sort {
+    /// The kernel was not asked: something that loading needs is missing.
+    NotTried,
+    /// The kernel said `EPERM` to a process that has the capabilities.
+    Permission,
+    /// The kernel said something else.
+    Other,
 }
 
 /// A hook, and whether its program loads.
@@ -59,8 +68,8 @@ fn load_tier(tier: Tier, allowed: bool) -> Vec<HookFinding> {
         load::hooks_of(tier).map(|spec| finding(spec, Err(refusal.clone()))).collect()
     };
     if !allowed {
-        let why = "not tried: this process has no right to load programs".to_owned();
-        return same_for_all(Refusal { permission: false, tried: false, why });
+        let why = "this process has no right to load programs".to_owned();
+        return same_for_all(Refusal { sort: Sort::NotTried, why });
     }
     match load::load_each(tier, SIZES) {
         Ok(results) => results
@@ -79,8 +88,8 @@ fn finding(spec: &'static HookSpec, result: Result<(), Refusal>) -> HookFinding 
         decides: spec.decides,
         state: match &refusal {
             None => State::Yes,
-            Some(refusal) if refusal.tried => State::No,
-            Some(_) => State::Unknown,
+            Some(Refusal { sort: Sort::NotTried, .. }) => State::Unknown,
+            Some(Refusal { sort: Sort::Permission | Sort::Other, .. }) => State::No,
         },
         detail: refusal.as_ref().map(|refusal| refusal.why.clone()),
         without_it: without(spec.hook),
@@ -99,11 +108,21 @@ impl HookFinding {
 /// What kept a program out, short: of the verifier's log the last line that says something.
 pub fn refusal(error: &LoadError) -> Refusal {
     let system = match error {
-        LoadError::Program { source: ProgramError::LoadError { io_error, .. }, .. } => Some(io_error),
-        LoadError::Program { source: ProgramError::SyscallError(error), .. } => Some(&error.io_error),
+        LoadError::Program { source: ProgramError::LoadError { io_error, .. }, .. } => {
+            Some(io_error)
+        }
+        LoadError::Program { source: ProgramError::SyscallError(error), .. } => {
+            Some(&error.io_error)
+        }
         _ => None,
     };
-    let permission = system.is_some_and(|error| error.raw_os_error() == Some(libc::EPERM));
+    let sort = match error {
+        LoadError::Types(_) | LoadError::Btf(_) => Sort::NotTried,
+        _ if system.is_some_and(|error| error.raw_os_error() == Some(libc::EPERM)) => {
+            Sort::Permission
+        }
+        _ => Sort::Other,
+    };
     let why = match error {
         LoadError::Program {
             source: ProgramError::LoadError { io_error, verifier_log }, ..
@@ -114,7 +133,7 @@ pub fn refusal(error: &LoadError) -> Refusal {
         LoadError::Program { source, .. } => one_line(source),
         other => one_line(other),
     };
-    Refusal { permission, tried: true, why }
+    Refusal { sort, why }
 }
 
 /// The verifier ends its log with statistics; its verdict is the line before them.
@@ -129,13 +148,19 @@ fn verdict_line(log: &str) -> Option<&str> {
 pub fn summary(hooks: &[HookFinding]) -> [Finding; 3] {
     [HookTier::Lsm, HookTier::Tracepoint, HookTier::Cgroup].map(|kind| {
         let results = hooks.iter().filter(|finding| finding.tier == kind);
-        judge_kind(kind, &results.map(|finding| (finding.hook, finding.refusal.as_ref())).collect::<Vec<_>>())
+        judge_kind(
+            kind,
+            &results.map(|finding| (finding.hook, finding.refusal.as_ref())).collect::<Vec<_>>(),
+        )
     })
 }
 
 /// Whether every LSM program loads, or why the first one does not.
 pub fn lsm_refusal(hooks: &[HookFinding]) -> Option<&Refusal> {
-    hooks.iter().filter(|finding| finding.tier == HookTier::Lsm).find_map(|finding| finding.refusal.as_ref())
+    hooks
+        .iter()
+        .filter(|finding| finding.tier == HookTier::Lsm)
+        .find_map(|finding| finding.refusal.as_ref())
 }
 
 fn judge_kind(kind: HookTier, results: &[(&str, Option<&Refusal>)]) -> Finding {
@@ -144,35 +169,45 @@ fn judge_kind(kind: HookTier, results: &[(&str, Option<&Refusal>)]) -> Finding {
         HookTier::Tracepoint => {
             Probe { name: "tracepoint programs load", needed_by: &[Tier::Trace, Tier::Observe] }
         }
-        HookTier::Cgroup => Probe { name: "cgroup programs load", needed_by: &[Tier::Trace, Tier::Observe] },
+        HookTier::Cgroup => {
+            Probe { name: "cgroup programs load", needed_by: &[Tier::Trace, Tier::Observe] }
+        }
     };
     let refused: Vec<(&str, &Refusal)> =
         results.iter().filter_map(|(hook, refusal)| Some((*hook, (*refusal)?))).collect();
     let Some((_, refusal)) = refused.first() else {
         return probe.yes(format!("all {} were loaded and unloaded again", results.len()));
     };
-    if !refusal.tried {
-        return probe.unknown(refusal.why.as_str(), "run as root");
+    if refusal.sort == Sort::NotTried {
+        return probe.unknown(refusal.why.as_str(), "see the probes above");
     }
-    let all_alike = refused.len() == results.len() && refused.iter().all(|(_, other)| other.why == refusal.why);
+    let all_alike =
+        refused.len() == results.len() && refused.iter().all(|(_, other)| other.why == refusal.why);
     let detail = if all_alike {
         format!("all {} are refused: {}", results.len(), refusal.why)
     } else {
-        let each: Vec<String> = refused.iter().map(|(hook, refusal)| format!("{hook}: {}", refusal.why)).collect();
+        let each: Vec<String> =
+            refused.iter().map(|(hook, refusal)| format!("{hook}: {}", refusal.why)).collect();
         format!("{} of {} are refused: {}", refused.len(), results.len(), each.join("; "))
     };
-    let remedy = match (kind, refusal.permission) {
-        (HookTier::Lsm, true) => {
-            "a process with every right was refused: see `lockdown lets BPF in`, and the rules of a container \
-             or hypervisor around this host"
+    let remedy = match (kind, refusal.sort) {
+        (HookTier::Lsm, Sort::Permission) => {
+            "the capabilities are there: see `lockdown lets BPF in`, and the rules of a container or hypervisor \
+             around this host"
         }
-        (_, true) => {
-            "a process with every right was refused: look for a seccomp filter or another security module \
-             that forbids bpf(2), as container runtimes do"
+        (_, Sort::Permission) => {
+            "the capabilities are there: look for a seccomp filter or a security module that forbids bpf(2), as \
+             container runtimes do"
         }
-        (HookTier::Lsm, false) => "boot a kernel built with CONFIG_BPF_LSM=y and CONFIG_BPF_JIT=y; see the probes above",
-        (HookTier::Tracepoint, false) => "boot a kernel built with CONFIG_BPF_EVENTS=y and CONFIG_FTRACE_SYSCALLS=y; see the probes above",
-        (HookTier::Cgroup, false) => "boot a kernel built with CONFIG_CGROUP_BPF=y; see the probes above",
+        (HookTier::Lsm, _) => {
+            "boot a kernel built with CONFIG_BPF_LSM=y and CONFIG_BPF_JIT=y; see the probes above"
+        }
+        (HookTier::Tracepoint, _) => {
+            "boot a kernel built with CONFIG_BPF_EVENTS=y and CONFIG_FTRACE_SYSCALLS=y; see the probes above"
+        }
+        (HookTier::Cgroup, _) => {
+            "boot a kernel built with CONFIG_CGROUP_BPF=y; see the probes above"
+        }
     };
     probe.no(detail, remedy)
 }
@@ -208,28 +243,31 @@ fn without(hook: Hook) -> &'static str {
 mod tests {
     use super::*;
 
-    fn refused(tried: bool, permission: bool, why: &str) -> Refusal {
-        Refusal { permission, tried, why: why.to_owned() }
+    fn refused(sort: Sort, why: &str) -> Refusal {
+        Refusal { sort, why: why.to_owned() }
     }
 
     #[test]
     fn programs_that_were_not_tried_are_neither_there_nor_missing() {
-        let finding = judge_kind(HookTier::Lsm, &[("file_open", Some(&refused(false, false, "no right")))]);
+        let finding =
+            judge_kind(HookTier::Lsm, &[("file_open", Some(&refused(Sort::NotTried, "no right")))]);
         assert_eq!(finding.state, State::Unknown);
         assert_eq!(judge_kind(HookTier::Lsm, &[("file_open", None)]).state, State::Yes);
     }
 
     #[test]
     fn one_refused_program_is_named_and_closes_the_kind() {
-        let bad = refused(true, false, "R1 invalid mem access");
+        let bad = refused(Sort::Other, "R1 invalid mem access");
         let finding = judge_kind(HookTier::Cgroup, &[("connect4", None), ("connect6", Some(&bad))]);
         assert_eq!(finding.state, State::No);
-        assert!(finding.detail.contains("connect6: R1 invalid") && !finding.detail.contains("connect4"));
+        assert!(
+            finding.detail.contains("connect6: R1 invalid") && !finding.detail.contains("connect4")
+        );
     }
 
     #[test]
     fn a_reason_that_all_share_is_said_once() {
-        let bad = refused(true, true, "Operation not permitted");
+        let bad = refused(Sort::Permission, "Operation not permitted");
         let finding = judge_kind(HookTier::Lsm, &[("a", Some(&bad)), ("b", Some(&bad))]);
         assert_eq!(finding.detail.matches("not permitted").count(), 1);
         assert!(finding.remedy.unwrap().contains("lockdown"));

@@ -46,13 +46,16 @@ const MAX_WIDTH: usize = 120;
 /// Shortest: narrower terminals wrap by themselves.
 const MIN_WIDTH: usize = 60;
 /// Columns of what is named at the left.
-const NAME: usize = 26;
+const NAME: usize = 25;
 
 impl Report {
     /// The table.
     pub fn table(&self, style: Style) -> String {
         let mut page = Page { text: String::new(), style };
-        page.line(&format!("agent-guard doctor: kernel {}, {}", self.kernel.release, self.kernel.machine));
+        page.line(&format!(
+            "agent-guard doctor: kernel {}, {}",
+            self.kernel.release, self.kernel.machine
+        ));
         self.verdict(&mut page);
         page.heading("Tiers, each tried with a live canary");
         for tier in &self.tiers {
@@ -91,16 +94,28 @@ impl Report {
         });
     }
 
+    /// Those of the tier at hand; without one, all that were tried.
     fn hooks(&self, page: &mut Page) {
-        let chosen = self.tier.unwrap_or(Tier::Lsm);
-        let attached = if self.tier.is_some() { "loaded; attached for the canary" } else { "loaded" };
-        page.heading(&format!("Hooks of tier {chosen}"));
-        for hook in self.hooks.iter().filter(|hook| hook.serves(chosen)) {
+        let shown = |hook: &&HookFinding| match self.tier {
+            Some(tier) => hook.serves(tier),
+            None => hook.state != State::Unknown,
+        };
+        let hooks: Vec<&HookFinding> = self.hooks.iter().filter(shown).collect();
+        if hooks.is_empty() {
+            return;
+        }
+        let (title, loaded) = match self.tier {
+            Some(tier) => (format!("Hooks of tier {tier}"), "loaded, and attached for the canary"),
+            None => ("Hooks".to_owned(), "loaded"),
+        };
+        page.heading(&title);
+        for hook in hooks {
+            let (decides, kind) = (hook.decides, hook.kind);
             let detail = match &hook.detail {
-                None => format!("{}: {attached}", hook.decides),
-                Some(why) => format!("{}: {why}; without it {}", hook.decides, hook.without_it),
+                None => format!("{decides} ({kind}): {loaded}"),
+                Some(why) => format!("{decides} ({kind}): {why}; without it {}", hook.without_it),
             };
-            page.item(hook.state, &format!("{} {}", hook.kind, hook.hook), &detail);
+            page.item(hook.state, hook.hook, &detail);
         }
     }
 
@@ -127,7 +142,8 @@ impl Page {
     }
 
     fn heading(&mut self, text: &str) {
-        let text = if self.style.colour { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() };
+        let text =
+            if self.style.colour { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() };
         self.line(&format!("\n{text}"));
     }
 
@@ -137,17 +153,27 @@ impl Page {
             State::No => ('✗', "\x1b[31m"),
             State::Unknown => ('?', "\x1b[33m"),
         };
-        let mark = format!("{symbol} {state:<14}");
+        let word = match state {
+            State::Yes => "yes",
+            State::No => "no",
+            State::Unknown => "unknown",
+        };
+        let detail = if state == State::Unknown {
+            format!("could not tell: {detail}")
+        } else {
+            detail.to_owned()
+        };
+        let mark = format!("{symbol} {word:<7}");
         let mark = if self.style.colour { format!("{colour}{mark}\x1b[0m") } else { mark };
-        self.columns(&format!("{mark} {name:<NAME$}"), 2 + 16 + 1 + NAME + 1, detail);
+        self.columns(&format!("{mark} {name:<NAME$}"), 2 + 9 + 1 + NAME + 1, &detail);
     }
 
     fn note(&mut self, word: &str, text: &str) {
-        self.columns(&format!("{:17}{word:<8}", ""), 2 + 17 + 8 + 1, text);
+        self.columns(&format!("{:10}{word:<8}", ""), 2 + 10 + 8 + 1, text);
     }
 
     fn row(&mut self, word: &str, name: &str, text: &str) {
-        self.columns(&format!("{word:<12} {name:<48}"), 2 + 12 + 1 + 48 + 1, text);
+        self.columns(&format!("{word:<12} {name:<37}"), 2 + 12 + 1 + 37 + 1, text);
     }
 
     /// `left`, which is `indent` columns wide with its margins, and `text` wrapped beside it.

@@ -13,7 +13,7 @@ use rustix::{
 
 use super::{
     finding::{Finding, Probe},
-    programs::Refusal,
+    programs::{Refusal, Sort},
 };
 use crate::tier::Tier;
 
@@ -25,7 +25,7 @@ const HOW_TO_LOOK: &str = "run as root, or look yourself: `mount -t securityfs s
 /// detached mount that no path leads to is opened, and is gone when this is dropped.
 pub struct Securityfs {
     directory: OwnedFd,
-    place: &'static str,
+    mounted: bool,
 }
 
 impl Securityfs {
@@ -33,7 +33,7 @@ impl Securityfs {
     pub fn open() -> io::Result<Self> {
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
         if let Ok(directory) = rustix::fs::open(MOUNT_POINT, flags, Mode::empty()) {
-            let mounted = Self { directory, place: "/sys/kernel/security" };
+            let mounted = Self { directory, mounted: true };
             if !matches!(mounted.read("lsm"), Ok(None)) {
                 return Ok(mounted);
             }
@@ -46,7 +46,16 @@ impl Securityfs {
             | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         let directory =
             rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
-        Ok(Self { directory, place: "securityfs (not mounted here)" })
+        Ok(Self { directory, mounted: false })
+    }
+
+    /// Where a file of it is, for people.
+    fn place(&self, name: &str) -> String {
+        if self.mounted {
+            format!("{MOUNT_POINT}/{name}")
+        } else {
+            format!("`{name}` in securityfs, which is not mounted here")
+        }
     }
 
     /// A file of it, or `None` where it has no such file.
@@ -69,8 +78,8 @@ impl Securityfs {
 pub fn findings(refusal: Option<&Refusal>) -> [Finding; 2] {
     match Securityfs::open() {
         Ok(securityfs) => [
-            judge_modules(securityfs.read("lsm"), securityfs.place),
-            judge_lockdown(securityfs.read("lockdown"), securityfs.place, refusal),
+            judge_modules(securityfs.read("lsm"), &securityfs.place("lsm")),
+            judge_lockdown(securityfs.read("lockdown"), &securityfs.place("lockdown"), refusal),
         ],
         Err(error) => {
             let error = format!("securityfs is not mounted and could not be opened: {error}");
@@ -82,23 +91,23 @@ pub fn findings(refusal: Option<&Refusal>) -> [Finding; 2] {
 const MODULES: Probe = Probe { name: "bpf among the LSMs", needed_by: &[Tier::Lsm] };
 const LOCKDOWN: Probe = Probe { name: "lockdown lets BPF in", needed_by: &[Tier::Lsm] };
 
-fn judge_modules(list: io::Result<Option<String>>, place: &str) -> Finding {
+pub(super) fn judge_modules(list: io::Result<Option<String>>, place: &str) -> Finding {
     let list = match list {
         Ok(Some(list)) => list,
         Ok(None) => {
             return MODULES.no(
-                format!("{place} has no file `lsm`: the kernel has no security modules"),
+                format!("no {place}: the kernel has no security modules"),
                 "boot a kernel built with CONFIG_SECURITY=y and CONFIG_BPF_LSM=y",
             );
         }
-        Err(error) => return MODULES.unknown(format!("{place}/lsm: {error}"), HOW_TO_LOOK),
+        Err(error) => return MODULES.unknown(format!("{place}: {error}"), HOW_TO_LOOK),
     };
     let list = list.trim();
     if list.split(',').any(|module| module == "bpf") {
-        return MODULES.yes(format!("{list} ({place}/lsm)"));
+        return MODULES.yes(format!("{list} ({place})"));
     }
     MODULES.no(
-        format!("{list} ({place}/lsm): LSM programs would attach and never run"),
+        format!("{list} ({place}): LSM programs would attach and never run"),
         format!(
             "add `{}` to the kernel command line (GRUB_CMDLINE_LINUX in /etc/default/grub, then \
              update-grub) and boot; the kernel must be built with CONFIG_BPF_LSM=y",
@@ -119,47 +128,46 @@ fn lockdown_mode(text: &str) -> Option<&str> {
     text.split_whitespace().find_map(|word| word.strip_prefix('[')?.strip_suffix(']'))
 }
 
-fn judge_lockdown(
+pub(super) fn judge_lockdown(
     text: io::Result<Option<String>>,
     place: &str,
     refusal: Option<&Refusal>,
 ) -> Finding {
     let text = match text {
         Ok(Some(text)) => text,
-        Ok(None) => return LOCKDOWN.yes(format!("{place} has no file `lockdown`: it is not in this kernel")),
-        Err(error) => return LOCKDOWN.unknown(format!("{place}/lockdown: {error}"), HOW_TO_LOOK),
+        Ok(None) => return LOCKDOWN.yes(format!("no {place}: it is not in this kernel")),
+        Err(error) => return LOCKDOWN.unknown(format!("{place}: {error}"), HOW_TO_LOOK),
     };
     let owner = "the machine's owner decides this, and agent-guard does not work around it: use what the \
                  other tiers offer. An owner who wants more boots without `lockdown=` on the kernel \
                  command line; some distributions lock down by themselves under Secure Boot";
     let everyone = Probe { needed_by: &Tier::ALL, ..LOCKDOWN };
     match (lockdown_mode(&text), refusal) {
-        (Some("none"), _) => LOCKDOWN.yes(format!("none ({place}/lockdown)")),
+        (Some("none"), _) => LOCKDOWN.yes(format!("none ({place})")),
         (Some("integrity"), None) => {
-            LOCKDOWN.yes(format!("integrity ({place}/lockdown); LSM programs load all the same"))
+            LOCKDOWN.yes(format!("integrity ({place}); LSM programs load all the same"))
         }
-        (Some("integrity"), Some(Refusal { permission: true, .. })) => LOCKDOWN.no(
+        (Some("integrity"), Some(Refusal { sort: Sort::Permission, .. })) => LOCKDOWN.no(
             format!(
-                "integrity ({place}/lockdown); LSM programs are refused to a process with every right to \
-                 load them, so this kernel counts them as locked down (not every kernel does)"
+                "integrity ({place}); LSM programs are refused although the capabilities are \
+                 there, so this kernel counts them as locked down (not every kernel does)"
             ),
             owner,
         ),
         (Some("integrity"), Some(refusal)) => LOCKDOWN.unknown(
             format!(
-                "integrity ({place}/lockdown); whether this kernel then refuses LSM programs is unknown: {}",
+                "integrity ({place}); whether this kernel then refuses LSM programs is unknown: {}",
                 refusal.why
             ),
             "mend what keeps the programs from loading, then look again",
         ),
         (Some("confidentiality"), _) => everyone.no(
-            format!("confidentiality ({place}/lockdown): BPF programs may not read kernel memory"),
+            format!("confidentiality ({place}): BPF programs may not read kernel memory"),
             format!("{owner}. `lockdown=integrity` leaves room for tier `trace` at least"),
         ),
-        (mode, _) => LOCKDOWN.unknown(
-            format!("{place}/lockdown says {:?}", mode.unwrap_or(text.trim())),
-            HOW_TO_LOOK,
-        ),
+        (mode, _) => {
+            LOCKDOWN.unknown(format!("{place} says {:?}", mode.unwrap_or(text.trim())), HOW_TO_LOOK)
+        }
     }
 }
 
@@ -171,8 +179,8 @@ mod tests {
         Ok(Some(text.to_owned()))
     }
 
-    fn refused(permission: bool) -> Refusal {
-        Refusal { permission, tried: true, why: "because".to_owned() }
+    fn refused(sort: Sort) -> Refusal {
+        Refusal { sort, why: "because".to_owned() }
     }
 
     #[test]
@@ -184,7 +192,10 @@ mod tests {
             assert_eq!(judge_modules(text(list), "x").state, State::No, "{list}");
         }
         assert_eq!(judge_modules(Ok(None), "x").state, State::No);
-        assert_eq!(judge_modules(Err(io::ErrorKind::PermissionDenied.into()), "x").state, State::Unknown);
+        assert_eq!(
+            judge_modules(Err(io::ErrorKind::PermissionDenied.into()), "x").state,
+            State::Unknown
+        );
     }
 
     #[test]
@@ -206,17 +217,24 @@ mod tests {
         let integrity = || text("none [integrity] confidentiality\n");
         let state = |text, refusal: Option<&Refusal>| judge_lockdown(text, "x", refusal).state;
         assert_eq!(state(integrity(), None), State::Yes);
-        assert_eq!(state(integrity(), Some(&refused(true))), State::No);
-        assert_eq!(state(integrity(), Some(&refused(false))), State::Unknown);
-        assert_eq!(state(text("[none] integrity confidentiality"), Some(&refused(true))), State::Yes);
-        assert_eq!(state(Ok(None), Some(&refused(true))), State::Yes);
+        assert_eq!(state(integrity(), Some(&refused(Sort::Permission))), State::No);
+        assert_eq!(state(integrity(), Some(&refused(Sort::NotTried))), State::Unknown);
+        assert_eq!(
+            state(text("[none] integrity confidentiality"), Some(&refused(Sort::Permission))),
+            State::Yes
+        );
+        assert_eq!(state(Ok(None), Some(&refused(Sort::Permission))), State::Yes);
         assert_eq!(state(text("none [else]"), None), State::Unknown);
         assert_eq!(state(Err(io::ErrorKind::PermissionDenied.into()), None), State::Unknown);
     }
 
     #[test]
     fn confidentiality_closes_every_tier() {
-        let finding = judge_lockdown(text("none integrity [confidentiality]"), "x", Some(&refused(true)));
+        let finding = judge_lockdown(
+            text("none integrity [confidentiality]"),
+            "x",
+            Some(&refused(Sort::Permission)),
+        );
         assert_eq!((finding.state, finding.needed_by), (State::No, &Tier::ALL[..]));
     }
 

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{
-    cgroups::Ward,
+    cgroups::OwnCgroup,
     finding::{Finding, State, one_line},
     programs,
 };
@@ -19,8 +19,10 @@ pub enum Canary {
     Passed,
     /// It was not, or the tier could not be put in force.
     Failed(String),
-    /// It could not be sent; why is among the probes.
-    NotSent,
+    /// It was not sent: this process may not load programs, which says nothing about the host.
+    NoRight,
+    /// It was not sent: neither it nor an agent can be given a cgroup.
+    NoCgroup,
 }
 
 /// A tier, and whether it is to be had.
@@ -39,18 +41,18 @@ pub struct TierFinding {
 }
 
 /// Puts each tier in force for a moment, for nobody but its canary.
-pub fn send_canaries(ward: Option<&Ward>, allowed: bool) -> [(Tier, Canary); 3] {
-    Tier::ALL.map(|tier| (tier, send(tier, ward, allowed)))
+pub fn send_canaries(own: Option<&OwnCgroup>, allowed: bool) -> [(Tier, Canary); 3] {
+    Tier::ALL.map(|tier| (tier, send(tier, own, allowed)))
 }
 
-fn send(tier: Tier, ward: Option<&Ward>, allowed: bool) -> Canary {
-    let Some((ward, cgroup)) = ward.and_then(|ward| Some((ward, ward.cgroup()?))) else {
-        return Canary::NotSent;
-    };
+fn send(tier: Tier, own: Option<&OwnCgroup>, allowed: bool) -> Canary {
     if !allowed {
-        return Canary::NotSent;
+        return Canary::NoRight;
     }
-    match Guard::establish(TierChoice::Only(tier), cgroup, &ward.mounts, programs::SIZES) {
+    let Some((own, cgroup)) = own.and_then(|own| Some((own, own.cgroup()?))) else {
+        return Canary::NoCgroup;
+    };
+    match Guard::establish(TierChoice::Only(tier), cgroup, &own.mounts, programs::SIZES) {
         Ok(_) => Canary::Passed,
         Err(NoTier(errors)) => {
             let errors: Vec<String> = errors.iter().map(|(_, error)| why(error)).collect();
@@ -62,7 +64,10 @@ fn send(tier: Tier, ward: Option<&Ward>, allowed: bool) -> Canary {
 fn why(error: &TierError) -> String {
     match error {
         TierError::Load(error @ crate::kernel::load::LoadError::Program { hook, decides, .. }) => {
-            format!("the program for {hook} ({decides}) is refused: {}", programs::refusal(error).why)
+            format!(
+                "the program for {hook} ({decides}) is refused: {}",
+                programs::refusal(error).why
+            )
         }
         other => one_line(other),
     }
@@ -74,12 +79,15 @@ pub fn judge(canaries: &[(Tier, Canary)], probes: &[Finding]) -> Vec<TierFinding
 }
 
 fn judge_one(tier: Tier, canary: &Canary, probes: &[Finding]) -> TierFinding {
-    let against: Vec<&Finding> =
-        probes.iter().filter(|probe| probe.needed_by.contains(&tier) && probe.state != State::Yes).collect();
+    let against: Vec<&Finding> = probes
+        .iter()
+        .filter(|probe| probe.needed_by.contains(&tier) && probe.state != State::Yes)
+        .collect();
     let (state, detail) = match canary {
         Canary::Passed => (State::Yes, promise(tier).to_owned()),
         Canary::Failed(why) => (State::No, why.clone()),
-        Canary::NotSent => (State::Unknown, "its canary could not be sent".to_owned()),
+        Canary::NoRight => (State::Unknown, "this process has no right to try".to_owned()),
+        Canary::NoCgroup => (State::No, "an agent can not be given a cgroup of its own".to_owned()),
     };
     if state == State::Yes {
         return TierFinding { tier, state, detail, because: Vec::new(), remedies: Vec::new() };
@@ -93,15 +101,25 @@ fn judge_one(tier: Tier, canary: &Canary, probes: &[Finding]) -> TierFinding {
     if remedies.is_empty() {
         remedies.push("no probe explains this: report it with this output (`-o json`)".to_owned());
     }
-    TierFinding { tier, state, detail, because: against.iter().map(|probe| probe.name).collect(), remedies }
+    TierFinding {
+        tier,
+        state,
+        detail,
+        because: against.iter().map(|probe| probe.name).collect(),
+        remedies,
+    }
 }
 
 /// What a passed canary has shown.
 fn promise(tier: Tier) -> &'static str {
     match tier {
         Tier::Lsm => "its canary was refused every open, exec, connect and send",
-        Tier::Trace => "its canary was refused every connect and send, and killed at every open and exec",
-        Tier::Observe => "its programs run and hinder nobody: what an agent does is recorded, nothing is blocked",
+        Tier::Trace => {
+            "its canary was refused every connect and send, and killed at every open and exec"
+        }
+        Tier::Observe => {
+            "its programs run and hinder nobody: what an agent does is recorded, nothing is blocked"
+        }
     }
 }
 
