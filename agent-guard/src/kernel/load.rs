@@ -97,11 +97,11 @@ pub fn load(tier: Tier, sizes: MapSizes) -> Result<Ebpf, LoadError> {
     Ok(ebpf)
 }
 
+/// How loading the program of one hook went.
+pub type HookLoad = (&'static HookSpec, Result<(), LoadError>);
+
 /// Loads each program of `tier` whatever becomes of the others, and unloads them again: for `doctor`.
-pub fn load_each(
-    tier: Tier,
-    sizes: MapSizes,
-) -> Result<Vec<(&'static HookSpec, Result<(), LoadError>)>, LoadError> {
+pub fn load_each(tier: Tier, sizes: MapSizes) -> Result<Vec<HookLoad>, LoadError> {
     let Prepared { mut ebpf, btf, types } = prepare(tier, sizes)?;
     Ok(hooks_of(tier).map(|spec| (spec, load_program(&mut ebpf, spec, &btf, &types))).collect())
 }
