@@ -91,9 +91,7 @@ impl Failure {
 fn dispatch(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Run(args) => run::run(args).map(ExitCode::from),
-        Command::Doctor(args) => {
-            doctor::run(args.output).map_err(|error| Failure::new(&error, GUARD_FAILED))
-        }
+        Command::Doctor(args) => doctor::run(args.output).map_err(|error| Failure::new(&error, 1)),
         Command::Policy(command) => policy::run(command),
         Command::Canary { probe, cgroup } => Ok(canary::main(probe, &cgroup).into()),
         Command::CanaryTarget => Ok(ExitCode::SUCCESS),

@@ -184,8 +184,9 @@ const ROWS: [Row; 20] = [
         ),
         trace: (
             Cover::Partly,
-            "cgroup.procs can not be opened unless the policy allows it; a child made in another cgroup is \
-             free: do not let an agent that is root open directories of the cgroup tree",
+            "moving a process needs cgroup.procs, which the policy does not allow by default; a child that \
+             clone3 makes in another cgroup is free, so do not let an agent that is root open directories of \
+             the cgroup tree, not even to read",
         ),
     },
 ];

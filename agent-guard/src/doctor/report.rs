@@ -82,7 +82,7 @@ impl Report {
     }
 
     fn verdict(&self, page: &mut Page) {
-        page.line(&match (self.tier, self.enforces) {
+        page.paragraph(&match (self.tier, self.enforces) {
             (Some(tier), true) => format!("Policies are enforced here at tier {tier}."),
             (Some(tier), false) => {
                 format!("NOTHING IS ENFORCED HERE: tier {tier} records what agents do and stops none of it.")
@@ -105,7 +105,7 @@ impl Report {
             return;
         }
         let (title, loaded) = match self.tier {
-            Some(tier) => (format!("Hooks of tier {tier}"), "loaded, and attached for the canary"),
+            Some(tier) => (format!("Hooks of tier {tier}"), "loaded and attached"),
             None => ("Hooks".to_owned(), "loaded"),
         };
         page.heading(&title);
@@ -139,6 +139,12 @@ impl Page {
     fn line(&mut self, text: &str) {
         self.text.push_str(text);
         self.text.push('\n');
+    }
+
+    fn paragraph(&mut self, text: &str) {
+        for line in wrap(text, self.style.width.clamp(MIN_WIDTH, MAX_WIDTH)) {
+            self.line(&line);
+        }
     }
 
     fn heading(&mut self, text: &str) {

@@ -186,10 +186,16 @@ fn a_failure_that_no_probe_explains_is_not_passed_over() {
 
 #[test]
 fn the_table_says_everything_in_words_and_keeps_to_the_width() {
+    let nothing = Host {
+        canaries: [failed("refused"), failed("refused"), Canary::NoRight],
+        ..Host::with_everything()
+    }
+    .report();
     let report = Host::with_everything().report();
     for width in [60, 80, 100, 120] {
-        let table = plain(&report, width);
-        assert!(table.contains("✓ yes") && !table.contains('\x1b'));
+        let table = plain(&report, width) + &plain(&nothing, width);
+        assert!(table.contains("✓ yes") && table.contains("✗ no") && table.contains("? unknown"));
+        assert!(!table.contains('\x1b'));
         for line in table.lines() {
             assert!(line.chars().count() <= width, "{width}: {line}");
         }
