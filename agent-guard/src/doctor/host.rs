@@ -1,6 +1,6 @@
 //! The kernel itself: its architecture, what this process may ask of it, its types and its compiler.
 
-use std::{fs, io};
+use std::{fs, io, net::UdpSocket};
 
 use agent_guard_common::{
     hook::{Hook, HookTier},
@@ -8,7 +8,7 @@ use agent_guard_common::{
 };
 use rustix::thread::CapabilitySet;
 
-use super::finding::{Finding, Probe};
+use super::finding::{Finding, Probe, State};
 use crate::{
     kernel::btf::{BtfError, KernelTypes, VMLINUX},
     tier::Tier,
@@ -69,9 +69,11 @@ impl Privileges {
         })
     }
 
-    /// Whether there is any use in trying to load programs.
+    /// Whether there is any use in trying to load programs. Without the right to guard sockets tier
+    /// `lsm` may still be had.
     pub fn suffice_to_load(self) -> bool {
-        self.findings().iter().all(|finding| finding.state != super::finding::State::No)
+        let [load, _] = self.findings();
+        load.state != State::No
     }
 
     /// What is there and what is missing.
@@ -189,9 +191,25 @@ fn judge_jit(setting: io::Result<String>) -> Finding {
     }
 }
 
+/// Whether loopback is up: the canary connects there, and nothing it does leaves the host.
+pub fn loopback() -> Finding {
+    let connected = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.connect("127.0.0.1:9"));
+    judge_loopback(connected)
+}
+
+fn judge_loopback(connected: io::Result<()>) -> Finding {
+    const PROBE: Probe = Probe { name: "loopback for the canary", needed_by: &Tier::ALL };
+    match connected {
+        Ok(()) => PROBE.yes("127.0.0.1 can be reached"),
+        Err(error) => {
+            PROBE.no(format!("127.0.0.1 can not be reached: {error}"), "`ip link set lo up`")
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{super::finding::State, *};
+    use super::*;
 
     fn kernel(machine: &str) -> Kernel {
         Kernel { release: "6.12.1".to_owned(), machine: machine.to_owned() }
@@ -245,5 +263,22 @@ mod tests {
         assert_eq!(of(Ok("7\n")), State::Unknown);
         assert_eq!(of(Err(io::ErrorKind::NotFound)), State::No);
         assert_eq!(of(Err(io::ErrorKind::PermissionDenied)), State::Unknown);
+    }
+
+    #[test]
+    fn a_host_without_loopback_is_told_to_bring_it_up() {
+        assert_eq!(judge_loopback(Ok(())).state, State::Yes);
+        let down = judge_loopback(Err(io::ErrorKind::NetworkUnreachable.into()));
+        assert_eq!((down.state, down.needed_by), (State::No, &Tier::ALL[..]));
+        assert!(down.remedy.unwrap().contains("lo up"));
+    }
+
+    #[test]
+    fn tier_lsm_is_tried_without_the_right_to_guard_sockets() {
+        let may = |effective| {
+            Privileges { effective, initial_user_namespace: Some(true) }.suffice_to_load()
+        };
+        assert!(may(CapabilitySet::BPF | CapabilitySet::PERFMON));
+        assert!(!may(CapabilitySet::BPF | CapabilitySet::NET_ADMIN));
     }
 }

@@ -73,6 +73,7 @@ fn examine() -> io::Result<Report> {
     probes.push(host::jit());
     probes.extend(security::findings(programs::lsm_refusal(&hooks)));
     probes.extend(cgroup_findings);
+    probes.push(host::loopback());
     probes.extend(programs::summary(&hooks));
 
     let canaries = tiers::send_canaries(own_cgroup.as_ref(), allowed);
