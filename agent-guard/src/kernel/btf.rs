@@ -61,7 +61,7 @@ impl KernelTypes {
     }
 
     /// The offset of `struct.member.member…`, in bytes. Unnamed members are looked through.
-    fn offset(&self, path: &'static str) -> Result<u32, BtfError> {
+    pub fn offset(&self, path: &'static str) -> Result<u32, BtfError> {
         let missing = |part: &str| BtfError::Missing { path, missing: part.to_owned() };
         let mut parts = path.split('.');
         let name = parts.next().unwrap_or_default();
