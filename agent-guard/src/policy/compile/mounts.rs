@@ -5,15 +5,13 @@
 //! file; an allowance counts only by a name under which the file can be reached now, not by one that
 //! another mount covers.
 
-use std::collections::BTreeMap;
-
-use miette::Diagnostic;
-use thiserror::Error;
+use std::{collections::BTreeMap, os::unix::ffi::OsStrExt};
 
 use super::{
     alphabet::{Alphabet, number},
     nfa::{Nfa, NodeId, Root},
 };
+use crate::mounts;
 
 /// The components of a path from some root, without that root.
 pub type Path = Vec<Box<[u8]>>;
