@@ -39,10 +39,9 @@ pub const EXIT: &str = "exit ";
 const PATH: &str =
     "/src/target/release:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// File systems and where they go. `/proc` and `/dev` are there already.
-const MOUNTS: [(&str, &str, &str); 11] = [
+/// File systems, where they go, and their options. `/proc` and `/dev` are there already.
+const MOUNTS: [(&str, &str, &str); 10] = [
     ("sysfs", "/sys", ""),
-    ("devtmpfs", "/dev", ""),
     ("devpts", "/dev/pts", "gid=5,mode=620,ptmxmode=666"),
     ("tmpfs", "/dev/shm", "mode=1777"),
     ("tmpfs", "/tmp", "mode=1777"),
@@ -70,11 +69,8 @@ fn run_command() -> Result<()> {
     for (kind, path, options) in MOUNTS {
         let _ = fs::create_dir(path);
         let options = std::ffi::CString::new(options)?;
-        match mount(kind, path, kind, MountFlags::empty(), options.as_c_str()) {
-            // The kernel may have mounted /dev itself.
-            Err(rustix::io::Errno::BUSY) | Ok(()) => {}
-            Err(error) => return Err(error).with_context(|| format!("mounting {kind} on {path}")),
-        }
+        mount(kind, path, kind, MountFlags::empty(), options.as_c_str())
+            .with_context(|| format!("mounting {kind} on {path}"))?;
     }
     let words = decode(&fs::read(Path::new("/src").join(COMMAND_FILE)).context(COMMAND_FILE)?);
     let shared = share::mount_in_guest()?;

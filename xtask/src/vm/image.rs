@@ -40,6 +40,7 @@ const SOURCE_LABEL: &str = "source";
 /// The first program: brings in the disk with the repository, which has the rest.
 const INIT: &str = "#!/bin/sh
 mount -t proc proc /proc
+mount -t devtmpfs devtmpfs /dev
 until mount LABEL=source /src 2>/dev/null; do sleep 0.05; done
 exec /src/target/release/xtask guest
 ";
@@ -130,7 +131,7 @@ pub fn file_system(image: &Path, tree: &Path, label: &str, offset: u64, room: u6
     let entries: u64 = entries.split_whitespace().next().unwrap_or_default().parse().context("du")?;
     // A quarter more for what the file system itself takes.
     let size = used + used / 4 + room;
-    run(command("mke2fs", ["-q", "-F", "-t", "ext4", "-m", "0", "-L", label])
+    output(command("mke2fs", ["-q", "-F", "-t", "ext4", "-m", "0", "-L", label])
         .args(["-E", &format!("offset={offset},lazy_itable_init=1,lazy_journal_init=1,nodiscard")])
         .args(["-N", &(entries + 64 * room).to_string()])
         .arg("-d")
