@@ -39,9 +39,8 @@ pub const EXIT: &str = "exit ";
 const PATH: &str =
     "/src/target/release:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// File systems, where they go, and their options. `/proc` and `/dev` are there already.
-const MOUNTS: [(&str, &str, &str); 10] = [
-    ("sysfs", "/sys", ""),
+/// File systems, where they go, and their options. `/proc`, `/sys` and `/dev` are there already.
+const MOUNTS: [(&str, &str, &str); 9] = [
     ("devpts", "/dev/pts", "gid=5,mode=620,ptmxmode=666"),
     ("tmpfs", "/dev/shm", "mode=1777"),
     ("tmpfs", "/tmp", "mode=1777"),

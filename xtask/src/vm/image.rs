@@ -40,6 +40,7 @@ const SOURCE_LABEL: &str = "source";
 /// The first program: brings in the disk with the repository, which has the rest.
 const INIT: &str = "#!/bin/sh
 mount -t proc proc /proc
+mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 until mount LABEL=source /src 2>/dev/null; do sleep 0.05; done
 exec /src/target/release/xtask guest
