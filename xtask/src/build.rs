@@ -2,11 +2,13 @@
 
 use std::{
     env,
+    io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    thread,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use serde_json::Value;
 
 use crate::toolchain::{Rustc, path_with_cargo_bin};
@@ -34,20 +36,30 @@ pub fn agent_guard(rustc: &Rustc) -> Result<PathBuf> {
 
 /// Builds the tests that need a kernel and gives the path of their program.
 pub fn enforce_tests(rustc: &Rustc) -> Result<PathBuf> {
-    executable(
-        rustc,
-        &["test", "--release", "--package=agent-guard", "--test=enforce", "--no-run"],
-    )
+    executable(rustc, &["test", "--release", "--package=agent-guard", "--test=enforce", "--no-run"])
 }
 
-/// Runs a cargo command that builds one executable and gives its path.
+/// Runs a cargo command that builds one executable and gives its path. Silent where nothing is to
+/// be built: standard error, too, is wanted as the guest's command wrote it.
 fn executable(rustc: &Rustc, args: &[&str]) -> Result<PathBuf> {
-    let output = cargo(rustc, args)?
+    let mut child = cargo(rustc, args)?
         .arg("--message-format=json-render-diagnostics")
         .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
         .context("cannot start cargo")?;
+    let said = child.stderr.take().context("cargo's standard error")?;
+    let told = thread::spawn(move || {
+        for line in BufReader::new(said).lines().map_while(Result::ok) {
+            let is_summary = ["Finished ", "Executable "].map(|word| line.trim().starts_with(word));
+            if is_summary == [false; 2] {
+                eprintln!("{line}");
+            }
+        }
+    });
+    let output = child.wait_with_output()?;
+    told.join().map_err(|_| anyhow!("reading from cargo failed"))?;
     if !output.status.success() {
         bail!("cargo {} failed ({})", args.join(" "), output.status);
     }
@@ -57,11 +69,11 @@ fn executable(rustc: &Rustc, args: &[&str]) -> Result<PathBuf> {
 
 /// The last executable that cargo's JSON `messages` name.
 fn executable_in(messages: &str) -> Option<PathBuf> {
-    let named = messages.lines().filter_map(|line| {
+    let mut named = messages.lines().filter_map(|line| {
         let message: Value = serde_json::from_str(line).ok()?;
         message.get("executable")?.as_str().map(PathBuf::from)
     });
-    named.last()
+    named.next_back()
 }
 
 #[cfg(test)]

@@ -2,8 +2,10 @@
 
 mod apt;
 mod build;
+mod lint;
 mod process;
 mod setup;
+mod test;
 mod toolchain;
 mod vm;
 
@@ -29,10 +31,58 @@ struct Cli {
 enum Task {
     /// Install what building and testing need (as root, on Debian); what is there is left alone
     Setup,
+    /// Check format, lints (host and kernel side) and dependencies
+    Lint,
+    Test(Test),
+    /// What continuous integration runs: `lint`, then `test`
+    Ci,
     Vm(Vm),
     /// What runs as process 1 of a guest
     #[command(hide = true)]
     Guest,
+}
+
+/// Run every test, on this host and in virtual machines; sets up what it needs first
+///
+/// The tests of the workspace run here. Those that need a kernel run here at tier `trace` (as
+/// root), in guests with each kernel at tier `lsm`, and in a guest whose boot line has no `bpf` at
+/// tier `trace`. The last line is the sum: `N passed, N failed`. A guest that could not be booted
+/// has failed.
+#[derive(clap::Args)]
+struct Test {
+    /// Only what runs on this host
+    #[arg(long)]
+    host: bool,
+    /// Only what runs in virtual machines
+    #[arg(long)]
+    vm: bool,
+    /// Only virtual machines with this kernel: 6.1, 6.12 or 7.2; may be repeated
+    #[arg(long, value_name = "K")]
+    kernel: Vec<Kernel>,
+}
+
+impl Test {
+    fn run(self) -> Result<u8> {
+        let rustc = setup::setup()?;
+        Ok(u8::from(!test::run_all(&rustc, &self.selection())?))
+    }
+
+    fn selection(self) -> test::Selection {
+        let all = !self.host && !self.vm && self.kernel.is_empty();
+        let kernels = match (self.kernel.is_empty(), self.vm || all) {
+            (false, _) => self.kernel,
+            (true, true) => Kernel::ALL.into(),
+            (true, false) => Vec::new(),
+        };
+        test::Selection { host: self.host || all, kernels }
+    }
+}
+
+/// Lints, and where they are clean, every test.
+fn ci() -> Result<u8> {
+    let rustc = setup::setup()?;
+    lint::run_all(&rustc)?;
+    Test { host: false, vm: false, kernel: Vec::new() }.run()
 }
 
 /// Run a command in a virtual machine with a stock Debian kernel
@@ -81,13 +131,16 @@ impl Vm {
             programs: Vec::new(),
             command: self.command,
         };
-        guest.run(&rustc)
+        guest.run(&rustc, std::io::stdout())
     }
 }
 
 fn main() -> ExitCode {
     let (done, failed) = match Cli::parse().task {
         Task::Setup => (setup::setup().map(|_| 0), 1),
+        Task::Lint => (setup::setup().and_then(|rustc| lint::run_all(&rustc)).map(|()| 0), 1),
+        Task::Test(test) => (test.run(), 1),
+        Task::Ci => (ci(), 1),
         Task::Vm(vm) => (vm.run(), VM_FAILED),
         Task::Guest => (vm::guest::main().map(|()| 0), 1),
     };
@@ -98,4 +151,39 @@ fn main() -> ExitCode {
         },
         ExitCode::from,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn selected(words: &[&str]) -> (bool, Vec<Kernel>) {
+        let words = ["xtask", "test"].iter().chain(words);
+        let Task::Test(test) = Cli::parse_from(words).task else { panic!("not a test") };
+        let selection = test.selection();
+        (selection.host, selection.kernels)
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_narrow_what_is_tested() {
+        assert_eq!(selected(&[]), (true, Kernel::ALL.into()));
+        assert_eq!(selected(&["--host"]), (true, vec![]));
+        assert_eq!(selected(&["--vm"]), (false, Kernel::ALL.into()));
+        assert_eq!(selected(&["--kernel", "6.1"]), (false, vec![Kernel::V6_1]));
+        assert_eq!(selected(&["--host", "--kernel", "7.2"]), (true, vec![Kernel::V7_2]));
+    }
+
+    #[test]
+    fn words_after_the_dashes_belong_to_the_command() {
+        let words = ["xtask", "vm", "--append", "lsm=landlock quiet", "--", "sh", "-c", "a b"];
+        let Task::Vm(vm) = Cli::parse_from(words).task else { panic!("not a vm") };
+        assert_eq!(vm.append, "lsm=landlock quiet");
+        assert_eq!(vm.command, ["sh", "-c", "a b"]);
+    }
 }

@@ -73,6 +73,7 @@ fn run_command() -> Result<()> {
     }
     let words = decode(&fs::read(Path::new("/src").join(COMMAND_FILE)).context(COMMAND_FILE)?);
     let shared = share::mount_in_guest()?;
+    fs::write("/proc/sys/kernel/hostname", "guest")?;
     Command::new("ip").args(["link", "set", "lo", "up"]).status().context("ip")?;
 
     let mut report = wire(REPORT)?;
@@ -110,10 +111,7 @@ fn run(words: &[OsString]) -> Result<i32> {
     };
     let stdout = child.stdout.take().context("the command's standard output")?;
     let errors = child.stderr.take().context("the command's standard error")?;
-    let wires = [
-        pass_on(stdout, wire(STDOUT)?),
-        pass_on(errors, stderr),
-    ];
+    let wires = [pass_on(stdout, wire(STDOUT)?), pass_on(errors, stderr)];
     let pid = Pid::from_child(&child);
     // Whatever dies in the guest is process 1's to collect.
     let status = loop {

@@ -20,9 +20,23 @@ use crate::{
 
 /// What the guest has beside Debian's minimal base.
 const PACKAGES: [&str; 17] = [
-    "attr", "bpftool", "bubblewrap", "ca-certificates", "curl", "gcc", "git", "iproute2",
-    "libc6-dev", "libcap2-bin", "liburing-dev", "make", "procps", "python3-minimal", "strace",
-    "python3", "util-linux",
+    "attr",
+    "bpftool",
+    "bubblewrap",
+    "ca-certificates",
+    "curl",
+    "gcc",
+    "git",
+    "iproute2",
+    "libc6-dev",
+    "libcap2-bin",
+    "liburing-dev",
+    "make",
+    "procps",
+    "python3-minimal",
+    "strace",
+    "python3",
+    "util-linux",
 ];
 /// Room on the root for what a command writes, in MiB. Unused room takes none on this machine.
 const ROOT_ROOM: u64 = 1024;
@@ -129,15 +143,21 @@ pub fn file_system(image: &Path, tree: &Path, label: &str, offset: u64, room: u6
     let used = output(command("du", ["--summarize", "--block-size=1M"]).arg(tree))?;
     let used: u64 = used.split_whitespace().next().unwrap_or_default().parse().context("du")?;
     let entries = output(command("du", ["--summarize", "--inodes"]).arg(tree))?;
-    let entries: u64 = entries.split_whitespace().next().unwrap_or_default().parse().context("du")?;
+    let entries: u64 =
+        entries.split_whitespace().next().unwrap_or_default().parse().context("du")?;
     // A quarter more for what the file system itself takes.
     let size = used + used / 4 + room;
-    output(command("mke2fs", ["-q", "-F", "-t", "ext4", "-m", "0", "-L", label])
-        .args(["-E", &format!("offset={offset},lazy_itable_init=1,lazy_journal_init=1,nodiscard")])
-        .args(["-N", &(entries + 64 * room).to_string()])
-        .arg("-d")
-        .args([tree, image])
-        .arg(format!("{size}M")))?;
+    output(
+        command("mke2fs", ["-q", "-F", "-t", "ext4", "-m", "0", "-L", label])
+            .args([
+                "-E",
+                &format!("offset={offset},lazy_itable_init=1,lazy_journal_init=1,nodiscard"),
+            ])
+            .args(["-N", &(entries + 64 * room).to_string()])
+            .arg("-d")
+            .args([tree, image])
+            .arg(format!("{size}M")),
+    )?;
     Ok(size << 20)
 }
 

@@ -63,7 +63,9 @@ impl FromStr for Kernel {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let known = Self::ALL.into_iter().find(|kernel| kernel.series() == text);
-        known.ok_or_else(|| format!("no such kernel; there are {}", Self::ALL.map(Self::series).join(", ")))
+        known.ok_or_else(|| {
+            format!("no such kernel; there are {}", Self::ALL.map(Self::series).join(", "))
+        })
     }
 }
 
@@ -73,7 +75,10 @@ pub fn image(cache: &Cache, kernel: Kernel) -> Result<PathBuf> {
     cache.file(&format!("kernel-{kernel}"), &recipe, |made, work| {
         say(format!("Fetching Debian's {kernel} cloud kernel"));
         fetch(kernel, work, made).with_context(|| {
-            format!("kernel {kernel} could not be fetched from Debian's {}", kernel.suites().join(" or "))
+            format!(
+                "kernel {kernel} could not be fetched from Debian's {}",
+                kernel.suites().join(" or ")
+            )
         })
     })
 }

@@ -8,7 +8,7 @@ mod image;
 mod kernel;
 mod share;
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{ffi::OsString, os::fd::AsFd, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result};
 
@@ -36,13 +36,16 @@ pub struct Guest {
     pub command: Vec<OsString>,
 }
 
+/// Where the release build and [`Guest::programs`] are in the guest; on PATH.
+pub const PROGRAMS: &str = "/src/target/release";
 /// How long a command may take unless the caller says otherwise.
 pub const TIMEOUT: Duration = Duration::from_secs(600);
 
 impl Guest {
     /// Runs the command in a fresh guest and gives its exit status: 128+N where signal N ended it,
     /// 124 where it took too long. An error means that the guest could not be run.
-    pub fn run(&self, rustc: &Rustc) -> Result<u8> {
+    /// The command's standard output goes to `stdout`.
+    pub fn run(&self, rustc: &Rustc, stdout: impl AsFd) -> Result<u8> {
         let agent_guard = crate::build::agent_guard(rustc)?;
         let cache = Cache::open()?;
         let kernel = kernel::image(&cache, self.kernel)?;
@@ -65,7 +68,7 @@ impl Guest {
                 icount: self.icount,
                 scratch: scratch.path(),
             };
-            let outcome = machine.run(self.timeout)?;
+            let outcome = machine.run(self.timeout, &stdout)?;
             if let Outcome::NotUp { why, console } = &outcome {
                 say(format!(
                     "the guest (kernel {}) did not come up on boot {attempt} of {BOOTS}: {why}\n{console}",

@@ -41,8 +41,9 @@ impl Share {
     pub fn new(dir: &Path, scratch: &Path) -> Result<Self> {
         let dir = dir.canonicalize().with_context(|| format!("--share {}", dir.display()))?;
         let mut before = Vec::new();
-        list(&dir, Path::new(""), &mut before)
-            .with_context(|| format!("--share {}: not a directory that can be read", dir.display()))?;
+        list(&dir, Path::new(""), &mut before).with_context(|| {
+            format!("--share {}: not a directory that can be read", dir.display())
+        })?;
         let image = scratch.join("share.img");
         image::file_system(&image, &dir, LABEL, 0, ROOM)?;
         Ok(Self { dir, image, restored: scratch.join("restored"), before })
@@ -57,7 +58,10 @@ impl Share {
         // A guest that was killed left a journal.
         let check = command("e2fsck", ["-f", "-y"]).arg(&self.image).output().context("e2fsck")?;
         if check.status.code().is_none_or(|code| code > 2) {
-            bail!("the guest left a broken file system: {}", String::from_utf8_lossy(&check.stdout));
+            bail!(
+                "the guest left a broken file system: {}",
+                String::from_utf8_lossy(&check.stdout)
+            );
         }
         fs::create_dir(&self.restored)?;
         let dump = command("debugfs", ["-R", "rdump / ."])
@@ -167,7 +171,9 @@ fn list(dir: &Path, below: &Path, paths: &mut Vec<PathBuf>) -> Result<()> {
         let entry = entry?;
         let path = below.join(entry.file_name());
         let kind = entry.file_type()?;
-        if path == Path::new(LOST_AND_FOUND) || !(kind.is_file() || kind.is_dir() || kind.is_symlink()) {
+        if path == Path::new(LOST_AND_FOUND)
+            || !(kind.is_file() || kind.is_dir() || kind.is_symlink())
+        {
             continue;
         }
         paths.push(path.clone());
@@ -202,11 +208,14 @@ mod tests {
 
     #[test]
     fn what_the_guest_changed_comes_back() {
-        let here = tree(&[("kept", "1"), ("changed", "1"), ("gone/file", "1"), ("becomes-dir", "1")]);
+        let here =
+            tree(&[("kept", "1"), ("changed", "1"), ("gone/file", "1"), ("becomes-dir", "1")]);
         let before = listed(here.path());
-        let guest = tree(&[("kept", "1"), ("changed", "22"), ("new/file", "3"), ("becomes-dir/x", "4")]);
+        let guest =
+            tree(&[("kept", "1"), ("changed", "22"), ("new/file", "3"), ("becomes-dir/x", "4")]);
         symlink("kept", guest.path().join("link")).unwrap();
-        fs::set_permissions(guest.path().join("new/file"), fs::Permissions::from_mode(0o750)).unwrap();
+        fs::set_permissions(guest.path().join("new/file"), fs::Permissions::from_mode(0o750))
+            .unwrap();
 
         apply(guest.path(), here.path(), &before).unwrap();
 
