@@ -1,2 +1,15 @@
-//! What the kernel programs of agent-guard and its user space share.
+//! What the kernel programs of agent-guard and its user space share: the layouts of the BPF maps,
+//! the decision over them, and the wire event.
+//!
+//! Everything here is `no_std`, allocates nothing and touches no kernel or system call, so the same
+//! code decides inside a BPF program and inside `agent-guard policy explain`.
 #![no_std]
+
+pub mod decide;
+pub mod device;
+pub mod event;
+pub mod hash;
+pub mod hook;
+pub mod limits;
+pub mod offsets;
+pub mod table;

@@ -1,6 +1,19 @@
 //! The kernel programs of agent-guard.
+//!
+//! A hook's entry is short: it passes an earlier refusal on, finds the agent ([`scope`]), says what is
+//! asked of which object, and hands over to [`guard`], the one path on which everything is decided,
+//! counted and emitted.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
+
+mod emit;
+mod guard;
+mod hooks;
+mod kernel;
+mod maps;
+mod scope;
+mod walk;
 
 #[cfg(not(test))]
 #[panic_handler]

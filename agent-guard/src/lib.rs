@@ -1,1 +1,14 @@
 //! Runtime monitor and enforcer for AI agents, in the kernel.
+
+pub mod canary;
+pub mod cgroup;
+pub mod cli;
+pub mod event;
+pub mod guard;
+pub mod kernel;
+pub mod mounts;
+pub mod policy;
+pub mod reaper;
+pub mod run;
+pub mod signals;
+pub mod tier;

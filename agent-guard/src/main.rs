@@ -1,2 +1,7 @@
 //! The `agent-guard` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    agent_guard::cli::main()
+}

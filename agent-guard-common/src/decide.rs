@@ -1,0 +1,297 @@
+//! The decision: pure, written once, over [`Tables`].
+//!
+//! Two implementers exist: the BPF maps, and the compiled tables in user space.
+
+use crate::{
+    limits::MAX_INTERVALS,
+    table::{Access, Agent, DEAD, Effect, Family, Interval, NO_RULE, PortSet, State, Verdict},
+};
+
+/// A compiled policy, wherever it is kept.
+pub trait Tables {
+    /// State at the root of the file system `dev`, if the policy knows it.
+    fn start(&self, dev: u32) -> Option<u32>;
+    /// State after `symbol` in `state`, where the policy names that symbol.
+    fn edge(&self, state: u32, symbol: u64) -> Option<u32>;
+    /// State after a component that no edge of `state` names.
+    fn other(&self, state: u32) -> Option<u32>;
+    /// The row of `state`.
+    fn state(&self, state: u32) -> Option<State>;
+    /// Port ranges of the longest prefix that holds the address.
+    fn prefix(&self, family: Family, addr: [u8; 16]) -> Option<PortSet>;
+    /// A port range by its index.
+    fn interval(&self, index: u32) -> Option<Interval>;
+}
+
+/// Why a decision came out as it did.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The rule that the decision names.
+    Rule = 0,
+    /// No rule matched.
+    Default = 1,
+    /// A guarded object (device, kernel memory, other process) that no rule names exactly.
+    Guarded = 2,
+    /// A pipe reached by name: both ends were opened by somebody who could.
+    Pipe = 3,
+    /// The file system is not one that the policy was compiled for.
+    UnknownFilesystem = 4,
+    /// The object hangs in no tree: its path can not be known.
+    Detached = 5,
+    /// More components than [`crate::limits::MAX_DEPTH`].
+    TooDeep = 6,
+    /// More bytes than [`crate::limits::PATH_BYTES`].
+    TooLong = 7,
+    /// A kernel read or a look-up that must succeed did not.
+    Failed = 8,
+    /// Not TCP or UDP over IPv4 or IPv6.
+    Protocol = 9,
+    /// An interface that this tier can not judge, closed to agents.
+    Interface = 10,
+    /// The agent is known and its policy is not in the kernel.
+    NoPolicy = 11,
+}
+
+impl Reason {
+    /// All reasons, by number.
+    pub const ALL: [Self; 12] = [
+        Self::Rule,
+        Self::Default,
+        Self::Guarded,
+        Self::Pipe,
+        Self::UnknownFilesystem,
+        Self::Detached,
+        Self::TooDeep,
+        Self::TooLong,
+        Self::Failed,
+        Self::Protocol,
+        Self::Interface,
+        Self::NoPolicy,
+    ];
+
+    /// Whether the guard itself fell short here, rather than the policy having spoken.
+    #[inline(always)]
+    pub fn is_failure(self) -> bool {
+        matches!(
+            self,
+            Self::Detached | Self::TooDeep | Self::TooLong | Self::Failed | Self::NoPolicy
+        )
+    }
+}
+
+/// The outcome of a decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// What was decided.
+    pub effect: Effect,
+    /// The rule that decided, or [`NO_RULE`].
+    pub rule: u16,
+    /// Why.
+    pub reason: Reason,
+}
+
+impl Decision {
+    /// A denial without a rule.
+    #[inline(always)]
+    pub const fn deny(reason: Reason) -> Self {
+        Self { effect: Effect::Deny, rule: NO_RULE, reason }
+    }
+
+    #[inline(always)]
+    fn from_verdict(verdict: Verdict, default: u8) -> Self {
+        match verdict.effect() {
+            Some(effect) => Self { effect, rule: verdict.rule(), reason: Reason::Rule },
+            None if default == Effect::Allow as u8 => {
+                Self { effect: Effect::Allow, rule: NO_RULE, reason: Reason::Default }
+            }
+            None => Self::deny(Reason::Default),
+        }
+    }
+}
+
+/// One component of a path: the hash of its name and its glob class.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Component {
+    /// [`crate::hash::name_symbol`], or [`Agent::self_symbol`].
+    pub literal: u64,
+    /// Number of the glob class, or 0.
+    pub class: u64,
+}
+
+/// The state after `component`, or `None` where the tables are broken.
+#[inline(always)]
+pub fn step(tables: &impl Tables, state: u32, component: Component) -> Option<u32> {
+    if state == DEAD {
+        return Some(DEAD);
+    }
+    if let Some(next) = tables.edge(state, component.literal) {
+        return Some(next);
+    }
+    if component.class != 0
+        && let Some(next) = tables.edge(state, component.class)
+    {
+        return Some(next);
+    }
+    tables.other(state)
+}
+
+/// What is asked of a file.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Open for reading.
+    Read = 0,
+    /// Open for writing, create, truncate.
+    Write = 1,
+    /// Open for both.
+    ReadWrite = 2,
+    /// Run as a program or script.
+    Exec = 3,
+    /// Opened by the kernel to be run: the program itself, or the loader that it names. A loader
+    /// may also be a file that the agent can read and not write.
+    Load = 4,
+}
+
+/// Decides what is asked of the object at which the walk ended. `guarded` objects are allowed only
+/// by patterns without wildcards.
+#[inline(always)]
+pub fn decide_file(
+    tables: &impl Tables,
+    agent: &Agent,
+    state: u32,
+    request: Request,
+    guarded: bool,
+) -> Decision {
+    let row = if state == DEAD {
+        None
+    } else {
+        match tables.state(state) {
+            Some(row) => Some(row),
+            None => return Decision::deny(Reason::Failed),
+        }
+    };
+    let of = |access: Access| one_access(row.as_ref(), agent, access, guarded);
+    match request {
+        Request::Read => of(Access::Read),
+        Request::Write => of(Access::Write),
+        Request::ReadWrite => {
+            let read = of(Access::Read);
+            if read.effect == Effect::Deny { read } else { of(Access::Write) }
+        }
+        Request::Exec => of(Access::Exec),
+        Request::Load => {
+            let exec = of(Access::Exec);
+            let read = of(Access::Read);
+            let fixed = read.effect == Effect::Allow && of(Access::Write).effect == Effect::Deny;
+            if exec.effect == Effect::Deny && fixed { read } else { exec }
+        }
+    }
+}
+
+#[inline(always)]
+fn one_access(row: Option<&State>, agent: &Agent, access: Access, guarded: bool) -> Decision {
+    let (default, plain, exact) = match access {
+        Access::Read => {
+            (agent.default_file[0], row.map(|row| row.verdicts[0]), row.map(|row| row.guarded[0]))
+        }
+        Access::Write => {
+            (agent.default_file[1], row.map(|row| row.verdicts[1]), row.map(|row| row.guarded[1]))
+        }
+        Access::Exec => {
+            (agent.default_file[2], row.map(|row| row.verdicts[2]), row.map(|row| row.guarded[2]))
+        }
+    };
+    if !guarded {
+        return Decision::from_verdict(plain.unwrap_or(Verdict::UNMATCHED), default);
+    }
+    match exact.and_then(Verdict::effect) {
+        Some(_) => Decision::from_verdict(exact.unwrap_or(Verdict::UNMATCHED), default),
+        None => Decision::deny(Reason::Guarded),
+    }
+}
+
+/// Where a connection goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Family after normalisation ([`Endpoint::v6`]).
+    pub family: Family,
+    /// Address in network byte order; IPv4 in the first four bytes, the rest zero.
+    pub addr: [u8; 16],
+    /// Port in host byte order.
+    pub port: u16,
+    /// Transport.
+    pub transport: Transport,
+}
+
+/// Transport protocols that a rule can name, by their IP protocol number.
+#[repr(u16)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// TCP
+    Tcp = 6,
+    /// UDP
+    Udp = 17,
+}
+
+impl Endpoint {
+    /// An IPv4 endpoint. The wildcard address is loopback, as the kernel takes it.
+    #[inline(always)]
+    pub fn v4(addr: [u8; 4], port: u16, transport: Transport) -> Self {
+        let [a, b, c, d] = if addr == [0; 4] { [127, 0, 0, 1] } else { addr };
+        let addr = [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        Self { family: Family::V4, addr, port, transport }
+    }
+
+    /// An IPv6 endpoint; IPv4-mapped becomes IPv4, the wildcard address loopback.
+    #[inline(always)]
+    pub fn v6(addr: [u8; 16], port: u16, transport: Transport) -> Self {
+        match addr {
+            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] => {
+                Self::v4([a, b, c, d], port, transport)
+            }
+            _ => {
+                let mut addr = addr;
+                if addr == [0; 16] {
+                    addr[15] = 1;
+                }
+                Self { family: Family::V6, addr, port, transport }
+            }
+        }
+    }
+}
+
+/// Decides a connection, or a datagram, to `endpoint`.
+#[inline(always)]
+pub fn decide_connect(tables: &impl Tables, agent: &Agent, endpoint: &Endpoint) -> Decision {
+    let default = agent.default_egress;
+    let Some(set) = tables.prefix(endpoint.family, endpoint.addr) else {
+        return Decision::from_verdict(Verdict::UNMATCHED, default);
+    };
+    if set.count > MAX_INTERVALS {
+        return Decision::deny(Reason::Failed);
+    }
+    let (mut low, mut high) = (0, set.count);
+    for _ in 0..=MAX_INTERVALS.ilog2() {
+        if low >= high {
+            break;
+        }
+        let middle = (low + high) / 2;
+        let Some(interval) = tables.interval(set.first.wrapping_add(middle)) else {
+            return Decision::deny(Reason::Failed);
+        };
+        if endpoint.port < interval.low {
+            high = middle;
+        } else if endpoint.port > interval.high {
+            low = middle + 1;
+        } else {
+            let verdict = match endpoint.transport {
+                Transport::Tcp => interval.tcp,
+                Transport::Udp => interval.udp,
+            };
+            return Decision::from_verdict(verdict, default);
+        }
+    }
+    Decision::from_verdict(Verdict::UNMATCHED, default)
+}

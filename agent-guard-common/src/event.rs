@@ -1,0 +1,97 @@
+//! The wire event: what a kernel program writes into the ring buffer.
+
+use crate::limits::{NAME_MAX, PATH_BYTES};
+
+/// What became of the action.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It went on.
+    Allowed = 0,
+    /// It failed with an error.
+    Denied = 1,
+    /// The process was killed before it could use what it asked for.
+    Killed = 2,
+    /// It went on although the policy denies it: `mode: audit`, tier `observe`.
+    Observed = 3,
+}
+
+/// What was done, by number on the wire.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// A file was opened for reading.
+    Read = 0,
+    /// A file was opened for writing, created or truncated.
+    Write = 1,
+    /// A file was opened for both.
+    ReadWrite = 2,
+    /// A program was run.
+    Exec = 3,
+    /// A file was opened by the kernel as program or loader.
+    Load = 4,
+    /// A socket was connected.
+    Connect = 5,
+    /// A datagram was sent to an address.
+    Send = 6,
+    /// An interface that the tier can not judge was asked for.
+    Interface = 7,
+}
+
+/// The fixed part of an event. `path_len` bytes of the path follow.
+///
+/// The path runs from the object up to the root of its file system: each name ends with a NUL and is
+/// padded to [`crate::limits::PATH_ALIGN`] with bytes that mean nothing.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventHeader {
+    /// Nanoseconds on `CLOCK_BOOTTIME`.
+    pub boot_ns: u64,
+    /// cgroup id of the caller.
+    pub cgroup: u64,
+    /// Inode number of the object, or 0.
+    pub inode: u64,
+    /// Agent id.
+    pub agent: u32,
+    /// Policy id.
+    pub policy: u32,
+    /// Process (thread group) id.
+    pub pid: u32,
+    /// Thread id.
+    pub tid: u32,
+    /// Process id of the parent.
+    pub ppid: u32,
+    /// Real user id.
+    pub uid: u32,
+    /// Real group id.
+    pub gid: u32,
+    /// Device of the object's file system, `s_dev`, or 0.
+    pub dev: u32,
+    /// Bytes of the path that follow.
+    pub path_len: u32,
+    /// Deciding rule, or [`crate::table::NO_RULE`].
+    pub rule: u16,
+    /// Port of the endpoint, host byte order.
+    pub port: u16,
+    /// Protocol of the socket (`sk_protocol`).
+    pub protocol: u16,
+    /// Family of `addr` (`AF_*`), or the one that the caller gave where it could not be judged.
+    pub family: u16,
+    /// [`crate::hook::Hook`] number.
+    pub hook: u8,
+    /// [`Action`] number.
+    pub action: u8,
+    /// [`crate::decide::Reason`] number.
+    pub reason: u8,
+    /// [`Outcome`] number.
+    pub outcome: u8,
+    /// Address as it was judged, in network byte order; IPv4 in the first four bytes.
+    pub addr: [u8; 16],
+    /// Name of the thread, NUL-terminated. Chosen by the process: for showing only.
+    pub comm: [u8; 16],
+}
+
+/// Room for a path: the last name may start just below the bound.
+pub const PATH_ROOM: usize = PATH_BYTES + NAME_MAX + 1;
+
+const _: () = assert!(size_of::<EventHeader>() == 104);

@@ -1,0 +1,31 @@
+//! Every bound that both sides keep, with its reason. What exceeds one is refused at load or denied
+//! and counted in the kernel, never dropped.
+
+/// Components between an object and the root of its file system. Deeper objects are denied: the
+/// kernel's walk needs an end, and `PATH_MAX` rarely leaves room for half as many.
+pub const MAX_DEPTH: usize = 128;
+
+/// Bytes of a component's name, the kernel's own `NAME_MAX`.
+pub const NAME_MAX: usize = 255;
+
+/// Bytes of all components of an object's path, each padded to [`PATH_ALIGN`]. Longer is denied.
+pub const PATH_BYTES: usize = 4096;
+
+/// Names start on this boundary in an event's path, so that the kernel hashes whole words.
+pub const PATH_ALIGN: usize = 8;
+
+/// Levels of the cgroup tree that are searched for an agent; `run` refuses to make one deeper.
+pub const MAX_CGROUP_LEVEL: u32 = 24;
+
+/// Cells of a policy's glob table ([`crate::table::Lexer`]): 16 KiB a policy, enough for a few
+/// hundred name patterns.
+pub const LEXER_CELLS: usize = 8192;
+
+/// States of a policy's glob table.
+pub const LEXER_STATES: usize = 1024;
+
+/// Disjoint port ranges under one address prefix; bounds the kernel's binary search to 11 steps.
+pub const MAX_INTERVALS: u32 = 1024;
+
+/// Rules in a policy; ids are 16 bits wide and the highest says "no rule".
+pub const MAX_RULES: usize = 65_000;

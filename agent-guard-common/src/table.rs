@@ -1,0 +1,272 @@
+//! Keys and values of the BPF maps that hold agents and their compiled policies.
+//!
+//! Every table is shared by all policies of a load: a key starts with the id of the policy it
+//! belongs to. A new version of a policy is written under a fresh id, whole, before the one write of
+//! [`Agent`] that makes it current.
+
+use crate::limits::{LEXER_CELLS, LEXER_STATES};
+
+/// What a rule, or a default, says.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Effect {
+    /// Zero, so that memory nobody wrote denies.
+    Deny = 0,
+    /// The action goes on.
+    Allow = 1,
+}
+
+/// An effect and the rule it came from, in 32 bits: what the maps store.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict(u32);
+
+/// The rule id that says "no rule".
+pub const NO_RULE: u16 = u16::MAX;
+
+impl Verdict {
+    /// No rule matched: the default decides.
+    pub const UNMATCHED: Self = Self(u32::MAX);
+
+    /// The verdict of rule `rule`.
+    pub const fn new(effect: Effect, rule: u16) -> Self {
+        Self((effect as u32) << 16 | rule as u32)
+    }
+
+    /// The effect, where a rule matched. Anything unknown denies.
+    #[inline(always)]
+    pub fn effect(self) -> Option<Effect> {
+        match self.0 {
+            u32::MAX => None,
+            raw if raw >> 16 == Effect::Allow as u32 => Some(Effect::Allow),
+            _ => Some(Effect::Deny),
+        }
+    }
+
+    /// The rule id, or [`NO_RULE`].
+    #[inline(always)]
+    pub fn rule(self) -> u16 {
+        self.0 as u16
+    }
+}
+
+/// What is done to a file.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Opened for reading.
+    Read = 0,
+    /// Opened for writing, created, truncated.
+    Write = 1,
+    /// Run as a program or as a script.
+    Exec = 2,
+}
+
+/// Number of [`Access`] kinds.
+pub const ACCESS_KINDS: usize = 3;
+
+/// A workload under guard: the value of `AGENTS`, keyed by agent id. Replacing it swaps the policy.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Agent {
+    /// Key of the component hash ([`crate::hash`]) of the current policy.
+    pub hash_key: [u64; 2],
+    /// Symbol of the component `self`, which stands for the agent's own processes under `/proc`.
+    pub self_symbol: u64,
+    /// cgroup id of the agent's root.
+    pub cgroup: u64,
+    /// Id of the current policy: the first part of every other key.
+    pub policy: u32,
+    /// Any of [`AgentFlag`].
+    pub flags: u32,
+    /// Defaults for files and programs, by [`Access`], as [`Effect`].
+    pub default_file: [u8; ACCESS_KINDS],
+    /// Default for connections, as [`Effect`].
+    pub default_egress: u8,
+    /// Nothing; keeps the size a multiple of eight without padding that the verifier calls unread.
+    pub reserved: u32,
+}
+
+/// Bits of [`Agent::flags`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AgentFlag;
+
+impl AgentFlag {
+    /// Denials are recorded and not enforced (`mode: audit`, tier `observe`).
+    pub const AUDIT: u32 = 1;
+    /// Allowed actions are recorded too.
+    pub const LOG_ALLOWED: u32 = 1 << 1;
+    /// A glob stands before the last component of some pattern, so every component is lexed.
+    pub const INNER_GLOBS: u32 = 1 << 2;
+}
+
+/// Key of `STARTS`: where the walk starts on a file system.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StartKey {
+    /// Policy id.
+    pub policy: u32,
+    /// `super_block.s_dev` (major << 20 | minor).
+    pub dev: u32,
+}
+
+/// Key of `EDGES`: the way from a state over a component.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EdgeKey {
+    /// Policy id.
+    pub policy: u32,
+    /// State the walk is in.
+    pub state: u32,
+    /// Hash of the component's name, or the number of its glob class.
+    pub symbol: u64,
+}
+
+/// Key of `STATES`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StateKey {
+    /// Policy id.
+    pub policy: u32,
+    /// State number.
+    pub state: u32,
+}
+
+/// The state from which no rule can match any more. It has no row in `STATES`.
+pub const DEAD: u32 = 0;
+
+/// A state of the path automaton: the value of `STATES`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct State {
+    /// State after a component that no edge names.
+    pub next: u32,
+    /// Verdicts of a path that ends here, by [`Access`].
+    pub verdicts: [Verdict; ACCESS_KINDS],
+    /// The same for guarded objects (devices, other processes under `/proc`): allowed only by a
+    /// pattern without wildcards.
+    pub guarded: [Verdict; ACCESS_KINDS],
+    /// Nothing; keeps the size a multiple of eight.
+    pub reserved: u32,
+}
+
+/// The value of `LEXERS`, keyed by policy id: a byte automaton that puts a component's name into a
+/// glob class, the set of component globs that it matches. Class 0 matches none.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Lexer {
+    /// Equivalence class of each byte.
+    pub classes: [u8; 256],
+    /// Columns of a row in `next`.
+    pub stride: u32,
+    /// State before the first byte.
+    pub start: u32,
+    /// `next[state * stride + class]`.
+    pub next: [u16; LEXER_CELLS],
+    /// Glob class of a name that ends in a state.
+    pub accept: [u16; LEXER_STATES],
+}
+
+/// Key data of `PREFIXES`, a longest-prefix trie. The policy and family are always matched whole:
+/// a prefix of `n` address bits has length `PREFIX_BASE_BITS + n`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PrefixKey {
+    /// Policy id, in native byte order: it only needs to be equal.
+    pub policy: u32,
+    /// [`Family`].
+    pub family: u32,
+    /// Address in network byte order; IPv4 in the first four bytes.
+    pub addr: [u8; 16],
+}
+
+/// Bits of a [`PrefixKey`] before the address.
+pub const PREFIX_BASE_BITS: u32 = 64;
+
+/// Address family of an endpoint. IPv4-mapped IPv6 addresses are IPv4.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// IPv4
+    V4 = 4,
+    /// IPv6
+    V6 = 6,
+}
+
+/// The value of `PREFIXES`: where the port ranges of the longest matching prefix lie. They hold the
+/// rules of every shorter prefix that covers it, already merged.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortSet {
+    /// Index of the first [`Interval`].
+    pub first: u32,
+    /// Number of intervals, sorted by port and disjoint; at most [`crate::limits::MAX_INTERVALS`].
+    pub count: u32,
+}
+
+/// Key of `INTERVALS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct IntervalKey {
+    /// Policy id.
+    pub policy: u32,
+    /// Index of the interval within the policy.
+    pub index: u32,
+}
+
+/// A range of ports and what the rules say of it: the value of `INTERVALS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interval {
+    /// First port.
+    pub low: u16,
+    /// Last port.
+    pub high: u16,
+    /// Verdict over TCP.
+    pub tcp: Verdict,
+    /// Verdict over UDP.
+    pub udp: Verdict,
+}
+
+/// What a task is known to be: the value of `LABELS`, kept in the task itself.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// cgroup id that the label was made for; a task without an agent is looked up again elsewhere.
+    pub cgroup: u64,
+    /// Value of `GENERATION` at that time.
+    pub generation: u32,
+    /// Agent id, or 0. Sticky: it outlives a change of cgroup.
+    pub agent: u32,
+}
+
+/// What `COUNTERS` counts for each hook.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    /// Actions of agents that were decided.
+    Decided = 0,
+    /// Of these, denied.
+    Denied = 1,
+    /// Events that did not fit the ring buffer.
+    Lost = 2,
+    /// Decisions that a failed helper or a bound turned into a denial.
+    Failed = 3,
+}
+
+/// Number of [`Counter`] kinds.
+pub const COUNTER_KINDS: u32 = 4;
+
+const _: () = {
+    assert!(size_of::<Agent>() == 48);
+    assert!(size_of::<StartKey>() == 8);
+    assert!(size_of::<EdgeKey>() == 16);
+    assert!(size_of::<StateKey>() == 8);
+    assert!(size_of::<State>() == 32);
+    assert!(size_of::<PrefixKey>() == 24);
+    assert!(size_of::<PortSet>() == 8);
+    assert!(size_of::<IntervalKey>() == 8);
+    assert!(size_of::<Interval>() == 12);
+    assert!(size_of::<Label>() == 16);
+    assert!(size_of::<Lexer>() == 256 + 8 + 2 * LEXER_CELLS + 2 * LEXER_STATES);
+};

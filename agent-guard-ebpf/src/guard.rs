@@ -1,0 +1,194 @@
+//! The one path on which everything is decided: scope, object, decision, count, event, outcome.
+//!
+//! What can not be judged is denied: an unknown file system, a detached object, a bound, a failed
+//! read, a missing policy.
+
+use agent_guard_common::{
+    decide::{Decision, Endpoint, Reason, Request, decide_connect, decide_file},
+    event::{Action, EventHeader, Outcome},
+    hook::Hook,
+    table::{Agent, Counter, Effect, Family, NO_RULE},
+};
+
+use crate::{
+    emit::{self, Enforcement},
+    hooks::{AF_INET, AF_INET6},
+    kernel::Object,
+    maps::{self, KernelTables, Scratch},
+    scope,
+    walk::{self, End},
+};
+
+/// Whether the caller goes on or is to be stopped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Proceed,
+    Stop,
+}
+
+impl From<Outcome> for Verdict {
+    #[inline(always)]
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Allowed | Outcome::Observed => Self::Proceed,
+            Outcome::Denied | Outcome::Killed => Self::Stop,
+        }
+    }
+}
+
+/// Who acts, and at which hook.
+#[derive(Clone, Copy)]
+pub struct Caller {
+    pub agent: u32,
+    pub hook: Hook,
+    pub enforcement: Enforcement,
+}
+
+impl Caller {
+    /// The agent that the current task belongs to, if any.
+    #[inline(always)]
+    pub fn current(hook: Hook, enforcement: Enforcement) -> Option<Self> {
+        match scope::agent_of(scope::current()) {
+            0 => None,
+            agent => Some(Self { agent, hook, enforcement }),
+        }
+    }
+}
+
+/// Decides `request` on a file. Allowed requests are silent where `quiet`, because a later hook of
+/// the same call speaks for them.
+#[inline(always)]
+pub fn file(
+    caller: Caller,
+    object: Result<Object, Reason>,
+    request: Request,
+    quiet: bool,
+) -> Verdict {
+    let Some(scratch) = maps::scratch(scope::current()) else {
+        return without_memory(caller);
+    };
+    let agent = maps::agent(caller.agent);
+    // SAFETY: task storage of the running task; nobody else has a reference.
+    unsafe { (*scratch).path_len = 0 };
+    let decision = match (agent, &object) {
+        (None, _) => Decision::deny(Reason::NoPolicy),
+        (_, Err(reason)) => Decision::deny(*reason),
+        (Some(agent), Ok(object)) => judge_file(scratch, agent, object, request),
+    };
+    if quiet && decision.effect == Effect::Allow {
+        return Verdict::Proceed;
+    }
+    let outcome = emit::outcome(agent, &decision, caller.enforcement);
+    if emit::count(caller.hook, agent, &decision) {
+        let policy = agent.map_or(0, |agent| agent.policy);
+        // SAFETY: as above.
+        let header = unsafe { &mut (*scratch).header };
+        emit::fill(header, caller.agent, policy, caller.hook, action(request), &decision, outcome);
+        if let Ok(object) = &object {
+            header.dev = object.dev;
+            header.inode = object.number;
+        }
+        emit::send_with_path(caller.hook, scratch);
+    }
+    outcome.into()
+}
+
+#[inline(always)]
+fn judge_file(scratch: *mut Scratch, agent: &Agent, object: &Object, request: Request) -> Decision {
+    match walk::walk(scratch, agent, object) {
+        End::State(state, other_process) => {
+            let guarded = other_process || object.is_guarded_device();
+            decide_file(&KernelTables { policy: agent.policy }, agent, state, request, guarded)
+        }
+        End::Pipe => Decision { effect: Effect::Allow, rule: NO_RULE, reason: Reason::Pipe },
+        End::Unknown(reason) => Decision::deny(reason),
+    }
+}
+
+#[inline(always)]
+fn action(request: Request) -> Action {
+    match request {
+        Request::Read => Action::Read,
+        Request::Write => Action::Write,
+        Request::ReadWrite => Action::ReadWrite,
+        Request::Exec => Action::Exec,
+        Request::Load => Action::Load,
+    }
+}
+
+/// What is known of the far end of a connection.
+#[derive(Clone, Copy)]
+pub struct Target {
+    pub family: u16,
+    pub protocol: u16,
+    pub endpoint: Result<Endpoint, Reason>,
+}
+
+/// Decides a connection or a datagram. The event is built in the caller's frame, because cgroup
+/// programs have no task storage.
+#[inline(always)]
+pub fn connect(caller: Caller, action: Action, target: &Target) -> Verdict {
+    let agent = maps::agent(caller.agent);
+    let decision = match (agent, &target.endpoint) {
+        (None, _) => Decision::deny(Reason::NoPolicy),
+        (_, Err(reason)) => Decision::deny(*reason),
+        (Some(agent), Ok(endpoint)) => {
+            decide_connect(&KernelTables { policy: agent.policy }, agent, endpoint)
+        }
+    };
+    finish(caller, agent, action, &decision, Some(target))
+}
+
+/// Closes an interface that this tier can not judge.
+#[inline(always)]
+pub fn close_interface(caller: Caller) -> Verdict {
+    finish(
+        caller,
+        maps::agent(caller.agent),
+        Action::Interface,
+        &Decision::deny(Reason::Interface),
+        None,
+    )
+}
+
+#[inline(always)]
+fn finish(
+    caller: Caller,
+    agent: Option<&Agent>,
+    action: Action,
+    decision: &Decision,
+    target: Option<&Target>,
+) -> Verdict {
+    let outcome = emit::outcome(agent, decision, caller.enforcement);
+    if emit::count(caller.hook, agent, decision) {
+        // SAFETY: integers and byte arrays, for which zero is a value.
+        let mut header: EventHeader = unsafe { core::mem::zeroed() };
+        let policy = agent.map_or(0, |agent| agent.policy);
+        emit::fill(&mut header, caller.agent, policy, caller.hook, action, decision, outcome);
+        if let Some(target) = target {
+            header.family = target.family;
+            header.protocol = target.protocol;
+            if let Ok(endpoint) = &target.endpoint {
+                // The endpoint as it was judged, in its own family.
+                header.family = match endpoint.family {
+                    Family::V4 => AF_INET,
+                    Family::V6 => AF_INET6,
+                };
+                header.addr = endpoint.addr;
+                header.port = endpoint.port;
+            }
+        }
+        emit::send(caller.hook, &header);
+    }
+    outcome.into()
+}
+
+/// Without working memory nothing can be judged or told: denied, and counted as lost too.
+#[inline(always)]
+fn without_memory(caller: Caller) -> Verdict {
+    let agent = maps::agent(caller.agent);
+    let decision = Decision::deny(Reason::Failed);
+    emit::count(caller.hook, agent, &decision);
+    maps::count(caller.hook, Counter::Lost);
+    emit::outcome(agent, &decision, caller.enforcement).into()
+}

@@ -1,0 +1,121 @@
+//! Files and programs on tiers `trace` and `observe`: judged by what the call resolved to, after it
+//! did so and before user space can use it. A denial kills the process.
+
+use agent_guard_common::{
+    decide::{Reason, Request},
+    hook::Hook,
+};
+use aya_ebpf::{
+    helpers::{bpf_get_current_task, bpf_send_signal},
+    macros::raw_tracepoint,
+    programs::RawTracePointContext,
+};
+
+use super::file::open_request;
+use crate::{
+    emit::Enforcement,
+    guard::{self, Caller, Verdict},
+    kernel::{Object, offset, read},
+};
+
+const SIGKILL: u32 = 9;
+
+/// `thread_info.status` bit of a 32-bit call; the x32 bit of a call number.
+const TS_COMPAT: u32 = 2;
+const X32_BIT: u64 = 0x4000_0000;
+
+/// What a system call's result is good for.
+enum Call {
+    /// It returned a descriptor of a file that it resolved or fetched.
+    Opens,
+    /// It set up an io_uring, whose opens and connects pass no tracepoint of this tier.
+    IoUring,
+    /// Nothing judged here.
+    Other,
+}
+
+/// `void sys_exit(struct pt_regs *regs, long ret)`
+#[raw_tracepoint(tracepoint = "sys_exit")]
+fn sys_exit(ctx: RawTracePointContext) -> i32 {
+    let returned: i64 = ctx.arg(1);
+    if returned < 0 {
+        return 0;
+    }
+    let regs: u64 = ctx.arg(0);
+    let call = match call(regs) {
+        Call::Other => return 0,
+        call => call,
+    };
+    let Some(caller) = Caller::current(Hook::SysExit, Enforcement::Kill) else { return 0 };
+    let verdict = match call {
+        Call::Opens => {
+            let file = file_of_descriptor(returned as u64);
+            let request = file.map_or(Request::ReadWrite, open_request);
+            guard::file(caller, file.and_then(Object::of_file), request, false)
+        }
+        Call::IoUring => guard::close_interface(caller),
+        Call::Other => Verdict::Proceed,
+    };
+    kill_if(verdict)
+}
+
+/// `void sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`
+///
+/// The file is the program that will run: for a script, its interpreter.
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+fn sched_exec(ctx: RawTracePointContext) -> i32 {
+    let Some(caller) = Caller::current(Hook::SchedExec, Enforcement::Kill) else { return 0 };
+    let bprm: u64 = ctx.arg(2);
+    let object = read(bprm, offset!(bprm_file)).and_then(Object::of_file);
+    kill_if(guard::file(caller, object, Request::Exec, false))
+}
+
+#[inline(always)]
+fn kill_if(verdict: Verdict) -> i32 {
+    if verdict == Verdict::Stop {
+        // SAFETY: the helper has no preconditions.
+        unsafe { bpf_send_signal(SIGKILL) };
+    }
+    0
+}
+
+/// Sorts a call by its number, in the table of the ABI that it was made through.
+#[inline(always)]
+fn call(regs: u64) -> Call {
+    let Ok(number) = read::<u64>(regs, offset!(regs_orig_ax)) else { return Call::Opens };
+    // SAFETY: the helper has no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    let compat =
+        read::<u32>(task, offset!(task_status)).is_ok_and(|status| status & TS_COMPAT != 0);
+    if compat {
+        match number {
+            // open, creat, openat, open_by_handle_at, openat2, pidfd_getfd
+            5 | 8 | 295 | 342 | 437 | 438 => Call::Opens,
+            425 => Call::IoUring,
+            _ => Call::Other,
+        }
+    } else {
+        match number & !X32_BIT {
+            // open, creat, openat, open_by_handle_at, openat2, pidfd_getfd
+            2 | 85 | 257 | 304 | 437 | 438 => Call::Opens,
+            425 => Call::IoUring,
+            _ => Call::Other,
+        }
+    }
+}
+
+/// The `struct file` behind a descriptor of the current task.
+#[inline(always)]
+fn file_of_descriptor(descriptor: u64) -> Result<u64, Reason> {
+    // SAFETY: the helper has no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    let files: u64 = read(task, offset!(task_files))?;
+    let table: u64 = read(files, offset!(files_fdt))?;
+    let max: u32 = read(table, offset!(fdt_max))?;
+    if descriptor >= u64::from(max) {
+        return Err(Reason::Failed);
+    }
+    let array: u64 = read(table, offset!(fdt_fd))?;
+    let file: u64 = read(array + descriptor * 8, 0)?;
+    if file == 0 { Err(Reason::Failed) } else { Ok(file) }
+}

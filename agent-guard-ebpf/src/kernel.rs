@@ -1,0 +1,120 @@
+//! The only place that reads kernel memory. Offsets come from the running kernel's BTF
+//! ([`agent_guard_common::offsets`]); a read that fails is an error that its caller turns into a denial.
+
+use agent_guard_common::{decide::Reason, offsets::Offsets};
+use aya_ebpf::helpers::bpf_probe_read_kernel;
+
+/// Set by the loader before the programs are loaded. The verifier then knows every offset.
+#[unsafe(no_mangle)]
+static OFFSETS: Offsets = zero_offsets();
+
+/// Set by the loader: 1 where denials are to be enforced, 0 on tier `observe`.
+#[unsafe(no_mangle)]
+static ENFORCE: u32 = 0;
+
+const fn zero_offsets() -> Offsets {
+    // SAFETY: the struct holds integers only.
+    unsafe { core::mem::zeroed() }
+}
+
+/// The offsets of the running kernel.
+#[inline(always)]
+pub fn offsets() -> &'static Offsets {
+    &OFFSETS
+}
+
+/// An offset by its field, read so that the compiler can not take today's zero for granted.
+macro_rules! offset {
+    ($field:ident) => {
+        // SAFETY: a static; volatile because the loader writes it behind the compiler's back.
+        unsafe { core::ptr::read_volatile(&raw const (*$crate::kernel::offsets()).$field) }
+    };
+}
+pub(crate) use offset;
+
+/// Whether this load enforces.
+#[inline(always)]
+pub fn enforcing() -> bool {
+    // SAFETY: as in `offset!`.
+    unsafe { core::ptr::read_volatile(&raw const ENFORCE) == 1 }
+}
+
+/// Reads a `T` at `base + offset` in kernel memory.
+#[inline(always)]
+pub fn read<T>(base: u64, offset: u32) -> Result<T, Reason> {
+    // SAFETY: the helper checks the address and fails on one that can not be read.
+    unsafe { bpf_probe_read_kernel((base + u64::from(offset)) as *const T) }
+        .map_err(|_| Reason::Failed)
+}
+
+/// A `struct dentry` and what the decision needs of its file system and inode.
+#[derive(Clone, Copy)]
+pub struct Object {
+    pub dentry: u64,
+    pub root: u64,
+    pub magic: u64,
+    pub dev: u32,
+    pub inode: u64,
+    pub number: u64,
+    pub mode: u16,
+    pub rdev: u32,
+}
+
+/// `S_IFMT` of an inode's mode, and the two kinds of device.
+const FORMAT: u16 = 0o170000;
+const CHARACTER: u16 = 0o020000;
+const BLOCK: u16 = 0o060000;
+
+/// `s_magic` of the file systems that are treated apart (`include/uapi/linux/magic.h`).
+pub const PROC_MAGIC: u64 = 0x9fa0;
+pub const PIPE_MAGIC: u64 = 0x5049_5045;
+
+impl Object {
+    /// The object that `struct file` has open.
+    #[inline(always)]
+    pub fn of_file(file: u64) -> Result<Self, Reason> {
+        let inode = read(file, offset!(file_inode))?;
+        Self::new(read(file, offset!(file_dentry))?, inode)
+    }
+
+    /// An object that has a name and, at creation, no inode.
+    #[inline(always)]
+    pub fn of_new_dentry(dentry: u64) -> Result<Self, Reason> {
+        Self::new(dentry, 0)
+    }
+
+    #[inline(always)]
+    fn new(dentry: u64, inode: u64) -> Result<Self, Reason> {
+        let sb: u64 = read(dentry, offset!(dentry_sb))?;
+        let mut object = Self {
+            dentry,
+            root: read(sb, offset!(sb_root))?,
+            magic: read(sb, offset!(sb_magic))?,
+            dev: read(sb, offset!(sb_dev))?,
+            inode,
+            number: 0,
+            mode: 0,
+            rdev: 0,
+        };
+        if inode != 0 {
+            object.number = read(inode, offset!(inode_ino))?;
+            object.mode = read(inode, offset!(inode_mode))?;
+            object.rdev = read(inode, offset!(inode_rdev))?;
+        }
+        Ok(object)
+    }
+
+    /// Device nodes other than the harmless ones: a rule must name them exactly.
+    #[inline(always)]
+    pub fn is_guarded_device(&self) -> bool {
+        match self.mode & FORMAT {
+            BLOCK => true,
+            CHARACTER => !matches!(
+                (self.rdev >> 20, self.rdev & 0xf_ffff),
+                // null, zero, full, random, urandom; tty, ptmx; the pseudo terminals
+                (1, 3 | 5 | 7 | 8 | 9) | (5, 0 | 2) | (136..=143, _)
+            ),
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Every map, and the policy tables seen as [`Tables`]. Sizes are upper bounds that the loader
+//! replaces by what the policy needs; nothing is allocated ahead.
+
+use agent_guard_common::{
+    decide::{Component, Tables},
+    event::{EventHeader, PATH_ROOM},
+    hook::Hook,
+    limits::MAX_DEPTH,
+    table::{
+        Agent, COUNTER_KINDS, Counter, EdgeKey, Family, Interval, IntervalKey, Label, Lexer,
+        PREFIX_BASE_BITS, PortSet, PrefixKey, StartKey, State, StateKey,
+    },
+};
+use aya_ebpf::{
+    bindings::{
+        BPF_F_NO_PREALLOC, BPF_LOCAL_STORAGE_GET_F_CREATE, bpf_map_type::BPF_MAP_TYPE_TASK_STORAGE,
+        task_struct,
+    },
+    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, lpm_trie::Key},
+    helpers::generated::bpf_task_storage_get,
+    macros::btf_map,
+};
+
+const LAZY: usize = BPF_F_NO_PREALLOC as usize;
+
+#[btf_map]
+static AGENTS: HashMap<u32, Agent, 1024, LAZY> = HashMap::new();
+#[btf_map]
+static AGENT_OF_CGROUP: HashMap<u64, u32, 4096, LAZY> = HashMap::new();
+#[btf_map]
+static GENERATION: Array<u32, 1> = Array::new();
+#[btf_map]
+static STARTS: HashMap<StartKey, u32, 65536, LAZY> = HashMap::new();
+#[btf_map]
+static EDGES: HashMap<EdgeKey, u32, 65536, LAZY> = HashMap::new();
+#[btf_map]
+static STATES: HashMap<StateKey, State, 65536, LAZY> = HashMap::new();
+#[btf_map]
+static LEXERS: HashMap<u32, Lexer, 1024, LAZY> = HashMap::new();
+#[btf_map]
+static PREFIXES: LpmTrie<PrefixKey, PortSet, 65536> = LpmTrie::new();
+#[btf_map]
+static INTERVALS: HashMap<IntervalKey, Interval, 65536, LAZY> = HashMap::new();
+#[btf_map]
+pub static EVENTS: RingBuf<EventHeader, 8388608> = RingBuf::new();
+#[btf_map]
+static COUNTERS: PerCpuArray<u64, { (Hook::COUNT * COUNTER_KINDS) as usize }> = PerCpuArray::new();
+#[btf_map]
+static LABELS: TaskStorage<Label> = TaskStorage::new();
+#[btf_map]
+static SCRATCH: TaskStorage<Scratch> = TaskStorage::new();
+
+/// Working memory of a decision, kept in the task that is decided about: unlike per-CPU memory no
+/// other task can overwrite it when the kernel preempts a program.
+#[repr(C)]
+pub struct Scratch {
+    /// Event under construction; `path` follows it without a gap and goes out with it.
+    pub header: EventHeader,
+    /// Names from the object up to the root, each NUL-terminated and padded to eight bytes.
+    pub path: [u8; PATH_ROOM],
+    /// What the automaton is fed, in the same order.
+    pub components: [Component; MAX_DEPTH],
+    /// State of the walk: the dentry to look at next, and where it must end.
+    pub dentry: u64,
+    /// `s_root` of the file system.
+    pub root: u64,
+    /// Bytes used in `path`.
+    pub path_len: u64,
+    /// Entries used in `components`.
+    pub depth: u64,
+    /// State of the automaton.
+    pub state: u32,
+    /// How the walk ended, [`crate::walk::Status`].
+    pub status: u32,
+    /// The file system is a procfs.
+    pub is_proc: u32,
+    /// The path leads through another process's entry in it.
+    pub other_process: u32,
+}
+
+/// Task storage. aya-ebpf 0.2 has no such type; the layout is what its loader reads from BTF.
+#[repr(C)]
+struct TaskStorage<T> {
+    r#type: *const [i32; BPF_MAP_TYPE_TASK_STORAGE as usize],
+    key: *const i32,
+    value: *const T,
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; BPF_F_NO_PREALLOC as usize],
+}
+
+// SAFETY: the pointers carry types for the loader and are never dereferenced.
+unsafe impl<T> Sync for TaskStorage<T> {}
+
+impl<T> TaskStorage<T> {
+    const fn new() -> Self {
+        use core::ptr::null;
+        Self { r#type: null(), key: null(), value: null(), max_entries: null(), map_flags: null() }
+    }
+
+    #[inline(always)]
+    fn entry(&self, task: *mut task_struct, flags: u32) -> Option<*mut T> {
+        let map = core::ptr::from_ref(self).cast_mut().cast();
+        // SAFETY: the helper takes this map and a task that the verifier knows to be trusted.
+        let value = unsafe {
+            bpf_task_storage_get(map, task.cast(), core::ptr::null_mut(), u64::from(flags))
+        };
+        if value.is_null() { None } else { Some(value.cast()) }
+    }
+}
+
+/// The label of `task`, if it has one.
+#[inline(always)]
+pub fn label(task: *mut task_struct) -> Option<*mut Label> {
+    LABELS.entry(task, 0)
+}
+
+/// The label of `task`, made where it is missing. `None` only where memory ran out.
+#[inline(always)]
+pub fn label_or_create(task: *mut task_struct) -> Option<*mut Label> {
+    LABELS.entry(task, BPF_LOCAL_STORAGE_GET_F_CREATE)
+}
+
+/// The working memory of `task`. `None` only where memory ran out.
+#[inline(always)]
+pub fn scratch(task: *mut task_struct) -> Option<*mut Scratch> {
+    SCRATCH.entry(task, BPF_LOCAL_STORAGE_GET_F_CREATE)
+}
+
+/// The agent with this id.
+#[inline(always)]
+pub fn agent(id: u32) -> Option<&'static Agent> {
+    // SAFETY: user space replaces elements whole; the one found stays readable until this program ends.
+    unsafe { AGENTS.get(id) }
+}
+
+/// The agent whose root is this cgroup, or 0.
+#[inline(always)]
+pub fn agent_of_cgroup(cgroup: u64) -> u32 {
+    // SAFETY: as for `agent`.
+    unsafe { AGENT_OF_CGROUP.get(cgroup) }.copied().unwrap_or(0)
+}
+
+/// Changes whenever `AGENT_OF_CGROUP` does.
+#[inline(always)]
+pub fn generation() -> u32 {
+    GENERATION.get(0).copied().unwrap_or(0)
+}
+
+/// The glob automaton of a policy.
+#[inline(always)]
+pub fn lexer(policy: u32) -> Option<&'static Lexer> {
+    // SAFETY: as for `agent`; a policy's lexer is never changed once it is current.
+    unsafe { LEXERS.get(policy) }
+}
+
+/// Adds one to a counter of `hook`.
+#[inline(always)]
+pub fn count(hook: Hook, counter: Counter) {
+    if let Some(value) = COUNTERS.get_ptr_mut(hook as u32 * COUNTER_KINDS + counter as u32) {
+        // SAFETY: the slot is live and belongs to this CPU. A program preempted between load and store
+        // could lose an addition, so it is one instruction; `core` has no atomic addition for BPF.
+        unsafe { core::arch::asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) value, in(reg) 1u64) };
+    }
+}
+
+/// The tables of one policy in the kernel.
+#[derive(Clone, Copy)]
+pub struct KernelTables {
+    pub policy: u32,
+}
+
+impl Tables for KernelTables {
+    #[inline(always)]
+    fn start(&self, dev: u32) -> Option<u32> {
+        // SAFETY: as for `agent`.
+        unsafe { STARTS.get(StartKey { policy: self.policy, dev }) }.copied()
+    }
+
+    #[inline(always)]
+    fn edge(&self, state: u32, symbol: u64) -> Option<u32> {
+        // SAFETY: as for `agent`.
+        unsafe { EDGES.get(EdgeKey { policy: self.policy, state, symbol }) }.copied()
+    }
+
+    #[inline(always)]
+    fn other(&self, state: u32) -> Option<u32> {
+        // SAFETY: as for `agent`.
+        unsafe { STATES.get(StateKey { policy: self.policy, state }) }.map(|state| state.next)
+    }
+
+    #[inline(always)]
+    fn state(&self, state: u32) -> Option<State> {
+        // SAFETY: as for `agent`.
+        unsafe { STATES.get(StateKey { policy: self.policy, state }) }.copied()
+    }
+
+    #[inline(always)]
+    fn prefix(&self, family: Family, addr: [u8; 16]) -> Option<PortSet> {
+        let data = PrefixKey { policy: self.policy, family: family as u32, addr };
+        PREFIXES.get(&Key::new(PREFIX_BASE_BITS + 128, data)).copied()
+    }
+
+    #[inline(always)]
+    fn interval(&self, index: u32) -> Option<Interval> {
+        // SAFETY: as for `agent`.
+        unsafe { INTERVALS.get(IntervalKey { policy: self.policy, index }) }.copied()
+    }
+}

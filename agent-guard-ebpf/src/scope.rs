@@ -1,0 +1,73 @@
+//! Whose action is this? A task belongs to the agent whose root is its cgroup or one above it, and
+//! carries a label that sticks: leaving the cgroup does not shed the policy.
+
+use agent_guard_common::{limits::MAX_CGROUP_LEVEL, table::Label};
+use aya_ebpf::{
+    bindings::task_struct,
+    helpers::{
+        bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_current_task_btf,
+    },
+};
+
+use crate::maps;
+
+/// The current task, trusted by the verifier.
+#[inline(always)]
+pub fn current() -> *mut task_struct {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_get_current_task_btf() }
+}
+
+/// The agent of the current task, or 0: by its label, else by its cgroup, remembered in the label.
+#[inline(always)]
+pub fn agent_of(task: *mut task_struct) -> u32 {
+    // SAFETY: the helper has no preconditions.
+    let cgroup = unsafe { bpf_get_current_cgroup_id() };
+    let generation = maps::generation();
+    if let Some(label) = maps::label(task) {
+        // SAFETY: a value of task storage lives as long as its task, which is running this.
+        let label = unsafe { &*label };
+        if label.agent != 0 || (label.cgroup == cgroup && label.generation == generation) {
+            return label.agent;
+        }
+    }
+    let agent = agent_of_current_cgroup();
+    if let Some(label) = maps::label_or_create(task) {
+        // SAFETY: as above; only the task itself writes its label.
+        unsafe { *label = Label { cgroup, generation, agent } };
+    }
+    agent
+}
+
+/// The agent of the current task by its cgroup alone, the innermost root first, or 0. For programs
+/// that may not use task storage.
+#[inline(always)]
+pub fn agent_of_current_cgroup() -> u32 {
+    let mut agent = 0;
+    for level in 0..=MAX_CGROUP_LEVEL {
+        // SAFETY: the helper has no preconditions; it returns 0 below the task's own level.
+        let cgroup = unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
+        if cgroup == 0 {
+            break;
+        }
+        match maps::agent_of_cgroup(cgroup) {
+            0 => {}
+            inner => agent = inner,
+        }
+    }
+    agent
+}
+
+/// Copies the label of the current task to a child that is being made. Without memory for it the
+/// child is found by its cgroup.
+#[inline(always)]
+pub fn inherit(child: *mut task_struct) {
+    let agent = agent_of(current());
+    if agent == 0 {
+        return;
+    }
+    if let Some(label) = maps::label_or_create(child) {
+        // SAFETY: the child does not run yet; nobody else writes its label.
+        unsafe { *label = Label { cgroup: 0, generation: 0, agent } };
+    }
+}

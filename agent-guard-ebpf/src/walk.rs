@@ -1,0 +1,284 @@
+//! From an object to a state of the policy's automaton.
+//!
+//! Up: `d_parent` from the object to the root of its file system; every name is copied, hashed and,
+//! where a glob can matter, lexed. Down: the automaton is fed from the root to the object. A walk
+//! inside one file system gives the same answer under every mount, symlink and chroot.
+//!
+//! All state between two rounds lives in [`Scratch`]: what the verifier reads from map memory is
+//! unknown to it in every round, so it checks each callback once.
+
+use agent_guard_common::{
+    decide::{Component, Reason, Tables, step},
+    hash::{NameHash, keep_bytes},
+    limits::{LEXER_CELLS, LEXER_STATES, MAX_DEPTH, NAME_MAX, PATH_ALIGN, PATH_BYTES},
+    table::{Agent, AgentFlag, Lexer},
+};
+use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_kernel_str};
+
+use crate::{
+    kernel::{Object, PIPE_MAGIC, PROC_MAGIC, offset, read},
+    maps::{self, KernelTables, Scratch},
+};
+
+/// How a walk ended: 0 while it goes on, else [`ARRIVED`], else a [`Reason`] above [`FAILED`].
+const GOING: u32 = 0;
+const ARRIVED: u32 = 1;
+const FAILED: u32 = 0x100;
+
+/// Where a walk arrived.
+pub enum End {
+    /// In a state of the automaton; `true` for an object behind another process's `/proc` entry.
+    State(u32, bool),
+    /// At a pipe, which has no path.
+    Pipe,
+    /// Nowhere that can be judged.
+    Unknown(Reason),
+}
+
+struct Round {
+    scratch: *mut Scratch,
+    agent: *const Agent,
+}
+
+/// Walks from `object` to a state. Afterwards `scratch.path[..path_len]` holds the names, also where
+/// the walk failed on its way.
+#[inline(always)]
+pub fn walk(scratch: *mut Scratch, agent: &Agent, object: &Object) -> End {
+    // SAFETY: task storage of the running task; nobody else has a reference.
+    let memory = unsafe { &mut *scratch };
+    memory.dentry = object.dentry;
+    memory.root = object.root;
+    memory.path_len = 0;
+    memory.depth = 0;
+    memory.status = GOING;
+    memory.is_proc = u32::from(object.magic == PROC_MAGIC);
+    memory.other_process = 0;
+
+    if object.magic == PIPE_MAGIC {
+        return End::Pipe;
+    }
+    let mut round = Round { scratch, agent };
+    let context = (&raw mut round).cast();
+    // SAFETY: the callback has the prototype that the helper asks for, and the context outlives it.
+    unsafe { bpf_loop(MAX_DEPTH as u32 + 1, up as *mut _, context, 0) };
+    match memory.status {
+        ARRIVED => {}
+        GOING => return End::Unknown(Reason::TooDeep),
+        failed => return End::Unknown(reason(failed)),
+    }
+
+    let tables = KernelTables { policy: agent.policy };
+    let Some(start) = tables.start(object.dev) else {
+        return End::Unknown(Reason::UnknownFilesystem);
+    };
+    memory.state = start;
+    memory.status = GOING;
+    // SAFETY: as above.
+    unsafe { bpf_loop(MAX_DEPTH as u32 + 1, down as *mut _, context, 0) };
+    match memory.status {
+        ARRIVED => End::State(memory.state, memory.other_process != 0),
+        GOING => End::Unknown(Reason::Failed),
+        failed => End::Unknown(reason(failed)),
+    }
+}
+
+#[inline(always)]
+fn reason(status: u32) -> Reason {
+    match status.wrapping_sub(FAILED) {
+        5 => Reason::Detached,
+        6 => Reason::TooDeep,
+        7 => Reason::TooLong,
+        _ => Reason::Failed,
+    }
+}
+
+/// One component up. Returns 1 to stop.
+unsafe extern "C" fn up(_index: u32, context: *mut Round) -> i64 {
+    // SAFETY: `walk` passes its own live `Round`.
+    let round = unsafe { &*context };
+    // SAFETY: as in `walk`.
+    let (memory, agent) = unsafe { (&mut *round.scratch, &*round.agent) };
+    memory.status = match one_up(memory, agent) {
+        Ok(false) => GOING,
+        Ok(true) => ARRIVED,
+        Err(reason) => FAILED + reason as u32,
+    };
+    i64::from(memory.status != GOING)
+}
+
+#[inline(always)]
+fn one_up(memory: &mut Scratch, agent: &Agent) -> Result<bool, Reason> {
+    let dentry = memory.dentry;
+    if dentry == memory.root {
+        return Ok(true);
+    }
+    let parent: u64 = read(dentry, offset!(dentry_parent))?;
+    if parent == dentry {
+        return Err(Reason::Detached);
+    }
+    let depth = memory.depth;
+    if depth >= MAX_DEPTH as u64 {
+        return Err(Reason::TooDeep);
+    }
+    let start = memory.path_len;
+    if start > PATH_BYTES as u64 {
+        return Err(Reason::TooLong);
+    }
+    let name: u64 = read(dentry, offset!(dentry_name))?;
+    // SAFETY: `start` leaves room for a whole name, and the helper writes no more than it is told.
+    let copied = unsafe {
+        let to = memory.path.as_mut_ptr().add(start as usize);
+        bpf_probe_read_kernel_str(to.cast(), NAME_MAX as u32 + 1, name as *const _)
+    };
+    // The count includes the NUL.
+    if copied < 2 || copied > NAME_MAX as i64 + 1 {
+        return Err(Reason::Failed);
+    }
+    let len = copied as u64 - 1;
+
+    let mut component = Component { literal: hash_name(memory, start, len, agent), class: 0 };
+    if depth == 0 || agent.flags & AgentFlag::INNER_GLOBS != 0 {
+        let lexer = maps::lexer(agent.policy).ok_or(Reason::Failed)?;
+        component.class = glob_class(memory, start, len, lexer);
+    }
+    if memory.is_proc != 0 && parent == memory.root {
+        match process_entry(dentry, agent)? {
+            Entry::NoProcess => {}
+            Entry::Own => component = Component { literal: agent.self_symbol, class: 0 },
+            Entry::Other => memory.other_process = 1,
+        }
+    }
+    // SAFETY: `depth` is below the length.
+    unsafe { *memory.components.as_mut_ptr().add(depth as usize) = component };
+    memory.depth = depth + 1;
+    memory.path_len = (start + len + PATH_ALIGN as u64) & !(PATH_ALIGN as u64 - 1);
+    memory.dentry = parent;
+    Ok(false)
+}
+
+/// Hashes the name at `path[start..start + len]`, as [`agent_guard_common::hash::name_symbol`] does.
+///
+/// A global function for the verifier, as is [`glob_class`]: checked once by itself, instead of once
+/// for each length that a caller could pass and each round at which the loop could end.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn hash_name(memory: *const Scratch, start: u64, len: u64, agent: *const Agent) -> u64 {
+    // SAFETY: both callers' pointers are live; the verifier has the null case looked at.
+    let (Some(memory), Some(agent)) = (unsafe { (memory.as_ref(), agent.as_ref()) }) else {
+        return 0;
+    };
+    let mut hash = NameHash::new(agent.hash_key, len);
+    let mut done = 0;
+    while done < NAME_MAX as u64 + 1 {
+        if done >= len || start > PATH_BYTES as u64 {
+            break;
+        }
+        // SAFETY: start + done is at most PATH_BYTES + NAME_MAX - 7; both are multiples of eight.
+        let word =
+            unsafe { memory.path.as_ptr().add((start + done) as usize).cast::<u64>().read() };
+        hash.word(keep_bytes(word, len - done));
+        done += 8;
+    }
+    hash.finish()
+}
+
+/// Runs the name at `path[start..start + len]` through the policy's glob automaton.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn glob_class(memory: *const Scratch, start: u64, len: u64, lexer: *const Lexer) -> u64 {
+    // SAFETY: as in `hash_name`.
+    let (Some(memory), Some(lexer)) = (unsafe { (memory.as_ref(), lexer.as_ref()) }) else {
+        return 0;
+    };
+    let mut state = u64::from(lexer.start);
+    let mut done = 0;
+    while done < NAME_MAX as u64 + 1 {
+        if done >= len || start > PATH_BYTES as u64 {
+            break;
+        }
+        // SAFETY: start + done is below the length of `path`; a byte indexes all of `classes`.
+        let class = unsafe {
+            let byte = *memory.path.as_ptr().add((start + done) as usize);
+            *lexer.classes.as_ptr().add(usize::from(byte))
+        };
+        let cell = state * u64::from(lexer.stride) + u64::from(class);
+        // SAFETY: masked to the length, a power of two. The loader's tables never exceed it.
+        state = u64::from(unsafe {
+            *lexer.next.as_ptr().add((cell & (LEXER_CELLS as u64 - 1)) as usize)
+        });
+        done += 1;
+    }
+    // SAFETY: masked to the length, a power of two.
+    u64::from(unsafe { *lexer.accept.as_ptr().add((state & (LEXER_STATES as u64 - 1)) as usize) })
+}
+
+enum Entry {
+    NoProcess,
+    Own,
+    Other,
+}
+
+/// Whether an entry of a procfs root is a process, and whether that one belongs to the agent: its
+/// cgroup is the agent's root or lies below it.
+#[inline(always)]
+fn process_entry(dentry: u64, agent: &Agent) -> Result<Entry, Reason> {
+    let inode: u64 = read(dentry, offset!(dentry_inode))?;
+    if inode == 0 {
+        return Ok(Entry::NoProcess);
+    }
+    let proc_inode = inode - u64::from(offset!(proc_inode_vfs));
+    let pid: u64 = read(proc_inode, offset!(proc_inode_pid))?;
+    if pid == 0 {
+        return Ok(Entry::NoProcess);
+    }
+    // The list of tasks that have this thread id (PIDTYPE_PID, 0) links their `pid_links[0]`.
+    let link: u64 = read(pid, offset!(pid_tasks))?;
+    if link == 0 {
+        return Ok(Entry::Other);
+    }
+    let task = link - u64::from(offset!(task_pid_links));
+    let css_set: u64 = read(task, offset!(task_cgroups))?;
+    let mut cgroup: u64 = read(css_set, offset!(css_set_cgroup))?;
+    for _ in 0..=agent_guard_common::limits::MAX_CGROUP_LEVEL {
+        let node: u64 = read(cgroup, offset!(cgroup_kn))?;
+        let id: u64 = read(node, offset!(kernfs_id))?;
+        if id == agent.cgroup {
+            return Ok(Entry::Own);
+        }
+        // `struct cgroup` starts with its own `self`, so a parent's css is the parent.
+        cgroup = read(cgroup, offset!(cgroup_parent))?;
+        if cgroup == 0 {
+            break;
+        }
+    }
+    Ok(Entry::Other)
+}
+
+/// One component down. Returns 1 to stop.
+unsafe extern "C" fn down(_index: u32, context: *mut Round) -> i64 {
+    // SAFETY: `walk` passes its own live `Round`.
+    let round = unsafe { &*context };
+    // SAFETY: as in `walk`.
+    let (memory, agent) = unsafe { (&mut *round.scratch, &*round.agent) };
+    let Some(depth) = memory.depth.checked_sub(1) else {
+        memory.status = ARRIVED;
+        return 1;
+    };
+    if depth >= MAX_DEPTH as u64 {
+        memory.status = FAILED + Reason::TooDeep as u32;
+        return 1;
+    }
+    // SAFETY: `depth` is below the length.
+    let component = unsafe { *memory.components.as_ptr().add(depth as usize) };
+    match step(&KernelTables { policy: agent.policy }, memory.state, component) {
+        Some(state) => {
+            memory.state = state;
+            memory.depth = depth;
+            0
+        }
+        None => {
+            memory.status = FAILED + Reason::Failed as u32;
+            1
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! The agent's own cgroup.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use agent_guard_common::limits::MAX_CGROUP_LEVEL;
+
+use crate::mounts::{self, Mount};
+
+/// Why there is no cgroup for the agent.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    /// No unified hierarchy.
+    #[error(
+        "no cgroup2 file system is mounted; mount one with `mount -t cgroup2 none /sys/fs/cgroup` (or anywhere else)"
+    )]
+    NotMounted,
+    /// The guard's own place in the hierarchy is unknown.
+    #[error("/proc/self/cgroup names no place in the cgroup2 hierarchy")]
+    NoPlace,
+    /// The tree is deeper than the kernel programs look.
+    #[error(
+        "cgroup {0} lies deeper than {MAX_CGROUP_LEVEL} levels, which is as far as the kernel programs look"
+    )]
+    TooDeep(PathBuf),
+    /// Another run, or what another run left, has the name.
+    #[error("cgroup {0} exists already and holds processes; another agent of this name runs there")]
+    InUse(PathBuf),
+    /// The file system said no.
+    #[error("{action} {path}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// What came of it.
+        source: io::Error,
+    },
+}
+
+/// How long processes that were killed may take to be gone.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A cgroup that this process made and removes.
+#[derive(Debug)]
+pub struct Cgroup {
+    path: PathBuf,
+    id: u64,
+}
+
+impl Cgroup {
+    /// Makes `name` below the caller's own cgroup, so that a guard inside an agent stays inside it. An
+    /// empty one that a killed run left is taken over.
+    pub fn create(mounts: &[Mount], name: &str) -> Result<Self, CgroupError> {
+        let mount = mounts::cgroup2(mounts).ok_or(CgroupError::NotMounted)?;
+        let place = fs::read_to_string("/proc/self/cgroup")
+            .map_err(io_error("reading", Path::new("/proc/self/cgroup")))?;
+        let place =
+            place.lines().find_map(|line| line.strip_prefix("0::/")).ok_or(CgroupError::NoPlace)?;
+        Self::create_in(&mount.join(place), mounts, name)
+    }
+
+    /// Makes `name` in the cgroup at `parent`.
+    pub fn create_in(parent: &Path, mounts: &[Mount], name: &str) -> Result<Self, CgroupError> {
+        let mount = mounts::cgroup2(mounts).ok_or(CgroupError::NotMounted)?;
+        let path = parent.join(name);
+        let level = path.strip_prefix(mount).map_or(0, |inside| inside.components().count());
+        if level > MAX_CGROUP_LEVEL as usize {
+            return Err(CgroupError::TooDeep(path));
+        }
+        match fs::create_dir(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                if populated(&path).map_err(io_error("reading", &path))? {
+                    return Err(CgroupError::InUse(path));
+                }
+                remove_tree(&path).map_err(io_error("removing the empty", &path))?;
+                fs::create_dir(&path).map_err(io_error("making", &path))?;
+            }
+            Err(error) => return Err(io_error("making", &path)(error)),
+        }
+        // The inode number of a cgroup directory is the id that the kernel programs see.
+        let id = fs::metadata(&path).map_err(io_error("reading", &path))?.ino();
+        Ok(Self { path, id })
+    }
+
+    /// Its id in the kernel.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Its directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its directory, opened, as cgroup programs are attached to it.
+    pub fn open(&self) -> Result<File, CgroupError> {
+        File::open(&self.path).map_err(io_error("opening", &self.path))
+    }
+
+    /// A descriptor to which a process writes `0` to enter.
+    pub fn entrance(&self) -> Result<File, CgroupError> {
+        let path = self.path.join("cgroup.procs");
+        OpenOptions::new().write(true).open(&path).map_err(io_error("opening", &path))
+    }
+
+    /// Whether a process is in it or below.
+    pub fn is_populated(&self) -> Result<bool, CgroupError> {
+        populated(&self.path).map_err(io_error("reading", &self.path))
+    }
+
+    /// Kills what still runs in it or below, and removes it.
+    pub fn remove(self) -> Result<(), CgroupError> {
+        end(&self.path)
+    }
+}
+
+/// Kills every process in the cgroup at `path` and below, waits until they are gone and removes the
+/// tree. A cgroup that is gone already is no error.
+pub fn end(path: &Path) -> Result<(), CgroupError> {
+    if !path.exists() {
+        return Ok(());
+    }
+    kill(path)?;
+    // A process that is gone can still be leaving its cgroup for a moment.
+    let start = Instant::now();
+    loop {
+        match remove_tree(path) {
+            Ok(()) => return Ok(()),
+            Err(_) if start.elapsed() < KILL_PATIENCE => {
+                std::thread::sleep(Duration::from_millis(5))
+            }
+            Err(error) => return Err(io_error("removing", path)(error)),
+        }
+    }
+}
+
+/// Kills every process in the cgroup at `path` and below, and waits until they are gone.
+pub fn kill(path: &Path) -> Result<(), CgroupError> {
+    let switch = path.join("cgroup.kill");
+    let mut file =
+        OpenOptions::new().write(true).open(&switch).map_err(io_error("opening", &switch))?;
+    file.write_all(b"1").map_err(io_error("killing the processes of", path))?;
+    let start = Instant::now();
+    while populated(path).map_err(io_error("reading", path))? && start.elapsed() < KILL_PATIENCE {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+fn populated(path: &Path) -> io::Result<bool> {
+    let events = fs::read_to_string(path.join("cgroup.events"))?;
+    Ok(events.lines().any(|line| line == "populated 1"))
+}
+
+/// A cgroup is removed like a directory; its files vanish with it.
+fn remove_tree(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_tree(&entry.path())?;
+        }
+    }
+    fs::remove_dir(path)
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CgroupError {
+    let path = path.to_owned();
+    move |source| CgroupError::Io { action, path, source }
+}

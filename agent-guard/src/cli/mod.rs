@@ -1,0 +1,98 @@
+//! The command line: what is asked for, and the exit code of the answer.
+
+mod policy;
+mod run;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    canary::{self, Probe},
+    reaper,
+};
+
+/// Exit code where the guard itself failed.
+const GUARD_FAILED: u8 = 125;
+
+/// Runtime monitor and enforcer for AI agents, in the kernel.
+///
+/// Every connect, exec and file open of an agent is decided against its policy before it happens, and
+/// every decision becomes an event.
+#[derive(Debug, Parser)]
+#[command(name = "agent-guard", version, arg_required_else_help = true, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  agent-guard doctor                                    what this host can enforce
+  agent-guard run -- python3 agent.py                   the built-in policy, for this directory
+  agent-guard run --policy p.yaml --events e.jsonl -- bash
+  agent-guard policy check p.yaml
+  agent-guard policy explain p.yaml --open /root/.ssh/id_rsa";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::RunArgs),
+    /// Check a policy file, or ask what it says
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
+    /// The live canary's own side
+    #[command(hide = true)]
+    Canary {
+        probe: Probe,
+        cgroup: PathBuf,
+    },
+    /// What the canary runs to see whether it may
+    #[command(hide = true)]
+    CanaryTarget,
+    /// Ends an agent whose guard died
+    #[command(hide = true)]
+    Reaper {
+        cgroup: PathBuf,
+    },
+}
+
+/// Runs the command that the arguments name.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match dispatch(cli.command) {
+        Ok(code) => code,
+        Err(Failure { report, code }) => {
+            eprintln!("agent-guard: {report}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// What is printed on stderr, and the exit code.
+struct Failure {
+    report: String,
+    code: u8,
+}
+
+impl Failure {
+    fn new(error: &anyhow::Error, code: u8) -> Self {
+        Self { report: format!("{error:#}"), code }
+    }
+
+    /// An error that points into a policy file.
+    fn diagnostic(error: impl miette::Diagnostic + Send + Sync + 'static, code: u8) -> Self {
+        Self { report: format!("{:?}", miette::Report::new(error)), code }
+    }
+}
+
+fn dispatch(command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Run(args) => run::run(args).map(ExitCode::from),
+        Command::Policy(command) => policy::run(command),
+        Command::Canary { probe, cgroup } => Ok(canary::main(probe, &cgroup).into()),
+        Command::CanaryTarget => Ok(ExitCode::SUCCESS),
+        Command::Reaper { cgroup } => reaper::main(&cgroup)
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(|error| Failure::new(&anyhow::Error::new(error), 1)),
+    }
+}

@@ -1,0 +1,395 @@
+//! Records as OCSF 1.8.0 JSON, one object a line, with the `host` and `security_control` profiles.
+//!
+//! | record | class | activity |
+//! |---|---|---|
+//! | read, write, both | File System Activity 1001 | Read, Update, Update; Create at `inode_create` |
+//! | closed interface | Kernel Activity 1003 | Invoke |
+//! | exec, load | Process Activity 1007 | Launch |
+//! | connect, send | Network Activity 4001 | Open, Traffic; Refuse where denied |
+//! | start, stop, policy, degradation | Application Lifecycle 6002 | Start, Stop, Update, Other |
+//! | lost events | Application Error 6008 | General Error |
+//!
+//! | outcome | action | disposition | status |
+//! |---|---|---|---|
+//! | allowed | Allowed 1 | Allowed 1 | Success 1 |
+//! | denied, killed | Denied 2 | Blocked 2 | Failure 2 |
+//! | observed | Observed 3 | Logged 17 | Success 1 |
+//!
+//! What the schema has no place for stands under `unmapped.agent_guard`. Bytes that an agent chose
+//! are [`SafeText`](super::SafeText), so a JSON string that a reader has decoded is safe to print.
+
+use std::io;
+
+use agent_guard_common::{
+    event::{Action, Outcome},
+    hook::Hook,
+    table::Effect,
+};
+use bytes::{BufMut, BytesMut};
+
+use self::schema::{
+    Activity, Actor, AgentGuard, Class, ConnectionInfo, Decided, Device, DstEndpoint, Event,
+    File as FileEntity, FirewallRule, Group, HookLoss, HookTotals, Kernel, Losses, Metadata,
+    PROFILES, ParentProcess, Policy, Process as ProcessEntity, Product, Rule, Text, Uid, Unmapped,
+    User, VERSION, Value, action, disposition, severity, status,
+};
+use super::{
+    Body, Context, Decision, Endpoint, File, Notice, Object, Process, Record, record::DeviceNumber,
+    words,
+};
+
+mod schema;
+#[cfg(test)]
+mod tests;
+
+/// The host that events come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Its name.
+    pub name: String,
+    /// The release of its kernel, as `uname -r` has it.
+    pub kernel: String,
+}
+
+/// Makes OCSF lines. Events are numbered, so that a gap shows in what a reader got.
+#[derive(Debug)]
+pub struct Encoder {
+    host: Host,
+    run: u128,
+    sequence: u64,
+}
+
+impl Encoder {
+    /// Makes events of `host`. `run` is random: with the number of an event it makes its `uid`.
+    #[must_use]
+    pub fn new(host: Host, run: u128) -> Self {
+        Self { host, run, sequence: 0 }
+    }
+
+    /// Appends `record` to `out`: one JSON object and a newline.
+    ///
+    /// # Errors
+    /// Where `out` can not grow; it is then as it was before.
+    pub fn encode(&mut self, record: &Record, out: &mut BytesMut) -> io::Result<()> {
+        self.sequence += 1;
+        let event = match &record.body {
+            Body::Decided { process, action, object, decision, hook } => {
+                self.decided(record, process, *action, object, decision, *hook)
+            }
+            Body::Notice(notice) => self.notice(record, notice),
+        };
+        let start = out.len();
+        let written = serde_json::to_writer(Appender(out), &event);
+        if let Err(error) = written {
+            out.truncate(start);
+            return Err(error.into());
+        }
+        out.put_u8(b'\n');
+        Ok(())
+    }
+
+    fn decided<'a>(
+        &'a self,
+        record: &'a Record,
+        process: &'a Process,
+        action: Action,
+        object: &'a Object,
+        decision: &'a Decision,
+        hook: Hook,
+    ) -> Event<'a> {
+        let context = &*record.context;
+        let result = Outcomes::of(decision.outcome);
+        let effect = match decision.effect() {
+            Effect::Allow => "allow",
+            Effect::Deny => "deny",
+        };
+        let rule = decision.rule.as_deref();
+        let mut event = self.event(
+            record,
+            activity(action, hook, decision.outcome),
+            result.severity,
+            result.status,
+        );
+        event.action_id = Some(result.action.0);
+        event.action = Some(result.action.1);
+        event.disposition_id = Some(result.disposition.0);
+        event.disposition = Some(result.disposition.1);
+        event.status_detail = Some(words::because(decision.reason));
+        event.actor = Some(Actor { process: actor(process) });
+        event.policy = policy(context, Some(decision.outcome != Outcome::Observed));
+        let mut decided = Decided {
+            outcome: words::outcome(decision.outcome),
+            effect,
+            reason: words::reason(decision.reason),
+            hook: hook.spec().name,
+            access: words::access(action),
+            rule: rule.map(|rule| Rule {
+                name: &rule.label,
+                line: rule.line,
+                class: rule.class.as_deref(),
+            }),
+            cgroup_id: process.cgroup_id,
+            path_scope: None,
+            device: None,
+        };
+        match object {
+            Object::File(file) => {
+                decided.path_scope = Some(file.scope.name());
+                decided.device = (file.dev != 0).then_some(Text(DeviceNumber(file.dev)));
+                if matches!(action, Action::Exec | Action::Load) {
+                    event.process = Some(launched(process, file));
+                } else {
+                    event.file = Some(FileEntity::new(&file.path, FileEntity::UNKNOWN, file.inode));
+                }
+            }
+            Object::Endpoint(endpoint) => {
+                event.dst_endpoint = Some(dst_endpoint(endpoint));
+                event.connection_info = Some(connection_info(endpoint));
+                event.firewall_rule = rule.map(|rule| FirewallRule { name: &rule.label, effect });
+            }
+            Object::Interface => {
+                event.kernel =
+                    Some(Kernel { name: hook.spec().name, type_id: Kernel::SYSTEM_CALL });
+            }
+        }
+        event.unmapped.agent_guard.decision = Some(decided);
+        event
+    }
+
+    fn notice<'a>(&'a self, record: &'a Record, notice: &'a Notice) -> Event<'a> {
+        let (activity, severity, status) = match notice {
+            Notice::Started => {
+                (Class::LIFECYCLE.activity(3, "Start"), severity::INFORMATIONAL, status::SUCCESS)
+            }
+            Notice::Stopped { .. } => {
+                (Class::LIFECYCLE.activity(4, "Stop"), severity::INFORMATIONAL, status::SUCCESS)
+            }
+            Notice::PolicyLoaded { .. } => {
+                (Class::LIFECYCLE.activity(8, "Update"), severity::INFORMATIONAL, status::SUCCESS)
+            }
+            Notice::Degraded => {
+                (Class::LIFECYCLE.activity(99, "Degraded"), severity::MEDIUM, status::FAILURE)
+            }
+            Notice::EventsLost(_) => {
+                (Class::ERROR.activity(1, "General Error"), severity::MEDIUM, status::FAILURE)
+            }
+        };
+        let mut event = self.event(record, activity, severity, status);
+        event.message = Some(notice.to_string());
+        event.policy = policy(&record.context, None);
+        let extra = &mut event.unmapped.agent_guard;
+        match notice {
+            Notice::Started | Notice::Degraded => event.app = Some(Product::SELF),
+            Notice::Stopped { totals } => {
+                event.app = Some(Product::SELF);
+                extra.totals = Some(totals.iter().map(hook_totals).collect());
+            }
+            Notice::PolicyLoaded { replaces } => {
+                event.app = Some(Product::SELF);
+                extra.replaces = replaces.as_deref();
+            }
+            Notice::EventsLost(losses) => extra.losses = Some(lost(losses)),
+        }
+        event
+    }
+
+    fn event<'a>(
+        &'a self,
+        record: &'a Record,
+        activity: Activity,
+        severity: Value,
+        status: Value,
+    ) -> Event<'a> {
+        let context = &*record.context;
+        Event {
+            time: record.time_ns / 1_000_000,
+            class_uid: activity.class.uid,
+            class_name: activity.class.name,
+            category_uid: activity.category_uid(),
+            activity_id: activity.id,
+            activity_name: activity.name,
+            type_uid: activity.type_uid(),
+            severity_id: severity.0,
+            severity: severity.1,
+            action_id: None,
+            action: None,
+            disposition_id: None,
+            disposition: None,
+            status_id: status.0,
+            status: status.1,
+            status_detail: None,
+            message: None,
+            actor: None,
+            process: None,
+            file: None,
+            dst_endpoint: None,
+            connection_info: None,
+            kernel: None,
+            app: None,
+            policy: None,
+            firewall_rule: None,
+            device: Device::linux(&self.host.name, &self.host.kernel),
+            metadata: Metadata {
+                version: VERSION,
+                product: Product::SELF,
+                profiles: PROFILES,
+                uid: Uid { run: self.run, sequence: self.sequence },
+                sequence: self.sequence,
+            },
+            unmapped: Unmapped {
+                agent_guard: AgentGuard {
+                    agent: &context.agent,
+                    tier: context.tier.name(),
+                    mode: context.mode.name(),
+                    degraded: &context.degraded,
+                    policy_file: context.policy.as_ref().map(|policy| &policy.file),
+                    decision: None,
+                    replaces: None,
+                    totals: None,
+                    losses: None,
+                },
+            },
+        }
+    }
+}
+
+/// Appends whole pieces. A line is made of hundreds of small ones, and with `BytesMut`'s own writer,
+/// which may take less than it is given, encoding takes half as long again.
+struct Appender<'a>(&'a mut BytesMut);
+
+impl io::Write for Appender<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+struct Outcomes {
+    action: Value,
+    disposition: Value,
+    status: Value,
+    severity: Value,
+}
+
+impl Outcomes {
+    fn of(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Allowed => Self {
+                action: action::ALLOWED,
+                disposition: disposition::ALLOWED,
+                status: status::SUCCESS,
+                severity: severity::INFORMATIONAL,
+            },
+            Outcome::Denied | Outcome::Killed => Self {
+                action: action::DENIED,
+                disposition: disposition::BLOCKED,
+                status: status::FAILURE,
+                severity: severity::MEDIUM,
+            },
+            Outcome::Observed => Self {
+                action: action::OBSERVED,
+                disposition: disposition::LOGGED,
+                status: status::SUCCESS,
+                severity: severity::LOW,
+            },
+        }
+    }
+}
+
+fn activity(action: Action, hook: Hook, outcome: Outcome) -> Activity {
+    let refused = matches!(outcome, Outcome::Denied | Outcome::Killed);
+    match action {
+        Action::Read => Class::FILE.activity(2, "Read"),
+        Action::Write if hook == Hook::InodeCreate => Class::FILE.activity(1, "Create"),
+        Action::Write | Action::ReadWrite => Class::FILE.activity(3, "Update"),
+        Action::Exec | Action::Load => Class::PROCESS.activity(1, "Launch"),
+        Action::Connect | Action::Send if refused => Class::NETWORK.activity(5, "Refuse"),
+        Action::Connect => Class::NETWORK.activity(1, "Open"),
+        Action::Send => Class::NETWORK.activity(6, "Traffic"),
+        Action::Interface => Class::KERNEL.activity(4, "Invoke"),
+    }
+}
+
+fn actor(process: &Process) -> ProcessEntity<'_> {
+    ProcessEntity {
+        pid: process.pid,
+        ptid: Some(process.tid),
+        name: Some(process.comm.as_str()),
+        file: process.exe.as_ref().map(|path| FileEntity::new(path, FileEntity::EXECUTABLE, 0)),
+        user: Some(User { uid: Text(process.uid), groups: [Group { uid: Text(process.gid) }] }),
+        parent_process: Some(ParentProcess { pid: process.ppid }),
+    }
+}
+
+/// What `process` becomes when it runs `program`: the same process with another program.
+fn launched<'a>(process: &Process, program: &'a File) -> ProcessEntity<'a> {
+    let file = FileEntity::new(&program.path, FileEntity::EXECUTABLE, program.inode);
+    ProcessEntity {
+        pid: process.pid,
+        ptid: None,
+        name: Some(file.name),
+        file: Some(file),
+        user: None,
+        parent_process: None,
+    }
+}
+
+fn dst_endpoint(endpoint: &Endpoint) -> DstEndpoint {
+    DstEndpoint {
+        ip: endpoint.addr.map(Text),
+        name: endpoint.addr.is_none().then(|| format!("address family {}", endpoint.family)),
+        port: endpoint.port,
+    }
+}
+
+fn connection_info(endpoint: &Endpoint) -> ConnectionInfo {
+    let local = endpoint.addr.is_some_and(|addr| addr.is_loopback() || addr.is_unspecified());
+    let (direction_id, direction) = if local { (4, "Local") } else { (2, "Outbound") };
+    ConnectionInfo {
+        direction_id,
+        direction,
+        protocol_num: endpoint.protocol,
+        protocol_name: words::protocol(endpoint.protocol),
+        protocol_ver_id: match endpoint.addr {
+            Some(addr) if addr.is_ipv4() => 4,
+            Some(_) => 6,
+            None => 99,
+        },
+    }
+}
+
+fn policy(context: &Context, is_applied: Option<bool>) -> Option<Policy<'_>> {
+    let policy = context.policy.as_ref()?;
+    Some(Policy { name: &policy.name, uid: &policy.revision, is_applied })
+}
+
+fn hook_totals(totals: &super::HookTotals) -> HookTotals {
+    HookTotals {
+        hook: totals.hook.spec().name,
+        decided: totals.decided,
+        denied: totals.denied,
+        lost: totals.lost,
+        failed: totals.failed,
+    }
+}
+
+fn lost(losses: &super::Losses) -> Losses {
+    Losses {
+        hooks: losses
+            .hooks
+            .iter()
+            .map(|(hook, lost)| HookLoss { hook: hook.spec().name, lost: *lost })
+            .collect(),
+        malformed: losses.malformed,
+        unwritten: losses.unwritten,
+    }
+}

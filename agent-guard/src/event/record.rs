@@ -1,0 +1,257 @@
+//! What is shown of an event: owned, typed, and free of raw bytes.
+
+use std::{fmt, net::IpAddr, sync::Arc};
+
+use agent_guard_common::{
+    decide::Reason,
+    event::{Action, Outcome},
+    hook::Hook,
+    table::Effect,
+};
+use serde::Serialize;
+
+use super::SafeText;
+use crate::{policy::Mode, tier::Tier};
+
+/// One event: a decision about an agent, or something that happened to the guard itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// Nanoseconds since the Unix epoch.
+    pub time_ns: u64,
+    /// Under what it happened.
+    pub context: Arc<Context>,
+    /// What happened.
+    pub body: Body,
+}
+
+/// What a [`Record`] tells of.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Body {
+    /// An agent's action was decided.
+    Decided {
+        /// Who asked.
+        process: Process,
+        /// What was asked for.
+        action: Action,
+        /// Of what.
+        object: Object,
+        /// What came of it.
+        decision: Decision,
+        /// Where in the kernel it was decided.
+        hook: Hook,
+    },
+    /// The guard tells of itself.
+    Notice(Notice),
+}
+
+/// What all events of one agent under one policy share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Context {
+    /// How denials are carried out.
+    pub tier: Tier,
+    /// Whether denials are carried out.
+    pub mode: Mode,
+    /// What the policy asks for and this tier lacks, by `--allow-degraded`. Empty: nothing.
+    pub degraded: Vec<String>,
+    /// Whose actions these are.
+    pub agent: AgentIdentity,
+    /// What they are judged by; `None` where the policy is not known any more.
+    pub policy: Option<PolicyIdentity>,
+}
+
+/// An agent: a cgroup and everything below it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AgentIdentity {
+    /// Its name, as given on the command line.
+    pub name: String,
+    /// Its id in the kernel's tables.
+    pub id: u32,
+    /// The id of its cgroup.
+    pub cgroup_id: u64,
+    /// The path of its cgroup below the cgroup2 mount.
+    pub cgroup: SafeText,
+}
+
+/// A policy and the version of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyIdentity {
+    /// `metadata.name`.
+    pub name: String,
+    /// Hash of the file, in hexadecimal.
+    pub revision: String,
+    /// The file, as given on the command line.
+    pub file: SafeText,
+}
+
+/// The process that asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Process (thread group) id.
+    pub pid: u32,
+    /// Thread id.
+    pub tid: u32,
+    /// Process id of the parent.
+    pub ppid: u32,
+    /// Real user id.
+    pub uid: u32,
+    /// Real group id.
+    pub gid: u32,
+    /// Id of the cgroup it is in: the agent's own or one below it.
+    pub cgroup_id: u64,
+    /// Name of the thread. Chosen by the process: for showing only.
+    pub comm: SafeText,
+    /// Its program, where known.
+    pub exe: Option<SafeText>,
+}
+
+/// What an action is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Object {
+    /// A file, directory, device or program.
+    File(File),
+    /// The far end of a connection or datagram.
+    Endpoint(Endpoint),
+    /// A kernel interface as a whole; the hook says which.
+    Interface,
+}
+
+/// A file, by its place and its number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct File {
+    /// Its path from the root that `scope` names; empty where no path is known.
+    pub path: SafeText,
+    /// What the path starts from.
+    pub scope: PathScope,
+    /// `s_dev` of its file system (major << 20 | minor), or 0.
+    pub dev: u32,
+    /// Inode number, or 0.
+    pub inode: u64,
+}
+
+/// What a path starts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathScope {
+    /// The root directory, as the guard sees it.
+    Absolute,
+    /// The root of its file system, which is mounted nowhere that the guard knows of.
+    Filesystem,
+    /// Somewhere above: the walk to the root was given up.
+    Tail,
+}
+
+/// The far end of a connection, as the caller named it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The address, where its family is IPv4 or IPv6. An IPv4-mapped one is IPv4.
+    pub addr: Option<IpAddr>,
+    /// Port; 0 where there is none.
+    pub port: u16,
+    /// IP protocol number (`IPPROTO_*`).
+    pub protocol: u16,
+    /// Address family (`AF_*`).
+    pub family: u16,
+}
+
+/// How an action was decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Why.
+    pub reason: Reason,
+    /// The rule that decided, where one did.
+    pub rule: Option<Arc<Rule>>,
+}
+
+impl Decision {
+    /// What was decided; carried out unless the outcome is [`Outcome::Observed`].
+    #[must_use]
+    pub fn effect(&self) -> Effect {
+        match self.outcome {
+            Outcome::Allowed => Effect::Allow,
+            Outcome::Denied | Outcome::Killed | Outcome::Observed => Effect::Deny,
+        }
+    }
+}
+
+/// A rule, as events call it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Its name, or its place, such as `files[2]`.
+    pub label: String,
+    /// 1-based line in the policy file, where known.
+    pub line: Option<u32>,
+    /// The class of data it protects.
+    pub class: Option<String>,
+}
+
+/// What the guard tells of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// An agent is under guard from here on.
+    Started,
+    /// The agent has ended, or is not guarded any more.
+    Stopped {
+        /// What every attached hook has counted for all of the run.
+        totals: Vec<HookTotals>,
+    },
+    /// A policy is in the kernel.
+    PolicyLoaded {
+        /// The revision that it takes the place of.
+        replaces: Option<String>,
+    },
+    /// Part of the policy is not enforced; [`Context::degraded`] names it.
+    Degraded,
+    /// Events were lost since the last such notice.
+    EventsLost(Losses),
+}
+
+/// Totals of one hook, as the kernel counts them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HookTotals {
+    /// The hook.
+    pub hook: Hook,
+    /// Actions that were decided.
+    pub decided: u64,
+    /// Of these, denied.
+    pub denied: u64,
+    /// Events that did not fit the ring buffer.
+    pub lost: u64,
+    /// Decisions that a failed helper or a bound turned into a denial.
+    pub failed: u64,
+}
+
+/// How many events were lost, and where.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// Those that did not fit the ring buffer, by hook; hooks without any are left out.
+    pub hooks: Vec<(Hook, u64)>,
+    /// Those whose bytes made no sense ([`super::WireError`]).
+    pub malformed: u64,
+    /// Lines that could not be written.
+    pub unwritten: u64,
+}
+
+impl Losses {
+    /// Whether nothing was lost.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.total() == 0
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        let hooks = self.hooks.iter().map(|(_, lost)| *lost);
+        hooks.fold(self.malformed.saturating_add(self.unwritten), u64::saturating_add)
+    }
+}
+
+/// A device number as `major:minor`.
+pub(super) struct DeviceNumber(pub u32);
+
+impl fmt::Display for DeviceNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.0 >> 20, self.0 & 0xf_ffff)
+    }
+}

@@ -1,0 +1,90 @@
+//! What numbers are called in events. Consumers rely on these: change none.
+
+use agent_guard_common::{
+    decide::Reason,
+    event::{Action, Outcome},
+};
+
+use super::PathScope;
+
+impl PathScope {
+    /// Its name in events.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Absolute => "absolute",
+            Self::Filesystem => "filesystem",
+            Self::Tail => "tail",
+        }
+    }
+}
+
+/// The name of an outcome.
+pub fn outcome(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Allowed => "allowed",
+        Outcome::Denied => "denied",
+        Outcome::Killed => "killed",
+        Outcome::Observed => "observed",
+    }
+}
+
+/// The name of a reason.
+pub fn reason(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Rule => "rule",
+        Reason::Default => "default",
+        Reason::Guarded => "guarded",
+        Reason::Pipe => "pipe",
+        Reason::UnknownFilesystem => "unknown_filesystem",
+        Reason::Detached => "detached",
+        Reason::TooDeep => "too_deep",
+        Reason::TooLong => "too_long",
+        Reason::Failed => "failed",
+        Reason::Protocol => "protocol",
+        Reason::Interface => "interface",
+        Reason::NoPolicy => "no_policy",
+    }
+}
+
+/// A reason in words.
+pub fn because(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Rule => "a rule matches",
+        Reason::Default => "no rule matches",
+        Reason::Guarded => {
+            "it is a device, kernel memory or another process, which only a rule without wildcards \
+             covers"
+        }
+        Reason::Pipe => "it is a pipe, which whoever made it was allowed to",
+        Reason::UnknownFilesystem => "its file system was not mounted when the policy was loaded",
+        Reason::Detached => "it hangs in no directory tree, so no path rule can name it",
+        Reason::TooDeep => "it lies deeper than the guard walks",
+        Reason::TooLong => "its path is longer than the guard reads",
+        Reason::Failed => "the guard could not read what it had to judge",
+        Reason::Protocol => "only TCP and UDP over IPv4 and IPv6 can be allowed",
+        Reason::Interface => "this tier can not judge what goes through it",
+        Reason::NoPolicy => "the agent's policy is not in the kernel",
+    }
+}
+
+/// What a file action asks for.
+pub fn access(action: Action) -> &'static [&'static str] {
+    match action {
+        Action::Read => &["read"],
+        Action::Write => &["write"],
+        Action::ReadWrite => &["read", "write"],
+        Action::Exec => &["exec"],
+        Action::Load => &["exec", "load"],
+        Action::Connect | Action::Send | Action::Interface => &[],
+    }
+}
+
+/// The name of an IP protocol that rules can name.
+pub fn protocol(number: u16) -> Option<&'static str> {
+    match i32::from(number) {
+        libc::IPPROTO_TCP => Some("tcp"),
+        libc::IPPROTO_UDP => Some("udp"),
+        _ => None,
+    }
+}

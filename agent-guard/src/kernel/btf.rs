@@ -1,0 +1,176 @@
+//! Struct offsets and hook prototypes of the running kernel, from its BTF.
+
+use std::path::Path;
+
+use agent_guard_common::offsets::Offsets;
+use btf_rs::{Btf, BtfType, Struct, Type};
+
+/// Where the kernel shows its types.
+pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+
+/// Why the kernel's types could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum BtfError {
+    /// No BTF at all.
+    #[error(
+        "the kernel's type information could not be read from {VMLINUX}: {0}; it needs CONFIG_DEBUG_INFO_BTF=y"
+    )]
+    Unreadable(String),
+    /// A struct or member that the programs read is not there.
+    #[error(
+        "this kernel has no {path}: its type information lacks `{missing}`; this version of agent-guard does not know this kernel"
+    )]
+    Missing {
+        /// What was looked up, `struct.member.member`.
+        path: &'static str,
+        /// The part that is missing.
+        missing: String,
+    },
+    /// A hook is not there.
+    #[error("this kernel has no LSM hook `{0}`")]
+    NoHook(&'static str),
+    /// A hook's parameters are not the ones that the program reads.
+    #[error("the LSM hook `{hook}` takes ({found}) on this kernel; agent-guard reads ({expected})")]
+    Prototype {
+        /// Hook name without `bpf_lsm_`.
+        hook: &'static str,
+        /// Parameter names in BTF.
+        found: String,
+        /// Parameter names that the program reads.
+        expected: String,
+    },
+}
+
+/// The running kernel's types.
+pub struct KernelTypes(Btf);
+
+impl KernelTypes {
+    /// Reads [`VMLINUX`].
+    pub fn of_running_kernel() -> Result<Self, BtfError> {
+        Self::from_file(Path::new(VMLINUX))
+    }
+
+    /// Reads a BTF file.
+    pub fn from_file(path: &Path) -> Result<Self, BtfError> {
+        Btf::from_file(path).map(Self).map_err(|error| BtfError::Unreadable(error.to_string()))
+    }
+
+    /// Every offset that the programs need, in bytes.
+    pub fn offsets(&self) -> Result<Offsets, BtfError> {
+        Offsets::from_fn(|path| self.offset(path))
+    }
+
+    /// The offset of `struct.member.member…`, in bytes. Unnamed members are looked through.
+    fn offset(&self, path: &'static str) -> Result<u32, BtfError> {
+        let missing = |part: &str| BtfError::Missing { path, missing: part.to_owned() };
+        let mut parts = path.split('.');
+        let name = parts.next().unwrap_or_default();
+        let mut current = self.named_struct(name).ok_or_else(|| missing(name))?;
+        let mut bits = 0;
+        let mut rest = parts.peekable();
+        while let Some(member) = rest.next() {
+            let (offset, ty) = self.member(&current, member).ok_or_else(|| missing(member))?;
+            bits += offset;
+            if rest.peek().is_some() {
+                current = self.as_struct(ty).ok_or_else(|| missing(member))?;
+            }
+        }
+        if bits % 8 == 0 { Ok(bits / 8) } else { Err(missing("a byte-aligned member")) }
+    }
+
+    fn named_struct(&self, name: &str) -> Option<Struct> {
+        let types = self.0.resolve_types_by_name(name).ok()?;
+        types.into_iter().find_map(|ty| match ty {
+            Type::Struct(found) if !found.members.is_empty() => Some(found),
+            _ => None,
+        })
+    }
+
+    /// Bit offset and type of a member.
+    fn member(&self, within: &Struct, name: &str) -> Option<(u32, Type)> {
+        within.members.iter().find_map(|member| {
+            let ty = self.0.resolve_chained_type(member).ok()?;
+            let found = self.0.resolve_name(member).unwrap_or_default();
+            if found == name {
+                return Some((member.bit_offset(), ty));
+            }
+            if !found.is_empty() {
+                return None;
+            }
+            let inner = self.as_struct(ty)?;
+            self.member(&inner, name).map(|(bits, ty)| (bits + member.bit_offset(), ty))
+        })
+    }
+
+    fn as_struct(&self, ty: Type) -> Option<Struct> {
+        match ty {
+            Type::Struct(found) | Type::Union(found) => Some(found),
+            Type::Const(_) | Type::Volatile(_) | Type::Typedef(_) | Type::TypeTag(_) => {
+                self.as_struct(self.0.resolve_chained_type(ty.as_btf_type()?).ok()?)
+            }
+            _ => None,
+        }
+    }
+
+    /// Compares the parameters of LSM hook `hook` with the ones that its program reads.
+    pub fn check_hook(&self, hook: &'static str, expected: &[&str]) -> Result<(), BtfError> {
+        let found = self.hook_parameters(hook).ok_or(BtfError::NoHook(hook))?;
+        if found == expected {
+            return Ok(());
+        }
+        Err(BtfError::Prototype { hook, found: found.join(", "), expected: expected.join(", ") })
+    }
+
+    fn hook_parameters(&self, hook: &str) -> Option<Vec<String>> {
+        let types = self.0.resolve_types_by_name(&format!("bpf_lsm_{hook}")).ok()?;
+        let function = types.into_iter().find_map(|ty| match ty {
+            Type::Func(function) => Some(function),
+            _ => None,
+        })?;
+        let Type::FuncProto(prototype) =
+            self.0.resolve_chained_type(&function as &dyn BtfType).ok()?
+        else {
+            return None;
+        };
+        prototype.parameters.iter().map(|parameter| self.0.resolve_name(parameter).ok()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use agent_guard_common::{
+        hook::{Hook, HookTier},
+        offsets::Offsets,
+    };
+
+    use super::*;
+
+    #[test]
+    fn this_kernel_has_every_member_and_none_is_where_another_struct_keeps_it() {
+        let types = KernelTypes::of_running_kernel().unwrap();
+        let offsets = types.offsets().unwrap();
+        assert_eq!(Offsets::PATHS.len() * 4, size_of::<Offsets>());
+        assert_ne!(offsets.file_dentry, offsets.file_inode);
+        assert_ne!(offsets.dentry_parent, 0);
+    }
+
+    #[test]
+    fn every_lsm_hook_has_the_prototype_that_its_program_reads() {
+        let types = KernelTypes::of_running_kernel().unwrap();
+        for spec in Hook::TABLE.iter().filter(|spec| spec.tier == HookTier::Lsm) {
+            types.check_hook(spec.name, spec.params).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let types = KernelTypes::of_running_kernel().unwrap();
+        let error = types.offset("file.no_such_member").unwrap_err().to_string();
+        assert!(error.contains("no_such_member"), "{error}");
+        let error = types.offset("no_such_struct.member").unwrap_err().to_string();
+        assert!(error.contains("no_such_struct"), "{error}");
+        let error = types.check_hook("file_open", &["inode"]).unwrap_err().to_string();
+        assert!(error.contains("(file)") && error.contains("(inode)"), "{error}");
+        assert!(matches!(types.check_hook("no_such_hook", &[]), Err(BtfError::NoHook(_))));
+    }
+}

@@ -1,0 +1,154 @@
+//! Loading and attaching the programs of a tier.
+
+use std::os::fd::AsFd;
+
+use agent_guard_common::{
+    hook::{Hook, HookSpec, HookTier},
+    offsets::Offsets,
+};
+use aya::{
+    Btf, Ebpf, EbpfLoader,
+    programs::{CgroupAttachMode, CgroupSockAddr, Lsm, RawTracePoint},
+};
+
+use super::{
+    Row,
+    btf::{BtfError, KernelTypes},
+};
+use crate::tier::Tier;
+
+/// The object file with all programs, for every kernel.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("AGENT_GUARD_OBJECT"));
+
+/// Why the programs are not in force.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The kernel's types lack something.
+    #[error(transparent)]
+    Types(#[from] BtfError),
+    /// The object as a whole was refused.
+    #[error("the kernel refused the maps or the object: {0}")]
+    Object(#[from] aya::EbpfError),
+    /// aya could not read the kernel's BTF.
+    #[error("the kernel's type information could not be used: {0}")]
+    Btf(#[from] aya::BtfError),
+    /// One program was refused.
+    #[error("the kernel refused the program for {hook} ({decides}): {}", root_cause(.source))]
+    Program {
+        /// Kernel name of the hook.
+        hook: &'static str,
+        /// What it decides.
+        decides: &'static str,
+        /// The kernel's word.
+        source: aya::programs::ProgramError,
+    },
+    /// The object lacks a program of the hook table: a build fault.
+    #[error("the object file holds no program `{0}`")]
+    NoProgram(&'static str),
+}
+
+/// What lies at the bottom of an error: aya's own words above it name calls, not causes. The
+/// verifier's log, where there is one, is for the debug log.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    tracing::debug!("{error}");
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause
+        .to_string()
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .trim_end_matches(". Verifier output: ")
+        .to_owned()
+}
+
+/// Sizes of the maps that depend on the policies, in entries.
+#[derive(Clone, Copy, Debug)]
+pub struct MapSizes {
+    /// `EDGES`
+    pub edges: u32,
+    /// `STATES`
+    pub states: u32,
+    /// `PREFIXES`
+    pub prefixes: u32,
+    /// `INTERVALS`
+    pub intervals: u32,
+    /// `STARTS`
+    pub starts: u32,
+}
+
+/// The hooks whose programs make up a tier.
+pub fn hooks_of(tier: Tier) -> impl Iterator<Item = &'static HookSpec> {
+    Hook::TABLE.iter().filter(move |spec| match tier {
+        Tier::Lsm => spec.tier == HookTier::Lsm,
+        Tier::Trace => matches!(spec.tier, HookTier::Tracepoint | HookTier::Cgroup),
+        Tier::Observe => matches!(spec.tier, HookTier::Tracepoint | HookTier::Cgroup),
+    })
+}
+
+/// Creates the maps and loads the programs of `tier`; nothing is attached yet.
+pub fn load(tier: Tier, sizes: MapSizes) -> Result<Ebpf, LoadError> {
+    let types = KernelTypes::of_running_kernel()?;
+    let offsets: Row<Offsets> = Row(types.offsets()?);
+    let enforce = u32::from(tier != Tier::Observe);
+    let mut ebpf = EbpfLoader::new()
+        .allow_unsupported_maps()
+        .override_global("OFFSETS", &offsets, true)
+        .override_global("ENFORCE", &enforce, true)
+        .map_max_entries("EDGES", sizes.edges)
+        .map_max_entries("STATES", sizes.states)
+        .map_max_entries("PREFIXES", sizes.prefixes)
+        .map_max_entries("INTERVALS", sizes.intervals)
+        .map_max_entries("STARTS", sizes.starts)
+        .load(OBJECT)?;
+    let btf = Btf::from_sys_fs()?;
+    for spec in hooks_of(tier) {
+        load_program(&mut ebpf, spec, &btf, &types)?;
+    }
+    Ok(ebpf)
+}
+
+fn load_program(
+    ebpf: &mut Ebpf,
+    spec: &'static HookSpec,
+    btf: &Btf,
+    types: &KernelTypes,
+) -> Result<(), LoadError> {
+    let program = ebpf.program_mut(spec.program).ok_or(LoadError::NoProgram(spec.program))?;
+    let loaded = match spec.tier {
+        HookTier::Lsm => {
+            types.check_hook(spec.name, spec.params)?;
+            <&mut Lsm>::try_from(program).and_then(|program| program.load(spec.name, btf))
+        }
+        HookTier::Tracepoint => {
+            <&mut RawTracePoint>::try_from(program).and_then(RawTracePoint::load)
+        }
+        HookTier::Cgroup => <&mut CgroupSockAddr>::try_from(program).and_then(CgroupSockAddr::load),
+    };
+    loaded.map_err(|source| LoadError::Program { hook: spec.name, decides: spec.decides, source })
+}
+
+/// Attaches every program of `tier`; cgroup programs to `cgroup`.
+pub fn attach(ebpf: &mut Ebpf, tier: Tier, cgroup: impl AsFd) -> Result<(), LoadError> {
+    for spec in hooks_of(tier) {
+        let program = ebpf.program_mut(spec.program).ok_or(LoadError::NoProgram(spec.program))?;
+        let attached = match spec.tier {
+            HookTier::Lsm => <&mut Lsm>::try_from(program).and_then(Lsm::attach).map(drop),
+            HookTier::Tracepoint => <&mut RawTracePoint>::try_from(program)
+                .and_then(|program| program.attach(spec.name))
+                .map(drop),
+            HookTier::Cgroup => <&mut CgroupSockAddr>::try_from(program)
+                // A link always admits others beside it, and takes no flag that says so.
+                .and_then(|program| program.attach(cgroup.as_fd(), CgroupAttachMode::Single))
+                .map(drop),
+        };
+        attached.map_err(|source| LoadError::Program {
+            hook: spec.name,
+            decides: spec.decides,
+            source,
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,19 @@
+//! The kernel's side as user space sees it: what the running kernel offers, loading the programs,
+//! and the maps.
+
+pub mod btf;
+pub mod counters;
+pub mod load;
+pub mod tables;
+
+use aya::Pod;
+
+/// A key or value of a BPF map.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub(crate) struct Row<T>(pub T);
+
+// SAFETY: only tables of `agent_guard_common` are wrapped: `repr(C)`, integers and arrays of them, no
+// padding (their sizes are asserted where they are declared), every bit pattern read from the kernel
+// was written as the same type.
+unsafe impl<T: Copy + 'static> Pod for Row<T> {}

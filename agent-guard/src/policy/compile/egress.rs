@@ -1,0 +1,351 @@
+//! Egress rules as address prefixes with port ranges.
+//!
+//! The kernel looks up the longest prefix that holds an address, so a prefix carries what every
+//! shorter one around it says, already merged. Prefixes are visited in the order of a trie's branches
+//! with those around the current one on a stack: one pass, whatever their number.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    io,
+    net::{IpAddr, ToSocketAddrs},
+};
+
+use agent_guard_common::{
+    limits::MAX_INTERVALS,
+    table::{Effect, Family, Interval, PortSet, Verdict},
+};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::{
+    error::{CompileError, MAX_ALL_INTERVALS, MAX_PREFIXES},
+    nfa::number,
+    note::Note,
+    rules::{RuleInfo, egress_id, rule_ref},
+};
+use crate::policy::{Host, Policy, PortRange, Protocols};
+
+/// Finds the addresses of host names.
+pub trait Resolver {
+    /// The addresses of `host`, in any order.
+    ///
+    /// # Errors
+    /// The name has none, or nobody answered.
+    fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>>;
+}
+
+/// The resolver that this host's programs use.
+pub struct HostResolver;
+
+impl Resolver for HostResolver {
+    fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>> {
+        Ok((host, 0).to_socket_addrs()?.map(|address| address.ip()).collect())
+    }
+}
+
+/// A row of the prefix table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prefix {
+    /// Family of the address.
+    pub family: Family,
+    /// Address in network byte order; IPv4 in the first four bytes.
+    pub addr: [u8; 16],
+    /// Bits of the address that count.
+    pub bits: u32,
+    /// Its port ranges.
+    pub ports: PortSet,
+}
+
+/// The tables of connections.
+pub struct Egress {
+    /// Longest prefix first matched.
+    pub prefixes: Vec<Prefix>,
+    /// Port ranges, in lists that [`PortSet`] points at.
+    pub intervals: Vec<Interval>,
+}
+
+/// What one rule says of one prefix.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Claim {
+    family_bits: u32,
+    addr: u128,
+    len: u8,
+    /// Deny sorts before allow, and a rule before those behind it: the first of several decides.
+    strength: Strength,
+    low: u16,
+    high: u16,
+    tcp: bool,
+    udp: bool,
+}
+
+type Strength = (Effect, u16);
+
+/// Compiles the egress section.
+///
+/// # Errors
+/// A name without an address, or a bound that the rules exceed.
+pub fn build(
+    policy: &Policy,
+    rules: &[RuleInfo],
+    resolver: &dyn Resolver,
+    notes: &mut Vec<Note>,
+) -> Result<Egress, CompileError> {
+    let mut claims = claims(policy, rules, resolver, notes)?;
+    claims.sort_unstable();
+    claims.dedup();
+
+    let mut work = Construction {
+        rules,
+        prefixes: Vec::new(),
+        intervals: Vec::new(),
+        lists: HashMap::new(),
+        around: Vec::new(),
+    };
+    let same = |one: &Claim, other: &Claim| {
+        (one.family_bits, one.addr, one.len) == (other.family_bits, other.addr, other.len)
+    };
+    for group in claims.chunk_by(same) {
+        work.prefix(group)?;
+    }
+    Ok(Egress { prefixes: work.prefixes, intervals: work.intervals })
+}
+
+fn claims(
+    policy: &Policy,
+    rules: &[RuleInfo],
+    resolver: &dyn Resolver,
+    notes: &mut Vec<Note>,
+) -> Result<Vec<Claim>, CompileError> {
+    let mut resolved: BTreeMap<&str, Vec<IpAddr>> = BTreeMap::new();
+    let mut claims = Vec::new();
+    for (index, rule) in policy.egress.rules.iter().enumerate() {
+        let id = egress_id(index);
+        let strength = (Effect::from(rule.effect), id);
+        for target in &rule.matcher {
+            let mut claim = |net| claims.push(claim(net, strength, target.ports, target.protocols));
+            let name = match &target.host {
+                Host::Net(net) => {
+                    claim(*net);
+                    continue;
+                }
+                Host::Name(name) => name.as_str(),
+            };
+            let addresses = match resolved.get(name) {
+                Some(addresses) => addresses,
+                None => {
+                    let addresses = resolve(name, resolver).map_err(|source| {
+                        let (host, rule) = (name.to_owned(), rule_ref(rules, id));
+                        CompileError::Resolve { host, rule, source }
+                    })?;
+                    notes.push(Note::Resolved {
+                        host: name.to_owned(),
+                        addresses: addresses.clone(),
+                    });
+                    resolved.entry(name).or_insert(addresses)
+                }
+            };
+            addresses.iter().for_each(|address| claim(IpNet::from(*address)));
+        }
+    }
+    Ok(claims)
+}
+
+/// The addresses of a name, mapped ones as the IPv4 that they stand for, sorted.
+fn resolve(name: &str, resolver: &dyn Resolver) -> io::Result<Vec<IpAddr>> {
+    let found = resolver.resolve(name)?;
+    let addresses: BTreeSet<IpAddr> = found.iter().map(IpAddr::to_canonical).collect();
+    if addresses.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "it has no address"));
+    }
+    Ok(addresses.into_iter().collect())
+}
+
+fn claim(net: IpNet, strength: Strength, ports: PortRange, protocols: Protocols) -> Claim {
+    let (family_bits, addr) = match net.network() {
+        IpAddr::V4(addr) => (32, u128::from(addr.to_bits()) << 96),
+        IpAddr::V6(addr) => (128, addr.to_bits()),
+    };
+    Claim {
+        family_bits,
+        addr,
+        len: net.prefix_len(),
+        strength,
+        low: ports.first(),
+        high: ports.last(),
+        tcp: protocols.tcp(),
+        udp: protocols.udp(),
+    }
+}
+
+struct Construction<'a> {
+    rules: &'a [RuleInfo],
+    prefixes: Vec<Prefix>,
+    intervals: Vec<Interval>,
+    /// Lists that were stored already.
+    lists: HashMap<Vec<(u16, u16, u32, u32)>, PortSet>,
+    /// The prefixes around the current one, the longest last, with their merged lists.
+    around: Vec<(Claim, Vec<Range>)>,
+}
+
+/// A port range and the strongest that speaks of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Range {
+    low: u16,
+    high: u16,
+    tcp: Option<Strength>,
+    udp: Option<Strength>,
+}
+
+impl Construction<'_> {
+    /// Adds a prefix, given all that the rules say of exactly it.
+    fn prefix(&mut self, claims: &[Claim]) -> Result<(), CompileError> {
+        let Some(first) = claims.first() else { return Ok(()) };
+        while self.around.pop_if(|(outer, _)| !contains(outer, first)).is_some() {}
+        let outer = self.around.last().map_or(&[][..], |(_, ranges)| ranges.as_slice());
+        let ranges = merge(outer, claims);
+        if ranges.len() > MAX_INTERVALS as usize {
+            let last = claims.iter().map(|claim| claim.strength.1).max().unwrap_or_default();
+            return Err(CompileError::Intervals {
+                prefix: display(first),
+                count: ranges.len(),
+                rule: rule_ref(self.rules, last),
+            });
+        }
+        // The prefix around it gives the same answers.
+        if ranges != outer {
+            if self.prefixes.len() == MAX_PREFIXES {
+                return Err(CompileError::Egress { what: "address prefixes", limit: MAX_PREFIXES });
+            }
+            let ports = self.store(&ranges)?;
+            let family = if first.family_bits == 32 { Family::V4 } else { Family::V6 };
+            let (addr, bits) = (first.addr.to_be_bytes(), u32::from(first.len));
+            self.prefixes.push(Prefix { family, addr, bits, ports });
+        }
+        self.around.push((*first, ranges));
+        Ok(())
+    }
+
+    /// Stores a list of ranges, once.
+    fn store(&mut self, ranges: &[Range]) -> Result<PortSet, CompileError> {
+        let verdict = |strength: Option<Strength>| match strength {
+            Some((effect, rule)) => Verdict::new(effect, rule),
+            None => Verdict::UNMATCHED,
+        };
+        let code = |strength: Option<Strength>| {
+            strength.map_or(u32::MAX, |(effect, rule)| (effect as u32) << 16 | u32::from(rule))
+        };
+        let key = ranges.iter().map(|r| (r.low, r.high, code(r.tcp), code(r.udp))).collect();
+        if let Some(ports) = self.lists.get(&key) {
+            return Ok(*ports);
+        }
+        if self.intervals.len() + ranges.len() > MAX_ALL_INTERVALS {
+            return Err(CompileError::Egress {
+                what: "port ranges under all prefixes together",
+                limit: MAX_ALL_INTERVALS,
+            });
+        }
+        let ports = PortSet { first: number(self.intervals.len()), count: number(ranges.len()) };
+        self.intervals.extend(ranges.iter().map(|range| Interval {
+            low: range.low,
+            high: range.high,
+            tcp: verdict(range.tcp),
+            udp: verdict(range.udp),
+        }));
+        self.lists.insert(key, ports);
+        Ok(ports)
+    }
+}
+
+fn contains(outer: &Claim, inner: &Claim) -> bool {
+    let mask = u128::MAX.checked_shl(128 - u32::from(outer.len)).unwrap_or_default();
+    outer.family_bits == inner.family_bits
+        && outer.len <= inner.len
+        && inner.addr & mask == outer.addr
+}
+
+fn display(claim: &Claim) -> String {
+    let net = match IpAddr::from(claim.addr.to_be_bytes()) {
+        IpAddr::V6(addr) if claim.family_bits == 128 => {
+            Ipv6Net::new(addr, claim.len).map(IpNet::from)
+        }
+        _ => {
+            let bits = u32::try_from(claim.addr >> 96).unwrap_or_default();
+            Ipv4Net::new(bits.into(), claim.len).map(IpNet::from)
+        }
+    };
+    net.map_or_else(|_| "an address".to_owned(), |net| net.to_string())
+}
+
+/// Lays `claims` over `outer`: one sweep over the ports at which something begins or ends.
+fn merge(outer: &[Range], claims: &[Claim]) -> Vec<Range> {
+    #[derive(Clone, Copy)]
+    struct Change {
+        strength: Strength,
+        tcp: bool,
+        udp: bool,
+        begins: bool,
+    }
+    let mut changes: BTreeMap<u32, Vec<Change>> = BTreeMap::new();
+    let mut add = |low: u16, high: u16, strength, tcp, udp| {
+        let change = Change { strength, tcp, udp, begins: true };
+        changes.entry(u32::from(low)).or_default().push(change);
+        changes.entry(u32::from(high) + 1).or_default().push(Change { begins: false, ..change });
+    };
+    for range in outer {
+        if let Some(strength) = range.tcp {
+            add(range.low, range.high, strength, true, false);
+        }
+        if let Some(strength) = range.udp {
+            add(range.low, range.high, strength, false, true);
+        }
+    }
+    for claim in claims {
+        add(claim.low, claim.high, claim.strength, claim.tcp, claim.udp);
+    }
+
+    let (mut tcp, mut udp) = (Standing::default(), Standing::default());
+    let mut ranges: Vec<Range> = Vec::new();
+    let mut ports = changes.iter().peekable();
+    while let Some((port, here)) = ports.next() {
+        for change in here {
+            if change.tcp {
+                tcp.change(change.strength, change.begins);
+            }
+            if change.udp {
+                udp.change(change.strength, change.begins);
+            }
+        }
+        let Some((end, _)) = ports.peek() else { break };
+        let (tcp, udp) = (tcp.strongest(), udp.strongest());
+        if tcp.is_none() && udp.is_none() {
+            continue;
+        }
+        let (Ok(low), Ok(high)) = (u16::try_from(*port), u16::try_from(**end - 1)) else { break };
+        match ranges.last_mut() {
+            Some(last)
+                if (last.tcp, last.udp) == (tcp, udp) && last.high.checked_add(1) == Some(low) =>
+            {
+                last.high = high;
+            }
+            _ => ranges.push(Range { low, high, tcp, udp }),
+        }
+    }
+    ranges
+}
+
+/// Everything that speaks of the port at which the sweep is.
+#[derive(Default)]
+struct Standing(BTreeMap<Strength, usize>);
+
+impl Standing {
+    fn change(&mut self, strength: Strength, begins: bool) {
+        let count = self.0.entry(strength).or_default();
+        *count = if begins { *count + 1 } else { count.saturating_sub(1) };
+        if *count == 0 {
+            self.0.remove(&strength);
+        }
+    }
+
+    fn strongest(&self) -> Option<Strength> {
+        self.0.keys().next().copied()
+    }
+}

@@ -1,0 +1,81 @@
+//! What the compiler did that its author should know of.
+
+use std::{fmt, net::IpAddr, path::PathBuf};
+
+use super::error::RuleRef;
+
+/// Something that the policy depends on outside its file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// A pattern names a symbolic link, and stands for what it points at as well.
+    Followed {
+        /// The rule.
+        rule: RuleRef,
+        /// The pattern as written.
+        pattern: String,
+        /// The pattern with its links followed.
+        resolved: String,
+    },
+    /// An allowing pattern names a symbolic link that the agent may replace: it stands for the path
+    /// alone.
+    NotFollowed {
+        /// The rule.
+        rule: RuleRef,
+        /// The pattern as written.
+        pattern: String,
+        /// The link.
+        link: PathBuf,
+    },
+    /// Whether a pattern names a symbolic link could not be found out.
+    Unreadable {
+        /// The rule.
+        rule: RuleRef,
+        /// The pattern as written.
+        pattern: String,
+        /// What the system said.
+        error: String,
+    },
+    /// A host name was resolved.
+    Resolved {
+        /// The name.
+        host: String,
+        /// Its addresses, sorted.
+        addresses: Vec<IpAddr>,
+    },
+}
+
+impl Note {
+    /// Whether the policy does less, or other, than its author may think.
+    #[must_use]
+    pub fn is_warning(&self) -> bool {
+        match self {
+            Self::NotFollowed { .. } | Self::Unreadable { .. } => true,
+            Self::Followed { .. } | Self::Resolved { .. } => false,
+        }
+    }
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Followed { rule, pattern, resolved } => {
+                write!(
+                    f,
+                    "{rule}: `{pattern}` leads through a symbolic link to `{resolved}`; it stands for both"
+                )
+            }
+            Self::NotFollowed { rule, pattern, link } => write!(
+                f,
+                "{rule}: `{pattern}` leads through the symbolic link `{}`, which the agent may replace; the link is not followed. Name the file that is meant, or deny writing the link",
+                link.display()
+            ),
+            Self::Unreadable { rule, pattern, error } => {
+                write!(f, "{rule}: symbolic links in `{pattern}` were not followed: {error}")
+            }
+            Self::Resolved { host, addresses } => {
+                let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+                write!(f, "`{host}` was resolved at load: {}", addresses.join(", "))
+            }
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Compiled tables in memory: the same look-ups that the kernel makes.
+
+use std::collections::{BTreeSet, HashMap};
+
+use agent_guard_common::{
+    decide::{Component, Reason, Tables, step},
+    hash::name_symbol,
+    limits::{MAX_DEPTH, PATH_ALIGN, PATH_BYTES},
+    table::{AgentFlag, Family, Interval, PortSet, State},
+};
+
+use super::{Compiled, lexer, nfa::number};
+
+/// A [`Compiled`] policy that can be asked.
+pub struct MemoryTables<'a> {
+    compiled: &'a Compiled,
+    starts: HashMap<u32, u32>,
+    edges: HashMap<(u32, u64), u32>,
+    states: HashMap<u32, State>,
+    prefixes: HashMap<(Family, u32, [u8; 16]), PortSet>,
+    /// Prefix lengths in use.
+    lengths: BTreeSet<(u32, u32)>,
+}
+
+impl<'a> MemoryTables<'a> {
+    /// Indexes the tables.
+    #[must_use]
+    pub fn new(compiled: &'a Compiled) -> Self {
+        let prefixes = &compiled.prefixes;
+        Self {
+            compiled,
+            starts: compiled.starts.iter().copied().collect(),
+            edges: compiled.edges.iter().map(|(from, by, to)| ((*from, *by), *to)).collect(),
+            states: compiled.states.iter().copied().collect(),
+            prefixes: prefixes.iter().map(|p| ((p.family, p.bits, p.addr), p.ports)).collect(),
+            lengths: prefixes.iter().map(|p| (p.family as u32, p.bits)).collect(),
+        }
+    }
+
+    /// Walks from the root of the file system `dev` over `components` to a state, under the bounds
+    /// that the kernel keeps. The entries of the agent's own processes in procfs are called `self`.
+    ///
+    /// # Errors
+    /// Why there is no state: the object is denied.
+    pub fn walk(&self, dev: u32, components: &[impl AsRef<[u8]>]) -> Result<u32, Reason> {
+        let mut taken = 0;
+        let mut read = Vec::with_capacity(components.len());
+        // Up, as the kernel goes.
+        for (depth, name) in components.iter().rev().enumerate() {
+            if depth >= MAX_DEPTH {
+                return Err(Reason::TooDeep);
+            }
+            if taken > PATH_BYTES {
+                return Err(Reason::TooLong);
+            }
+            let name = name.as_ref();
+            let lexed = depth == 0 || self.compiled.flags & AgentFlag::INNER_GLOBS != 0;
+            let class = if lexed { lexer::class(&self.compiled.lexer, name) } else { 0 };
+            read.push(Component { literal: name_symbol(self.compiled.hash_key, name), class });
+            taken += (name.len() + 1).next_multiple_of(PATH_ALIGN);
+        }
+        let mut state = self.start(dev).ok_or(Reason::UnknownFilesystem)?;
+        for component in read.into_iter().rev() {
+            state = step(self, state, component).ok_or(Reason::Failed)?;
+        }
+        Ok(state)
+    }
+}
+
+impl Tables for MemoryTables<'_> {
+    fn start(&self, dev: u32) -> Option<u32> {
+        self.starts.get(&dev).copied()
+    }
+
+    fn edge(&self, state: u32, symbol: u64) -> Option<u32> {
+        self.edges.get(&(state, symbol)).copied()
+    }
+
+    fn other(&self, state: u32) -> Option<u32> {
+        self.states.get(&state).map(|row| row.next)
+    }
+
+    fn state(&self, state: u32) -> Option<State> {
+        self.states.get(&state).copied()
+    }
+
+    fn prefix(&self, family: Family, addr: [u8; 16]) -> Option<PortSet> {
+        let lengths = self.lengths.range((family as u32, 0)..=(family as u32, 128)).rev();
+        let address = u128::from_be_bytes(addr);
+        lengths.into_iter().find_map(|(_, bits)| {
+            let mask = u128::MAX.checked_shl(128 - bits).unwrap_or_default();
+            self.prefixes.get(&(family, *bits, (address & mask).to_be_bytes())).copied()
+        })
+    }
+
+    fn interval(&self, index: u32) -> Option<Interval> {
+        self.compiled.intervals.get(index as usize).copied()
+    }
+}
+
+impl Compiled {
+    /// The number of states and edges of the path automaton, for those who size the maps.
+    #[must_use]
+    pub fn path_size(&self) -> (u32, u32) {
+        (number(self.states.len()), number(self.edges.len()))
+    }
+}

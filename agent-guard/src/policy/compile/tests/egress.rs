@@ -1,0 +1,166 @@
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use agent_guard_common::decide::{Endpoint, Transport, decide_connect};
+use proptest::{collection::vec, prelude::*, sample::select};
+
+use super::{
+    super::{CompileError, Note},
+    paths::section,
+    *,
+};
+use crate::policy::Host;
+
+fn connect(compiled: &Compiled, address: &str, port: u16, transport: Transport) -> Decision {
+    let endpoint = match address.parse().unwrap() {
+        IpAddr::V4(address) => Endpoint::v4(address.octets(), port, transport),
+        IpAddr::V6(address) => Endpoint::v6(address.octets(), port, transport),
+    };
+    decide_connect(&MemoryTables::new(compiled), &compiled.agent(1, 1), &endpoint)
+}
+
+fn tcp(compiled: &Compiled, address: &str, port: u16) -> bool {
+    connect(compiled, address, port, Transport::Tcp).effect == Effect::Allow
+}
+
+#[test]
+fn a_longer_prefix_carries_the_rules_around_it() {
+    let compiled = compile_lexical(&policy(
+        "egress:\n  rules:\n    - {effect: allow, to: ['10.0.0.0/8:443']}\n    - {effect: allow, to: ['10.1.0.0/16:80']}\n    - {effect: deny, to: ['10.1.2.3']}",
+    ));
+    assert!(tcp(&compiled, "10.9.9.9", 443) && !tcp(&compiled, "10.9.9.9", 80));
+    assert!(tcp(&compiled, "10.1.9.9", 443) && tcp(&compiled, "10.1.9.9", 80));
+    assert!(!tcp(&compiled, "10.1.2.3", 443) && !tcp(&compiled, "11.0.0.1", 443));
+    assert_eq!(connect(&compiled, "10.1.2.3", 443, Transport::Udp).rule, 2);
+}
+
+#[test]
+fn families_and_protocols_are_apart_and_mapped_addresses_are_ipv4() {
+    let compiled = compile_lexical(&policy(
+        "egress:\n  rules:\n    - {effect: allow, to: ['127.0.0.1:53/udp', '[::1]:80/tcp']}",
+    ));
+    assert!(!tcp(&compiled, "127.0.0.1", 53));
+    assert_eq!(connect(&compiled, "127.0.0.1", 53, Transport::Udp).effect, Effect::Allow);
+    assert_eq!(connect(&compiled, "::ffff:127.0.0.1", 53, Transport::Udp).effect, Effect::Allow);
+    assert!(tcp(&compiled, "::1", 80) && !tcp(&compiled, "127.0.0.1", 80));
+}
+
+#[test]
+fn a_prefix_that_adds_nothing_takes_no_row() {
+    let compiled = compile_lexical(&policy(
+        "egress:\n  rules:\n    - {effect: allow, to: ['10.0.0.0/8', '10.1.0.0/16:443', '10.2.0.0/16']}",
+    ));
+    assert_eq!(compiled.prefixes.len(), 1);
+}
+
+#[test]
+fn host_names_stand_for_the_addresses_they_have_at_load() {
+    let policy = policy(
+        "egress:\n  rules:\n    - {effect: allow, to: ['api.example.com:443', 'api.example.com:80']}",
+    );
+    let addresses: Vec<IpAddr> = ["192.0.2.1", "2001:db8::1", "::ffff:192.0.2.1"]
+        .map(|address| address.parse().unwrap())
+        .to_vec();
+    let names = Names(HashMap::from([("api.example.com", addresses)]));
+    let filesystems = Filesystems::lexical();
+    let environment = Environment { filesystems: &filesystems, links: &NoLinks, resolver: &names };
+    let compiled = super::super::compile(&policy, &environment, KEY).unwrap();
+    assert!(tcp(&compiled, "192.0.2.1", 443) && tcp(&compiled, "2001:db8::1", 80));
+    assert!(!tcp(&compiled, "192.0.2.2", 443));
+    let due = ["192.0.2.1", "2001:db8::1"].map(|address| address.parse().unwrap()).to_vec();
+    assert_eq!(
+        compiled.notes,
+        [Note::Resolved { host: "api.example.com".to_owned(), addresses: due }]
+    );
+}
+
+#[test]
+fn a_host_name_without_address_is_refused_with_its_rule() {
+    let policy =
+        policy("egress:\n  rules:\n    - {name: gone, effect: allow, to: ['gone.example']}");
+    let filesystems = Filesystems::lexical();
+    for names in [HashMap::new(), HashMap::from([("gone.example", Vec::new())])] {
+        let names = Names(names);
+        let environment =
+            Environment { filesystems: &filesystems, links: &NoLinks, resolver: &names };
+        let Err(CompileError::Resolve { host, rule, .. }) =
+            super::super::compile(&policy, &environment, KEY)
+        else {
+            panic!("it was compiled");
+        };
+        assert_eq!((host.as_str(), rule.label.as_str(), rule.line), ("gone.example", "gone", 7));
+    }
+}
+
+fn naive_connect(policy: &Policy, address: IpAddr, port: u16, transport: Transport) -> Decision {
+    let (mut denied, mut allowed) = (None, None);
+    for (index, rule) in policy.egress.rules.iter().enumerate() {
+        for target in &rule.matcher {
+            let Host::Net(net) = &target.host else { panic!("no names here") };
+            let speaks = match transport {
+                Transport::Tcp => target.protocols.tcp(),
+                Transport::Udp => target.protocols.udp(),
+            };
+            let ports = target.ports.first()..=target.ports.last();
+            if net.contains(&address) && ports.contains(&port) && speaks {
+                match rule.effect {
+                    policy::Effect::Deny => denied = denied.or(Some(index as u16)),
+                    policy::Effect::Allow => allowed = allowed.or(Some(index as u16)),
+                }
+            }
+        }
+    }
+    match (denied, allowed) {
+        (Some(rule), _) => Decision { effect: Effect::Deny, rule, reason: Reason::Rule },
+        (None, Some(rule)) => Decision { effect: Effect::Allow, rule, reason: Reason::Rule },
+        (None, None) => {
+            let effect = policy.egress.default.into();
+            Decision { effect, rule: NO_RULE, reason: Reason::Default }
+        }
+    }
+}
+
+fn target() -> impl Strategy<Value = String> {
+    let v4 = (0..4u32, 0..4u32, select(vec![0, 1, 8, 15, 16, 30, 31, 32])).prop_map(
+        |(high, low, len)| {
+            let bits = Ipv4Addr::from_bits(high << 30 | low | 0x0a_00_00_00);
+            let net = ipnet::Ipv4Net::new(bits, len).unwrap().trunc();
+            net.to_string()
+        },
+    );
+    let v6 = (0..4u128, 0..4u128, select(vec![0, 1, 64, 127, 128])).prop_map(|(high, low, len)| {
+        let bits = Ipv6Addr::from_bits(high << 126 | low | 1 << 100);
+        let net = ipnet::Ipv6Net::new(bits, len).unwrap().trunc();
+        format!("[{net}]")
+    });
+    let ports = select(vec!["", ":1", ":2", ":1-3", ":3-65535", ":65535", ":2-2"]);
+    let protocols = select(vec!["", "/tcp", "/udp"]);
+    (prop_oneof![v4, v6], ports, protocols)
+        .prop_map(|(net, ports, protocols)| format!("'{net}{ports}{protocols}'"))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+
+    #[test]
+    fn tables_decide_as_the_targets_do(
+        egress in section((select(vec!["allow", "deny"]), vec(target(), 1..4)).prop_map(
+            |(effect, to)| format!("{{effect: {effect}, to: [{}]}}", to.join(", ")),
+        )),
+        places in vec((0..4u32, 0..5u32, any::<bool>(), select(vec![0, 1, 2, 3, 4, 65534, 65535])), 30),
+    ) {
+        let policy = policy(&format!("egress:{egress}"));
+        let compiled = compile_lexical(&policy);
+        for (high, low, v6, port) in places {
+            let address: IpAddr = if v6 {
+                Ipv6Addr::from_bits(u128::from(high) << 126 | u128::from(low) | 1 << 100).into()
+            } else {
+                Ipv4Addr::from_bits(high << 30 | low | 0x0a_00_00_00).into()
+            };
+            for transport in [Transport::Tcp, Transport::Udp] {
+                let found = connect(&compiled, &address.to_string(), port, transport);
+                let due = naive_connect(&policy, address, port, transport);
+                prop_assert_eq!(found, due, "{} {} {:?}", address, port, transport);
+            }
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! A policy as its author meant it: typed, bounded and free of contradictions in form.
+//!
+//! `schema` is the YAML as written, `parse` judges every field of it, and what comes out is a
+//! [`Policy`]. What a policy *decides* is for the compiler and `decide`; nothing here touches
+//! the kernel.
+
+use std::fmt;
+
+pub mod compile;
+mod error;
+pub mod explain;
+mod load;
+mod notes;
+mod parse;
+mod pattern;
+mod schema;
+mod shipped;
+mod target;
+
+pub use error::{Fault, PolicyError, Problem, Refusal};
+pub use load::MAX_FILE_BYTES;
+pub use parse::{MAX_CLASS, MAX_PATTERNS, MAX_RULE_NAME, MAX_RULES};
+pub use pattern::{ComponentGlob, PathPattern, PatternError, PatternFault, Segment};
+pub use shipped::{SHIPPED_WORKSPACE, ShippedError};
+pub use target::{Host, HostName, PortRange, Protocols, Target, TargetError, TargetFault};
+
+/// One agent's policy. Rules keep the order of the file, so that an index names a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// `metadata.name`.
+    pub name: PolicyName,
+    /// SHA-256 of the file, in hexadecimal.
+    pub revision: String,
+    /// Whether denials are carried out or only recorded.
+    pub mode: Mode,
+    /// Which network destinations the agent reaches.
+    pub egress: Section<Vec<Target>>,
+    /// Which programs the agent starts.
+    pub exec: Section<Vec<PathPattern>>,
+    /// Which files the agent reads and writes.
+    pub files: Section<FileMatch>,
+}
+
+/// A DNS label: 1 to 63 of `a-z`, `0-9` and `-`, neither first nor last a `-`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PolicyName(String);
+
+impl PolicyName {
+    /// Longest name, bytes: the length of a DNS label, so that it also names a resource or a cgroup.
+    pub const MAX: usize = 63;
+
+    /// The name, or `None` where `text` is not a DNS label.
+    #[must_use]
+    pub fn new(text: &str) -> Option<Self> {
+        let label = !text.is_empty()
+            && text.len() <= Self::MAX
+            && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && !text.starts_with('-')
+            && !text.ends_with('-');
+        label.then(|| Self(text.to_owned()))
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PolicyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What becomes of a denial.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// The call fails.
+    #[default]
+    Enforce,
+    /// The call goes through and is recorded as one that would have been denied.
+    Audit,
+}
+
+impl Mode {
+    /// Its name in the policy and in events.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Audit => "audit",
+        }
+    }
+}
+
+/// The rules of one kind. A section the file leaves out denies everything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Section<M> {
+    /// What holds where no rule matches.
+    pub default: Effect,
+    /// In the order of the file.
+    pub rules: Vec<Rule<M>>,
+}
+
+impl<M> Default for Section<M> {
+    fn default() -> Self {
+        Self { default: Effect::Deny, rules: Vec::new() }
+    }
+}
+
+/// One rule: what it matches and what it then says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule<M> {
+    /// At most 64 printable ASCII characters.
+    pub name: Option<String>,
+    /// Deny beats allow, wherever the two stand.
+    pub effect: Effect,
+    /// A label for events: 1 to 32 of `a-z`, `0-9` and `-`.
+    pub class: Option<String>,
+    /// What the rule is about; never empty.
+    pub matcher: M,
+    /// 1-based line of the rule in its file.
+    pub line: usize,
+}
+
+impl<M> Rule<M> {
+    /// How messages and events call the rule: its name, or its place such as `files[2]`.
+    #[must_use]
+    pub fn label(&self, section: SectionKind, index: usize) -> String {
+        self.name.clone().unwrap_or_else(|| format!("{section}[{index}]"))
+    }
+}
+
+/// The sections this version enforces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SectionKind {
+    /// `spec.egress`.
+    Egress,
+    /// `spec.exec`.
+    Exec,
+    /// `spec.files`.
+    Files,
+}
+
+impl fmt::Display for SectionKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Egress => "egress",
+            Self::Exec => "exec",
+            Self::Files => "files",
+        })
+    }
+}
+
+/// What a rule or a default says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// The call fails.
+    Deny,
+    /// The call goes through.
+    Allow,
+}
+
+/// What a `files` rule is about: any of the paths, for any of the accesses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileMatch {
+    /// The accesses the rule speaks of.
+    pub access: AccessSet,
+    /// Never empty.
+    pub paths: Vec<PathPattern>,
+}
+
+/// A set of file accesses that is never empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccessSet {
+    /// Reading only.
+    Read,
+    /// Writing only: create, truncate, rename, link, unlink and metadata are writes.
+    Write,
+    /// Both.
+    ReadWrite,
+}
+
+impl AccessSet {
+    /// Whether reading is in the set.
+    #[must_use]
+    pub const fn read(self) -> bool {
+        matches!(self, Self::Read | Self::ReadWrite)
+    }
+
+    /// Whether writing is in the set.
+    #[must_use]
+    pub const fn write(self) -> bool {
+        matches!(self, Self::Write | Self::ReadWrite)
+    }
+}
+
+#[cfg(test)]
+mod tests;

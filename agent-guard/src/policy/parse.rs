@@ -1,0 +1,310 @@
+//! From the text to a [`Policy`], or to everything that is wrong with it.
+
+use std::ops::Range;
+
+use serde_saphyr::Spanned;
+
+use sha2::{Digest, Sha256};
+
+use super::{
+    AccessSet, Effect, FileMatch, Mode, PathPattern, Policy, PolicyName, Rule, Section, Target,
+    error::{Fault, PolicyError},
+    load::MAX_FILE_BYTES,
+    notes::{Notes, quoted},
+    schema::{self, Document, Text},
+};
+
+/// Most rules of a policy, all sections together: a rule's number is 16 bits wide in the kernel
+/// tables, and the highest numbers are kept for defaults.
+pub const MAX_RULES: usize = 65_000;
+/// Most paths and targets of a policy, all rules together: the tables grow with each.
+pub const MAX_PATTERNS: usize = 1 << 17;
+/// Longest name of a rule, bytes: it is carried by every event.
+pub const MAX_RULE_NAME: usize = 64;
+/// Longest class of a rule, bytes: likewise.
+pub const MAX_CLASS: usize = 32;
+
+const API_VERSION: &str = "agent-guard.dev/v1alpha1";
+const KIND: &str = "AgentPolicy";
+
+impl Policy {
+    /// Reads a policy from `text`; `name` is what errors call it.
+    ///
+    /// # Errors
+    /// [`PolicyError::TooLarge`], or [`PolicyError::Refused`] with every problem of the file
+    /// (only the first where the YAML itself is malformed).
+    pub fn parse(name: &str, text: &str) -> Result<Self, PolicyError> {
+        if text.len() > MAX_FILE_BYTES {
+            return Err(PolicyError::TooLarge { file: name.to_owned() });
+        }
+        let mut parser = Parser { notes: Notes::new(text), rules: 0, patterns: 0 };
+        let policy = match schema::read(text) {
+            Ok(document) => parser.policy(document, text),
+            Err(error) => {
+                parser.notes.yaml_error(error);
+                None
+            }
+        };
+        match policy {
+            Some(policy) if parser.notes.is_empty() => Ok(policy),
+            _ => Err(PolicyError::Refused(Box::new(parser.notes.refusal(name)))),
+        }
+    }
+}
+
+/// A file being judged, and what was found so far.
+struct Parser<'a> {
+    notes: Notes<'a>,
+    rules: usize,
+    patterns: usize,
+}
+
+/// The fields every rule has, taken out of its section's kind of rule.
+struct Head {
+    name: Option<Text>,
+    effect: Option<Text>,
+    class: Option<Text>,
+}
+
+/// A rule's line and its parts other than the matcher; `None` where a part is at fault.
+struct ParsedHead {
+    name: Option<String>,
+    effect: Effect,
+    class: Option<String>,
+    line: usize,
+}
+
+impl ParsedHead {
+    fn with<M>(self, matcher: M) -> Rule<M> {
+        let Self { name, effect, class, line } = self;
+        Rule { name, effect, class, matcher, line }
+    }
+}
+
+impl Parser<'_> {
+    /// `None` only with a problem noted.
+    fn policy(&mut self, document: Document, text: &str) -> Option<Policy> {
+        let Document { api_version, kind, metadata, spec } = document;
+        if api_version.is_none() && kind.is_none() && metadata.is_none() && spec.is_none() {
+            return self.notes.refuse(0..0, Fault::Empty);
+        }
+        self.exactly("apiVersion", api_version, API_VERSION);
+        self.exactly("kind", kind, KIND);
+        let name = match metadata.and_then(|metadata| metadata.name) {
+            None => self.missing(0..0, "name", "`metadata`", "coding-agent"),
+            Some(text) => match PolicyName::new(&text.value) {
+                Some(name) => Some(name),
+                None => {
+                    self.notes.refuse_text(&text, Fault::PolicyName { found: quoted(&text.value) })
+                }
+            },
+        };
+        let Some(spec) = spec else {
+            return self.missing(0..0, "spec", "the policy", "{mode: enforce}");
+        };
+        if let Some(listen) = spec.listen {
+            self.not_enforced("listen", &listen);
+        }
+        if let Some(unix) = spec.unix {
+            self.not_enforced("unix", &unix);
+        }
+        for cgroup in spec.selector.and_then(|selector| selector.cgroups).unwrap_or_default() {
+            let path = &cgroup.value;
+            if !path.starts_with('/') || path.contains(char::is_control) {
+                self.notes.refuse_text::<()>(&cgroup, Fault::Cgroup { found: quoted(path) });
+            }
+        }
+        let modes = [("enforce", Mode::Enforce), ("audit", Mode::Audit)];
+        let mode = match spec.mode {
+            None => Some(Mode::default()),
+            Some(text) => self.choice("mode", &text, &modes),
+        };
+
+        let egress = self.section(spec.egress, |parser, rule, at, line| {
+            let schema::EgressRule { name, effect, class, to } = rule;
+            let head = parser.head(Head { name, effect, class }, at.clone(), line);
+            let to = parser.list(to, at, "to", "[\"127.0.0.1:8080/tcp\"]", Parser::target)?;
+            Some(head?.with(to.into_iter().flatten().collect()))
+        });
+        let exec = self.section(spec.exec, |parser, rule, at, line| {
+            let schema::ExecRule { name, effect, class, paths } = rule;
+            let head = parser.head(Head { name, effect, class }, at.clone(), line);
+            let paths = parser.list(paths, at, "paths", "[\"/usr/bin/**\"]", Parser::path)?;
+            Some(head?.with(paths))
+        });
+        let files = self.section(spec.files, |parser, rule, at, line| {
+            let schema::FileRule { name, effect, class, access, paths } = rule;
+            let head = parser.head(Head { name, effect, class }, at.clone(), line);
+            let access = parser.access(access);
+            let paths = parser.list(paths, at, "paths", "[\"/workspace/**\"]", Parser::path)?;
+            Some(head?.with(FileMatch { access: access?, paths }))
+        });
+        let revision = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
+        Some(Policy {
+            name: name?,
+            revision,
+            mode: mode?,
+            egress: egress?,
+            exec: exec?,
+            files: files?,
+        })
+    }
+
+    /// A section, whose rules `rule` reads: from the rule as written, its place and its line.
+    fn section<R, M>(
+        &mut self,
+        section: Option<schema::Section<R>>,
+        rule: impl Fn(&mut Self, R, Range<usize>, usize) -> Option<Rule<M>>,
+    ) -> Option<Section<M>> {
+        let Some(section) = section else { return Some(Section::default()) };
+        let default = match section.default {
+            None => Some(Effect::Deny),
+            Some(text) => self.effect("default", &text),
+        };
+        let mut rules = Vec::new();
+        for Spanned { value, referenced, .. } in section.rules.unwrap_or_default() {
+            let at = self.notes.place(&referenced);
+            self.rules += 1;
+            if self.rules == MAX_RULES + 1 {
+                self.notes.refuse::<()>(at.clone(), Fault::TooManyRules);
+            }
+            let line = usize::try_from(referenced.line()).unwrap_or_default();
+            rules.extend(rule(self, value, at, line));
+        }
+        Some(Section { default: default?, rules })
+    }
+
+    fn head(&mut self, head: Head, at: Range<usize>, line: usize) -> Option<ParsedHead> {
+        let effect = match &head.effect {
+            None => self.missing(at, "effect", "the rule", "deny"),
+            Some(text) => self.effect("effect", text),
+        };
+        let printable = |name: &str| {
+            (1..=MAX_RULE_NAME).contains(&name.len())
+                && name.bytes().all(|b| b == b' ' || b.is_ascii_graphic())
+                && name.trim() == name
+        };
+        let label = |class: &str| {
+            (1..=MAX_CLASS).contains(&class.len())
+                && class.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+        };
+        let name = self.label(head.name, printable, |found| Fault::RuleName { found });
+        let class = self.label(head.class, label, |found| Fault::Class { found });
+        Some(ParsedHead { name, effect: effect?, class, line })
+    }
+
+    /// A text that must be as `fits` demands. One that is not is noted, and left out.
+    fn label(
+        &mut self,
+        text: Option<Text>,
+        fits: impl Fn(&str) -> bool,
+        fault: impl Fn(String) -> Fault,
+    ) -> Option<String> {
+        let text = text?;
+        if fits(&text.value) {
+            return Some(text.value);
+        }
+        self.notes.refuse_text(&text, fault(quoted(&text.value)))
+    }
+
+    fn effect(&mut self, field: &'static str, text: &Text) -> Option<Effect> {
+        if text.value == "ask" {
+            return self.notes.refuse_text(text, Fault::Ask);
+        }
+        self.choice(field, text, &[("allow", Effect::Allow), ("deny", Effect::Deny)])
+    }
+
+    fn access(&mut self, list: Option<Spanned<Vec<Text>>>) -> Option<AccessSet> {
+        let Some(list) = list else { return Some(AccessSet::ReadWrite) };
+        if list.value.is_empty() {
+            let at = self.notes.place(&list.referenced);
+            return self.notes.refuse(at, Fault::EmptyList { field: "access" });
+        }
+        let known = [("read", AccessSet::Read), ("write", AccessSet::Write)];
+        let mut all = Some(None);
+        for text in &list.value {
+            let one = self.choice("access", text, &known);
+            all = match (all, one) {
+                (Some(None), Some(one)) => Some(Some(one)),
+                (Some(Some(other)), Some(one)) if other == one => Some(Some(one)),
+                (Some(Some(_)), Some(_)) => Some(Some(AccessSet::ReadWrite)),
+                _ => None,
+            };
+        }
+        all.flatten()
+    }
+
+    /// The entries of a rule's list, of which there must be one at least.
+    fn list<T>(
+        &mut self,
+        list: Option<Vec<Text>>,
+        rule: Range<usize>,
+        field: &'static str,
+        example: &'static str,
+        entry: impl Fn(&mut Self, &Text) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        let Some(list) = list else {
+            return self.missing(rule, field, "the rule", example);
+        };
+        if list.is_empty() {
+            return self.notes.refuse(rule, Fault::EmptyList { field });
+        }
+        let count = list.len();
+        let before = self.patterns;
+        self.patterns += count;
+        if before <= MAX_PATTERNS && self.patterns > MAX_PATTERNS {
+            self.notes.refuse::<()>(rule, Fault::TooManyPatterns);
+        }
+        let entries: Vec<T> = list.iter().filter_map(|text| entry(self, text)).collect();
+        (entries.len() == count).then_some(entries)
+    }
+
+    fn path(&mut self, text: &Text) -> Option<PathPattern> {
+        match PathPattern::parse(&text.value) {
+            Ok(pattern) => Some(pattern),
+            Err(error) => self.notes.refuse_part(text, error.at, Fault::Pattern(error.fault)),
+        }
+    }
+
+    fn target(&mut self, text: &Text) -> Option<Vec<Target>> {
+        match Target::parse(&text.value) {
+            Ok(targets) => Some(targets),
+            Err(error) => self.notes.refuse_part(text, error.at, Fault::Target(error.fault)),
+        }
+    }
+
+    fn choice<T: Copy>(
+        &mut self,
+        field: &'static str,
+        text: &Text,
+        known: &[(&'static str, T)],
+    ) -> Option<T> {
+        if let Some((_, value)) = known.iter().find(|(word, _)| *word == text.value) {
+            return Some(*value);
+        }
+        let known = known.iter().map(|(word, _)| *word).collect();
+        self.notes.refuse_text(text, Fault::Choice { field, found: quoted(&text.value), known })
+    }
+
+    fn exactly(&mut self, field: &'static str, text: Option<Text>, only: &'static str) {
+        match text {
+            None => self.missing(0..0, field, "the policy", only),
+            Some(text) => self.choice(field, &text, &[(only, ())]),
+        };
+    }
+
+    fn not_enforced<T>(&mut self, section: &'static str, value: &Spanned<T>) {
+        let at = self.notes.key_before(section, &value.referenced);
+        self.notes.refuse::<()>(at, Fault::NotEnforced { section });
+    }
+
+    fn missing<T>(
+        &mut self,
+        at: Range<usize>,
+        field: &'static str,
+        place: &'static str,
+        example: &'static str,
+    ) -> Option<T> {
+        self.notes.refuse(at, Fault::Missing { field, place, example })
+    }
+}

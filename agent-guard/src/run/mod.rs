@@ -1,0 +1,352 @@
+//! `agent-guard run`: one command, in its own cgroup, under one policy, for as long as it lives.
+
+mod launch;
+mod names;
+mod report;
+
+use std::{
+    ffi::OsString,
+    fs::File,
+    io::{self, IsTerminal},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use agent_guard_common::table::{Agent, AgentFlag};
+use anyhow::{Context as _, bail};
+use aya::maps::{MapData, RingBuf};
+use tokio::io::{Interest, unix::AsyncFd};
+
+use self::{names::RunNames, report::Reporter};
+use crate::{
+    cgroup::Cgroup,
+    event::{
+        AgentIdentity, Context, Encoder, EventLog, Host, Notice, PolicyIdentity, SafeText, Sink,
+    },
+    guard::{Guard, TierChoice},
+    kernel::tables::sizes_for,
+    mounts::{Mount, MountTable},
+    policy::{
+        Mode, Policy,
+        compile::{
+            CompileError, Compiled, Environment, Filesystems, HostLinks, HostResolver, compile,
+        },
+    },
+    reaper::Reaper,
+    signals::Signals,
+    tier::Tier,
+};
+
+/// The agent's id in the kernel's tables; a run has one.
+const AGENT: u32 = 1;
+
+/// How often losses are looked for while nothing else happens.
+const LOSS_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Keys that are drawn before a policy whose names collide under every one of them is given up: once
+/// is already a chance of one in 2^40.
+const KEY_DRAWS: usize = 4;
+
+/// What to run, and how.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The policy.
+    pub policy: Policy,
+    /// How the policy is called in messages and events: its file.
+    pub policy_file: String,
+    /// Name of the agent.
+    pub agent: String,
+    /// The tier that is asked for.
+    pub tier: TierChoice,
+    /// Whether a policy in mode `enforce` may run where nothing is enforced.
+    pub allow_unenforced: bool,
+    /// Where events go: a file, or `-` for standard output.
+    pub events: Option<PathBuf>,
+    /// The command and its arguments; not empty.
+    pub command: Vec<OsString>,
+}
+
+/// Runs the command and returns the exit code.
+///
+/// # Errors
+/// The guard failed before the command was started.
+pub fn run(settings: &Settings) -> anyhow::Result<u8> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    runtime.block_on(guarded(settings))
+}
+
+async fn guarded(settings: &Settings) -> anyhow::Result<u8> {
+    let log = settings.events.as_deref().map(open_log).transpose()?;
+    let signals = Signals::collect().context("collecting signals")?;
+    let table = MountTable::open().context("opening the mount table")?;
+    let mounts = table.read().context("reading the mount table")?;
+    let compiled = compile_policy(&settings.policy)?;
+    for note in compiled.notes.iter().filter(|note| note.is_warning()) {
+        eprintln!("agent-guard: warning: {note}");
+    }
+
+    let name = format!("agent-guard-{}-{}", settings.agent, std::process::id());
+    let cgroup = Cgroup::create(&mounts, &name)?;
+    let place = Place { cgroup: &cgroup, mounts: &mounts };
+    let outcome = under_guard(settings, &place, &table, compiled, log, &signals).await;
+    // Also where the guard failed: what was made is taken away, and whoever was in it ended.
+    let removed = cgroup.remove();
+    let code = outcome?;
+    removed?;
+    Ok(code)
+}
+
+/// Where the agent lives.
+struct Place<'a> {
+    cgroup: &'a Cgroup,
+    mounts: &'a [Mount],
+}
+
+async fn under_guard(
+    settings: &Settings,
+    place: &Place<'_>,
+    table: &MountTable,
+    compiled: Compiled,
+    log: Option<EventLog<File>>,
+    signals: &Signals,
+) -> anyhow::Result<u8> {
+    let cgroup = place.cgroup;
+    let mut guard = Guard::establish(settings.tier, cgroup, place.mounts, sizes_for(&compiled))?;
+    let unenforced = guard.tier == Tier::Observe && settings.policy.mode == Mode::Enforce;
+    if unenforced && !settings.allow_unenforced {
+        bail!(
+            "the policy asks for `mode: enforce`, and tier observe enforces nothing; use `--mode audit`, or `--allow-degraded enforce` to run unenforced all the same\n{}",
+            weaker(&guard)
+        );
+    }
+    let policy = guard.tables.write_policy(&compiled)?;
+    guard.tables.set_agent(AGENT, agent(settings, &compiled, cgroup, policy))?;
+    guard.tables.bind_cgroup(cgroup.id(), AGENT)?;
+
+    let context = context(settings, &guard, cgroup, unenforced);
+    let mut reporter = Reporter::new(RunNames::new(context, &compiled, place.mounts), log);
+    announce(settings, &guard);
+    reporter.notice(Notice::Started);
+    reporter.notice(Notice::PolicyLoaded { replaces: None });
+    if unenforced {
+        reporter.notice(Notice::Degraded);
+    }
+
+    let ring = RingBuf::try_from(
+        guard.ebpf.take_map("EVENTS").context("the object file holds no map EVENTS")?,
+    )?;
+    let reaper = Reaper::start(cgroup.path()).context("starting the reaper")?;
+    let code = match launch::start(&settings.command, cgroup.entrance()?.into()) {
+        Ok(mut child) => {
+            let mut session =
+                Session { guard, settings, cgroup, table, reporter, ring: readable(ring)? };
+            let status = session.watch(&mut child, signals).await;
+            if cgroup.is_populated()? {
+                eprintln!("agent-guard: the command left processes behind; they are ended with it");
+            }
+            // Ended before the programs are, and its last events read.
+            crate::cgroup::kill(cgroup.path())?;
+            session.drain();
+            let counts = session.guard.counts()?;
+            warn_of_unwritten(session.reporter.finish(&counts));
+            launch::exit_code(status?)
+        }
+        Err(error) => {
+            let mut ring = ring;
+            while let Some(entry) = ring.next() {
+                reporter.take(&entry);
+            }
+            warn_of_unwritten(reporter.finish(&guard.counts()?));
+            eprintln!("agent-guard: {error}");
+            error.exit_code()
+        }
+    };
+    reaper.dismiss().context("dismissing the reaper")?;
+    Ok(code)
+}
+
+fn warn_of_unwritten(lines: u64) {
+    if lines > 0 {
+        eprintln!("agent-guard: {lines} event(s) could not be written and are lost");
+    }
+}
+
+fn readable(ring: RingBuf<MapData>) -> anyhow::Result<AsyncFd<RingBuf<MapData>>> {
+    // SAFETY: the descriptor belongs to the map that moves into the `AsyncFd`, and closes with it.
+    unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
+        .context("watching the ring buffer")
+}
+
+/// A command that is running.
+struct Session<'a> {
+    guard: Guard,
+    settings: &'a Settings,
+    cgroup: &'a Cgroup,
+    table: &'a MountTable,
+    reporter: Reporter,
+    ring: AsyncFd<RingBuf<MapData>>,
+}
+
+impl Session<'_> {
+    /// Reads events, passes signals on and follows the mount table until the command ends.
+    async fn watch(
+        &mut self,
+        child: &mut tokio::process::Child,
+        signals: &Signals,
+    ) -> io::Result<std::process::ExitStatus> {
+        let pid = child.id();
+        let mounts = self.table.file().try_clone()?;
+        // SAFETY: the descriptor moves into the `AsyncFd` and closes with it.
+        let mounts = unsafe { AsyncFd::register_with_interest(mounts, Interest::PRIORITY) }?;
+        let mut losses = tokio::time::interval(LOSS_INTERVAL);
+        loop {
+            tokio::select! {
+                status = child.wait() => return status,
+                ready = self.ring.readable_mut() => {
+                    let mut ready = ready?;
+                    let ring = ready.get_inner_mut();
+                    while let Some(entry) = ring.next() {
+                        self.reporter.take(&entry);
+                    }
+                    ready.clear_ready();
+                }
+                changed = mounts.ready(Interest::PRIORITY) => {
+                    changed?.clear_ready();
+                    self.follow_mounts();
+                }
+                signal = signals.next() => forward(pid, signal?),
+                _ = losses.tick() => match self.guard.counts() {
+                    Ok(counts) => self.reporter.losses(&counts),
+                    Err(error) => eprintln!("agent-guard: the counters can not be read: {error}"),
+                },
+            }
+        }
+    }
+
+    fn drain(&mut self) {
+        let ring = self.ring.get_mut();
+        while let Some(entry) = ring.next() {
+            self.reporter.take(&entry);
+        }
+    }
+
+    /// Compiles the policy for the mounts as they are now, and swaps it in whole. Where that fails the
+    /// policy in force stays: it denies what lies on mounts that it does not know.
+    fn follow_mounts(&mut self) {
+        if let Err(error) = self.try_follow_mounts() {
+            eprintln!(
+                "agent-guard: the mounts changed, and the policy could not be adapted; files on new mounts stay denied: {error:#}"
+            );
+        }
+    }
+
+    fn try_follow_mounts(&mut self) -> anyhow::Result<()> {
+        let mounts = self.table.read()?;
+        let compiled = compile_policy(&self.settings.policy)?;
+        let policy = self.guard.tables.write_policy(&compiled)?;
+        let agent = agent(self.settings, &compiled, self.cgroup, policy);
+        self.guard.tables.set_agent(AGENT, agent)?;
+        self.reporter.names().set_mounts(&mounts);
+        Ok(())
+    }
+}
+
+/// The agent under `policy`. What is allowed is told only where somebody records it.
+fn agent(settings: &Settings, compiled: &Compiled, cgroup: &Cgroup, policy: u32) -> Agent {
+    let mut agent = compiled.agent(cgroup.id(), policy);
+    if settings.events.is_some() {
+        agent.flags |= AgentFlag::LOG_ALLOWED;
+    }
+    agent
+}
+
+/// Passes a signal on. A command that is gone does not mind.
+fn forward(pid: Option<u32>, signal: libc::c_int) {
+    let pid = pid.and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw);
+    let signal = rustix::process::Signal::from_named_raw(signal);
+    if let (Some(pid), Some(signal)) = (pid, signal) {
+        let _ = rustix::process::kill_process(pid, signal);
+    }
+}
+
+fn compile_policy(policy: &Policy) -> anyhow::Result<Compiled> {
+    let filesystems = Filesystems::from_mountinfo(&std::fs::read("/proc/self/mountinfo")?)?;
+    let links = HostLinks::default();
+    let environment =
+        Environment { filesystems: &filesystems, links: &links, resolver: &HostResolver };
+    for _ in 0..KEY_DRAWS {
+        match compile(policy, &environment, draw_key()?) {
+            Err(CompileError::HashCollision) => {}
+            other => return Ok(other?),
+        }
+    }
+    Err(CompileError::HashCollision.into())
+}
+
+fn draw_key() -> anyhow::Result<[u64; 2]> {
+    let mut bytes = [0; 16];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .context("drawing a key")?;
+    let (low, high) = bytes.split_at(8);
+    Ok([u64::from_ne_bytes(low.try_into()?), u64::from_ne_bytes(high.try_into()?)])
+}
+
+fn open_log(path: &Path) -> anyhow::Result<EventLog<File>> {
+    let out = if path == Path::new("-") { Sink::stdout()? } else { Sink::file(path)? };
+    let system = rustix::system::uname();
+    let host = Host {
+        name: system.nodename().to_string_lossy().into_owned(),
+        kernel: system.release().to_string_lossy().into_owned(),
+    };
+    let [high, low] = draw_key()?;
+    Ok(EventLog::new(Encoder::new(host, u128::from(high) << 64 | u128::from(low)), out))
+}
+
+fn context(settings: &Settings, guard: &Guard, cgroup: &Cgroup, unenforced: bool) -> Arc<Context> {
+    use std::os::unix::ffi::OsStrExt;
+    Arc::new(Context {
+        tier: guard.tier,
+        mode: settings.policy.mode,
+        degraded: if unenforced { vec!["enforce".to_owned()] } else { Vec::new() },
+        agent: AgentIdentity {
+            name: settings.agent.clone(),
+            id: AGENT,
+            cgroup_id: cgroup.id(),
+            cgroup: SafeText::new(cgroup.path().as_os_str().as_bytes()),
+        },
+        policy: Some(PolicyIdentity {
+            name: settings.policy.name.to_string(),
+            revision: settings.policy.revision.clone(),
+            file: SafeText::new(settings.policy_file.as_bytes()),
+        }),
+    })
+}
+
+/// What is in force, in one line; what is not, and why, in one more for each stronger tier.
+fn announce(settings: &Settings, guard: &Guard) {
+    let mode = match settings.policy.mode {
+        Mode::Enforce => "enforce",
+        Mode::Audit => "audit: denials are recorded and nothing is blocked",
+    };
+    let weaker = weaker(guard);
+    if !weaker.is_empty() && io::stderr().is_terminal() {
+        eprintln!("{weaker}");
+    }
+    eprintln!(
+        "agent-guard: {} under policy {} ({}), tier {}, mode {mode}",
+        settings.agent, settings.policy.name, settings.policy_file, guard.tier
+    );
+}
+
+fn weaker(guard: &Guard) -> String {
+    let lines: Vec<String> = guard
+        .weaker_because
+        .iter()
+        .map(|(tier, error)| format!("agent-guard: tier {tier} is not to be had here: {error}"))
+        .collect();
+    lines.join("\n")
+}

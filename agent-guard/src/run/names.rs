@@ -1,0 +1,85 @@
+//! What the numbers of this run's events stand for.
+
+use std::{collections::HashMap, os::unix::ffi::OsStrExt, sync::Arc};
+
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::{
+    event::{Context, Mount as NamedMount, Names, Rule},
+    mounts::Mount,
+    policy::compile::Compiled,
+};
+
+/// Names of one agent: its context, its rules, and the mounts that it sees.
+pub struct RunNames {
+    context: Arc<Context>,
+    rules: Vec<Arc<Rule>>,
+    mounts: HashMap<u32, Vec<NamedMount>>,
+    boot_time_ns: u64,
+}
+
+impl RunNames {
+    /// Names for the events of an agent in `context` under the rules of `compiled`. Rule ids depend on
+    /// the policy file alone, so they outlive a change of mounts.
+    pub fn new(context: Arc<Context>, compiled: &Compiled, mounts: &[Mount]) -> Self {
+        let rules = compiled.rules.iter().map(|rule| {
+            Arc::new(Rule {
+                label: rule.label.clone(),
+                line: u32::try_from(rule.line).ok(),
+                class: rule.class.clone(),
+            })
+        });
+        let mut names = Self {
+            context,
+            rules: rules.collect(),
+            mounts: HashMap::new(),
+            boot_time_ns: boot_time_ns(),
+        };
+        names.set_mounts(mounts);
+        names
+    }
+
+    /// Takes a changed mount table over.
+    pub fn set_mounts(&mut self, mounts: &[Mount]) {
+        self.mounts.clear();
+        for mount in mounts {
+            let named = NamedMount {
+                root: mount.root.as_os_str().as_bytes().to_vec(),
+                point: mount.mount_point.as_os_str().as_bytes().to_vec(),
+            };
+            self.mounts.entry(mount.dev).or_default().push(named);
+        }
+    }
+
+    /// The context of the run's own notices.
+    pub fn own_context(&self) -> Arc<Context> {
+        Arc::clone(&self.context)
+    }
+}
+
+impl Names for RunNames {
+    fn context(&self, _agent: u32, _policy: u32) -> Arc<Context> {
+        Arc::clone(&self.context)
+    }
+
+    fn rule(&self, _policy: u32, rule: u16) -> Option<Arc<Rule>> {
+        self.rules.get(usize::from(rule)).map(Arc::clone)
+    }
+
+    fn mounts(&self, dev: u32) -> &[NamedMount] {
+        self.mounts.get(&dev).map_or(&[], Vec::as_slice)
+    }
+
+    fn boot_time_ns(&self) -> u64 {
+        self.boot_time_ns
+    }
+}
+
+/// Nanoseconds from the Unix epoch to the zero of the boot clock, as of now.
+fn boot_time_ns() -> u64 {
+    let nanos = |clock| {
+        let time = clock_gettime(clock);
+        i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec)
+    };
+    u64::try_from(nanos(ClockId::Realtime) - nanos(ClockId::Boottime)).unwrap_or(0)
+}

@@ -1,0 +1,116 @@
+//! Where a run's events go: the log, and a line on stderr for each denial.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, IsTerminal},
+    time::Instant,
+};
+
+use agent_guard_common::{event::Outcome, hook::Hook};
+
+use super::names::RunNames;
+use crate::{
+    event::{
+        Body, EventLog, HookTotals, Losses, Names, Notice, Record, TextLine, WireEvent, resolve,
+    },
+    guard::is_canary,
+    kernel::counters::HookCounts,
+};
+
+/// Takes the bytes of events in and sends records out.
+pub struct Reporter {
+    names: RunNames,
+    log: Option<EventLog<File>>,
+    colour: bool,
+    malformed: u64,
+    told: BTreeMap<u8, u64>,
+}
+
+impl Reporter {
+    /// Reports under `names`, into `log` where there is one.
+    pub fn new(names: RunNames, log: Option<EventLog<File>>) -> Self {
+        let colour = io::stderr().is_terminal()
+            && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        Self { names, log, colour, malformed: 0, told: BTreeMap::new() }
+    }
+
+    /// The names, to change what they stand for.
+    pub fn names(&mut self) -> &mut RunNames {
+        &mut self.names
+    }
+
+    /// Takes one entry of the ring buffer.
+    pub fn take(&mut self, bytes: &[u8]) {
+        match WireEvent::parse(bytes) {
+            Ok(event) if is_canary(event.header.agent) => {}
+            Ok(event) => {
+                let record = resolve(&event, &self.names);
+                self.send(&record, event.outcome != Outcome::Allowed);
+            }
+            Err(error) => {
+                self.malformed += 1;
+                tracing::warn!(
+                    "an event from the kernel makes no sense and is counted as lost: {error}"
+                );
+            }
+        }
+    }
+
+    /// Tells of the guard itself.
+    pub fn notice(&mut self, notice: Notice) {
+        let time_ns = self.names.boot_time_ns().saturating_add(boot_now_ns());
+        let record =
+            Record { time_ns, context: self.names.own_context(), body: Body::Notice(notice) };
+        self.send(&record, false);
+    }
+
+    /// Tells of events that were lost since the last call.
+    pub fn losses(&mut self, counts: &[(Hook, HookCounts)]) {
+        let mut losses =
+            Losses { malformed: std::mem::take(&mut self.malformed), ..Losses::default() };
+        for (hook, counts) in counts {
+            let told = self.told.entry(*hook as u8).or_default();
+            if counts.lost > *told {
+                losses.hooks.push((*hook, counts.lost - *told));
+                *told = counts.lost;
+            }
+        }
+        if !losses.is_empty() {
+            let notice = Notice::EventsLost(losses);
+            eprintln!("agent-guard: {notice}");
+            self.notice(notice);
+        }
+    }
+
+    /// Ends the report with what each hook has counted. What comes back is the number of lines that
+    /// the log lost without telling.
+    pub fn finish(mut self, counts: &[(Hook, HookCounts)]) -> u64 {
+        self.losses(counts);
+        let totals = counts.iter().filter(|(_, counts)| *counts != HookCounts::default()).map(
+            |(hook, counts)| HookTotals {
+                hook: *hook,
+                decided: counts.decided,
+                denied: counts.denied,
+                lost: counts.lost,
+                failed: counts.failed,
+            },
+        );
+        self.notice(Notice::Stopped { totals: totals.collect() });
+        self.log.map_or(0, EventLog::finish)
+    }
+
+    fn send(&mut self, record: &Record, show: bool) {
+        if show {
+            eprintln!("{}", TextLine { record, colour: self.colour });
+        }
+        if let Some(fault) = self.log.as_mut().and_then(|log| log.append(record, Instant::now())) {
+            eprintln!("agent-guard: {fault}");
+        }
+    }
+}
+
+fn boot_now_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    u64::try_from(i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec)).unwrap_or(0)
+}

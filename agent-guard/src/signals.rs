@@ -1,0 +1,84 @@
+//! Signals meant for the command.
+//!
+//! The guard and the command share a terminal and a process group: what the terminal sends has reached
+//! the command already. What a process sends to the guard is passed on.
+
+use std::{
+    io,
+    mem::{MaybeUninit, size_of},
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+};
+
+use tokio::io::{Interest, unix::AsyncFd};
+
+/// What is passed on to the command.
+const FORWARDED: [libc::c_int; 7] = [
+    libc::SIGTERM,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGHUP,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGALRM,
+];
+
+/// What is only kept from ending the guard: an events file at the limit of `ulimit -f`. The write fails
+/// all the same, and is counted.
+const MUTED: [libc::c_int; 1] = [libc::SIGXFSZ];
+
+/// `si_code` of a signal that the kernel itself sent, as the terminal's are.
+const SI_KERNEL: i32 = 0x80;
+
+/// The forwarded signals, as a stream. While it exists they do nothing else to this process.
+pub struct Signals {
+    fd: AsyncFd<OwnedFd>,
+}
+
+impl Signals {
+    /// Blocks the signals and starts to collect them. To be called before any thread is started.
+    pub fn collect() -> io::Result<Self> {
+        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: `sigemptyset` initialises the set that the next calls fill and read; the descriptor
+        // is fresh and owned by nobody else.
+        let fd = unsafe {
+            libc::sigemptyset(set.as_mut_ptr());
+            for signal in FORWARDED.into_iter().chain(MUTED) {
+                libc::sigaddset(set.as_mut_ptr(), signal);
+            }
+            if libc::sigprocmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            let fd = libc::signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
+            if fd < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            OwnedFd::from_raw_fd(fd)
+        };
+        // SAFETY: the descriptor moves into the `AsyncFd` and closes with it.
+        Ok(Self { fd: unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }? })
+    }
+
+    /// The next signal that another process sent to the guard.
+    pub async fn next(&self) -> io::Result<libc::c_int> {
+        loop {
+            let info = self.fd.async_io(Interest::READABLE, |fd| read(fd)).await?;
+            let signal = i32::try_from(info.ssi_signo).map_err(io::Error::other)?;
+            if info.ssi_code != SI_KERNEL && !MUTED.contains(&signal) {
+                return Ok(signal);
+            }
+        }
+    }
+}
+
+fn read(fd: &OwnedFd) -> io::Result<libc::signalfd_siginfo> {
+    let mut info = MaybeUninit::<libc::signalfd_siginfo>::uninit();
+    let size = size_of::<libc::signalfd_siginfo>();
+    // SAFETY: the kernel writes at most `size` bytes into a struct of that size.
+    let count = unsafe { libc::read(fd.as_raw_fd(), info.as_mut_ptr().cast(), size) };
+    match usize::try_from(count) {
+        // SAFETY: it was written whole.
+        Ok(count) if count == size => Ok(unsafe { info.assume_init() }),
+        Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
+        Err(_) => Err(io::Error::last_os_error()),
+    }
+}

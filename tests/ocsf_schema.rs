@@ -1,0 +1,275 @@
+//! Every kind of event, validated against the published OCSF schema.
+//!
+//! `AGENT_GUARD_OCSF_PYTHON` names a Python that has `ocsf-json-schema` and `jsonschema`.
+
+#![expect(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "what fails here fails the test, helpers included"
+)]
+
+use std::{
+    ffi::OsString,
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::Path,
+    process::{Command, Output},
+    sync::Arc,
+};
+
+use agent_guard::event::{
+    AgentIdentity, Body, Context, Decision, Encoder, Endpoint, File, HookTotals, Host, Losses,
+    Mode, Notice, Object, PathScope, PolicyIdentity, Process, Record, Rule, SafeText, Tier,
+};
+use agent_guard_common::{
+    decide::Reason,
+    event::{Action, Outcome},
+    hook::Hook,
+};
+use bytes::BytesMut;
+
+const OUTCOMES: [Outcome; 4] =
+    [Outcome::Allowed, Outcome::Denied, Outcome::Killed, Outcome::Observed];
+
+fn python() -> OsString {
+    std::env::var_os("AGENT_GUARD_OCSF_PYTHON").expect(
+        "this test needs a Python that has the published schema: `cargo xtask test` makes one; by \
+         hand: `python3 -m venv target/ocsf && target/ocsf/bin/pip install ocsf-json-schema==1.2.0 \
+         jsonschema`, then set AGENT_GUARD_OCSF_PYTHON to the absolute path of target/ocsf/bin/python",
+    )
+}
+
+fn validate(lines: &[u8]) -> Output {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("events.jsonl");
+    fs::write(&file, lines).unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/ocsf/validate.py");
+    Command::new(python()).arg(script).arg(file).output().expect("Python can be run")
+}
+
+fn encoder() -> Encoder {
+    let host = Host { name: "host-1".to_owned(), kernel: "6.12.0".to_owned() };
+    Encoder::new(host, 0x0123_4567_89ab_cdef)
+}
+
+fn encode(records: &[Record]) -> BytesMut {
+    let mut lines = BytesMut::new();
+    let mut encoder = encoder();
+    for record in records {
+        encoder.encode(record, &mut lines).unwrap();
+    }
+    lines
+}
+
+fn contexts() -> [Arc<Context>; 2] {
+    let full = Context {
+        tier: Tier::Trace,
+        mode: Mode::Enforce,
+        degraded: vec!["egress by host name".to_owned()],
+        agent: AgentIdentity {
+            name: "coding-agent".to_owned(),
+            id: 3,
+            cgroup_id: 4711,
+            cgroup: SafeText::new(b"/agent-guard/coding-agent"),
+        },
+        policy: Some(PolicyIdentity {
+            name: "coding-agent".to_owned(),
+            revision: "9f86d081884c7d65".to_owned(),
+            file: SafeText::new(b"policies/coding-agent.yaml"),
+        }),
+    };
+    let bare = Context {
+        tier: Tier::Observe,
+        mode: Mode::Audit,
+        degraded: Vec::new(),
+        policy: None,
+        ..full.clone()
+    };
+    [Arc::new(full), Arc::new(bare)]
+}
+
+fn process(name: &[u8], exe: Option<&[u8]>) -> Process {
+    Process {
+        pid: 1234,
+        tid: 1235,
+        ppid: 1,
+        uid: 1000,
+        gid: 1000,
+        cgroup_id: 4711,
+        comm: SafeText::new(name),
+        exe: exe.map(SafeText::new),
+    }
+}
+
+fn paths() -> Vec<Vec<u8>> {
+    let long = [b"/".as_slice(), &[b'a'; 4095]].concat();
+    let worst = [b"/".as_slice(), &[0xff; 4095]].concat();
+    [
+        &b"/etc/passwd"[..],
+        b"/",
+        b"",
+        b"/new\nline\r",
+        b"/\"quotes\" '",
+        b"/\x1b[2J",
+        b"/\xff\xfe",
+        &long,
+        &worst,
+    ]
+    .map(<[u8]>::to_vec)
+    .to_vec()
+}
+
+fn objects(action: Action) -> Vec<Object> {
+    match action {
+        Action::Read | Action::Write | Action::ReadWrite | Action::Exec | Action::Load => {
+            let scopes = [PathScope::Absolute, PathScope::Filesystem, PathScope::Tail];
+            paths()
+                .iter()
+                .zip(scopes.into_iter().cycle())
+                .enumerate()
+                .map(|(number, (path, scope))| {
+                    Object::File(File {
+                        path: SafeText::new(path),
+                        scope,
+                        dev: if number == 2 { 0 } else { 8 << 20 | 1 },
+                        inode: if number == 2 { 0 } else { u64::MAX },
+                    })
+                })
+                .collect()
+        }
+        Action::Connect | Action::Send => [
+            (Some(IpAddr::from(Ipv4Addr::LOCALHOST)), 6, libc::AF_INET),
+            (Some(Ipv4Addr::UNSPECIFIED.into()), 17, libc::AF_INET),
+            (Some(Ipv6Addr::LOCALHOST.into()), 6, libc::AF_INET6),
+            (Some(Ipv6Addr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]).into()), 132, libc::AF_INET6),
+            (None, 0, libc::AF_VSOCK),
+        ]
+        .map(|(addr, protocol, family)| {
+            Object::Endpoint(Endpoint { addr, port: 65535, protocol, family: family as u16 })
+        })
+        .to_vec(),
+        Action::Interface => vec![Object::Interface],
+    }
+}
+
+fn hooks(action: Action) -> &'static [Hook] {
+    match action {
+        Action::Read | Action::ReadWrite | Action::Load => &[Hook::FileOpen, Hook::SysExit],
+        Action::Write => &[Hook::FileOpen, Hook::InodeCreate],
+        Action::Exec => &[Hook::BprmCheck, Hook::SchedExec],
+        Action::Connect => &[Hook::SocketConnect, Hook::Connect4, Hook::Connect6],
+        Action::Send => &[Hook::SocketSendmsg, Hook::Sendmsg4, Hook::Sendmsg6],
+        Action::Interface => &[Hook::SysExit, Hook::TaskAlloc],
+    }
+}
+
+/// Every action with every object, outcome, reason and hook; every notice; each with and without
+/// what is optional.
+fn every_record() -> Vec<Record> {
+    let rules = [
+        Rule { label: "secrets".to_owned(), line: Some(31), class: Some("secret".to_owned()) },
+        Rule { label: "files[2]".to_owned(), line: None, class: None },
+    ]
+    .map(Arc::new);
+    let mut records = Vec::new();
+    let mut add = |context: &Arc<Context>, body| {
+        records.push(Record { time_ns: 1_795_000_000_123_456_789, context: context.clone(), body });
+    };
+    let mut reasons = Reason::ALL.into_iter().cycle();
+    let [full, bare] = contexts();
+    for action in [
+        Action::Read,
+        Action::Write,
+        Action::ReadWrite,
+        Action::Exec,
+        Action::Load,
+        Action::Connect,
+        Action::Send,
+        Action::Interface,
+    ] {
+        for outcome in OUTCOMES {
+            for hook in hooks(action) {
+                for object in objects(action) {
+                    let reason = reasons.next().unwrap();
+                    let rule = rules.get(reason as usize).cloned();
+                    let (context, name, exe) = match outcome {
+                        Outcome::Allowed => (&bare, &b"\xff\x1b\n\""[..], None),
+                        _ => (&full, &b"cat"[..], Some(&b"/usr/bin/cat"[..])),
+                    };
+                    add(
+                        context,
+                        Body::Decided {
+                            process: process(name, exe),
+                            action,
+                            object,
+                            decision: Decision { outcome, reason, rule },
+                            hook: *hook,
+                        },
+                    );
+                }
+            }
+        }
+    }
+    for context in [&full, &bare] {
+        let totals = Hook::TABLE.map(|spec| HookTotals {
+            hook: spec.hook,
+            decided: 9,
+            denied: 2,
+            lost: 1,
+            failed: 0,
+        });
+        let losses =
+            Losses { hooks: vec![(Hook::FileOpen, 12)], malformed: 1, unwritten: u64::MAX };
+        for notice in [
+            Notice::Started,
+            Notice::Stopped { totals: totals.to_vec() },
+            Notice::Stopped { totals: Vec::new() },
+            Notice::PolicyLoaded { replaces: None },
+            Notice::PolicyLoaded { replaces: Some("00ff".to_owned()) },
+            Notice::Degraded,
+            Notice::EventsLost(losses),
+        ] {
+            add(context, Body::Notice(notice));
+        }
+    }
+    records
+}
+
+#[test]
+fn every_event_is_valid() {
+    let records = every_record();
+    let output = validate(&encode(&records));
+    let (stdout, stderr) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{stdout}{stderr}");
+    assert_eq!(stdout.trim_end(), format!("{} events, 0 errors", records.len()));
+}
+
+#[test]
+fn broken_events_are_found() {
+    let lines = encode(&every_record()[..1]);
+    let line = std::str::from_utf8(&lines).unwrap();
+    for (whole, broken, message) in [
+        ("\"action_id\":1", "\"action_id\":7", "7 is not one of"),
+        ("\"severity_id\":1,", "", "'severity_id' is a required property"),
+        ("\"status_id\":1", "\"stranger\":1,\"status_id\":1", "'stranger' was unexpected"),
+        (
+            "\"disposition\":\"Allowed\"",
+            "\"disposition\":\"Blocked\"",
+            "disposition_id 1 is 'Allowed'",
+        ),
+        ("\"type_uid\":100102", "\"type_uid\":100103", "class_uid * 100 + activity_id"),
+        ("\"time\":", "\"time\":1,\"time\":", "a key comes twice"),
+        ("\"1.8.0\"", "\"1.7.0\"", "metadata.version"),
+        ("\n", "", "the line has no end"),
+    ] {
+        assert!(line.contains(whole), "{whole} stands nowhere in {line}");
+        let output = validate(line.replacen(whole, broken, 1).as_bytes());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "not found: {broken}");
+        assert!(stderr.contains(message), "{broken}: {stderr}");
+    }
+    let twice = format!("{line}{line}");
+    assert!(String::from_utf8_lossy(&validate(twice.as_bytes()).stderr).contains("is not unique"));
+    assert!(!validate(b"").status.success(), "an empty log proves nothing");
+}
