@@ -45,6 +45,8 @@ pub fn run_all(rustc: &Rustc, selection: &Selection) -> Result<bool> {
     if selection.host {
         say("Tests of the workspace");
         add("host", workspace(rustc));
+        say("Events against the published schema");
+        add("host schema", schema(rustc));
     }
     say("Building the tests that need a kernel");
     match build::agent_guard(rustc).and_then(|bin| Ok((bin, build::enforce_tests(rustc)?))) {
@@ -78,8 +80,13 @@ pub fn run_all(rustc: &Rustc, selection: &Selection) -> Result<bool> {
 }
 
 fn workspace(rustc: &Rustc) -> Result<Counts> {
+    counted(&mut build::cargo(rustc, &["test", "--no-fail-fast"])?)
+}
+
+/// The tests that hold events against the published schema.
+fn schema(rustc: &Rustc) -> Result<Counts> {
     let python = ocsf_python()?;
-    let mut cargo = build::cargo(rustc, &["test", "--no-fail-fast"])?;
+    let mut cargo = build::cargo(rustc, &["test", "--package=agent-guard", "--test=ocsf_schema"])?;
     counted(cargo.env("AGENT_GUARD_OCSF_PYTHON", python))
 }
 
