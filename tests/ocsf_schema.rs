@@ -2,6 +2,12 @@
 //!
 //! `AGENT_GUARD_OCSF_PYTHON` names a Python that has `ocsf-json-schema` and `jsonschema`.
 
+#![expect(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "what fails here fails the test, helpers included"
+)]
+
 use std::{
     ffi::OsString,
     fs,

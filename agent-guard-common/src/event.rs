@@ -75,7 +75,7 @@ pub struct EventHeader {
     pub port: u16,
     /// Protocol of the socket (`sk_protocol`).
     pub protocol: u16,
-    /// Family of the address as the caller gave it (`AF_*`).
+    /// Family of `addr` (`AF_*`), or the one that the caller gave where it could not be judged.
     pub family: u16,
     /// [`crate::hook::Hook`] number.
     pub hook: u8,
@@ -85,7 +85,7 @@ pub struct EventHeader {
     pub reason: u8,
     /// [`Outcome`] number.
     pub outcome: u8,
-    /// Address in network byte order; IPv4 in the first four bytes.
+    /// Address as it was judged, in network byte order; IPv4 in the first four bytes.
     pub addr: [u8; 16],
     /// Name of the thread, NUL-terminated. Chosen by the process: for showing only.
     pub comm: [u8; 16],

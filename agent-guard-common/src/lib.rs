@@ -6,6 +6,7 @@
 #![no_std]
 
 pub mod decide;
+pub mod device;
 pub mod event;
 pub mod hash;
 pub mod hook;

@@ -7,11 +7,12 @@ use agent_guard_common::{
     decide::{Decision, Endpoint, Reason, Request, decide_connect, decide_file},
     event::{Action, EventHeader, Outcome},
     hook::Hook,
-    table::{Agent, Counter, Effect, NO_RULE},
+    table::{Agent, Counter, Effect, Family, NO_RULE},
 };
 
 use crate::{
     emit::{self, Enforcement},
+    hooks::{AF_INET, AF_INET6},
     kernel::Object,
     maps::{self, KernelTables, Scratch},
     scope,
@@ -168,6 +169,11 @@ fn finish(
             header.family = target.family;
             header.protocol = target.protocol;
             if let Ok(endpoint) = &target.endpoint {
+                // The endpoint as it was judged, in its own family.
+                header.family = match endpoint.family {
+                    Family::V4 => AF_INET,
+                    Family::V6 => AF_INET6,
+                };
                 header.addr = endpoint.addr;
                 header.port = endpoint.port;
             }

@@ -22,6 +22,10 @@ const FORWARDED: [libc::c_int; 7] = [
     libc::SIGALRM,
 ];
 
+/// What is only kept from ending the guard: an events file at the limit of `ulimit -f`. The write fails
+/// all the same, and is counted.
+const MUTED: [libc::c_int; 1] = [libc::SIGXFSZ];
+
 /// `si_code` of a signal that the kernel itself sent, as the terminal's are.
 const SI_KERNEL: i32 = 0x80;
 
@@ -38,7 +42,7 @@ impl Signals {
         // is fresh and owned by nobody else.
         let fd = unsafe {
             libc::sigemptyset(set.as_mut_ptr());
-            for signal in FORWARDED {
+            for signal in FORWARDED.into_iter().chain(MUTED) {
                 libc::sigaddset(set.as_mut_ptr(), signal);
             }
             if libc::sigprocmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) < 0 {
@@ -58,8 +62,9 @@ impl Signals {
     pub async fn next(&self) -> io::Result<libc::c_int> {
         loop {
             let info = self.fd.async_io(Interest::READABLE, |fd| read(fd)).await?;
-            if info.ssi_code != SI_KERNEL {
-                return i32::try_from(info.ssi_signo).map_err(io::Error::other);
+            let signal = i32::try_from(info.ssi_signo).map_err(io::Error::other)?;
+            if info.ssi_code != SI_KERNEL && !MUTED.contains(&signal) {
+                return Ok(signal);
             }
         }
     }

@@ -8,6 +8,7 @@ mod net;
 mod task;
 mod trace;
 
+pub use self::net::{AF_INET, AF_INET6};
 use crate::guard::Verdict;
 
 /// `-EACCES`

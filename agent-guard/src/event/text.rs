@@ -38,7 +38,7 @@ impl Display for TextLine<'_> {
                 write!(f, " by {comm}[{pid}]: ")?;
                 why(f, context, decision)?;
                 if decision.outcome != Outcome::Allowed {
-                    remedy(f, context, *action, object, decision)?;
+                    remedy(f, context, process.pid, *action, object, decision)?;
                 }
                 Ok(())
             }
@@ -88,7 +88,7 @@ fn target(f: &mut fmt::Formatter<'_>, action: Action, hook: Hook, object: &Objec
             Ok(())
         }
         Object::Endpoint(endpoint) => write!(f, "{}", Target(endpoint)),
-        Object::Interface => write!(f, "what {} stands for", hook.spec().name),
+        Object::Interface => write!(f, "an interface closed at {}", hook.spec().name),
     }
 }
 
@@ -121,6 +121,7 @@ fn why(f: &mut fmt::Formatter<'_>, context: &Context, decision: &Decision) -> fm
 fn remedy(
     f: &mut fmt::Formatter<'_>,
     context: &Context,
+    pid: u32,
     action: Action,
     object: &Object,
     decision: &Decision,
@@ -138,7 +139,7 @@ fn remedy(
         Reason::TooDeep | Reason::TooLong => return f.write_str("; no rule allows it"),
         Reason::Pipe | Reason::Detached | Reason::Protocol | Reason::Interface => return Ok(()),
     }
-    let Some((section, rule)) = suggestion(action, object) else {
+    let Some((section, rule)) = suggestion(pid, action, object) else {
         return f.write_str("; its path is not known here, so no rule can name it");
     };
     write!(f, "; to allow it, add to spec.{section}.rules")?;
@@ -148,12 +149,12 @@ fn remedy(
     write!(f, ": - {rule}")
 }
 
-/// The section and the rule that allow exactly this.
-fn suggestion(action: Action, object: &Object) -> Option<(&'static str, String)> {
+/// The section and the rule that allow exactly this to the process `pid`.
+fn suggestion(pid: u32, action: Action, object: &Object) -> Option<(&'static str, String)> {
     match object {
         Object::File(file) => {
             let known = file.scope == PathScope::Absolute && !file.path.is_empty();
-            let path = known.then(|| quoted(&pattern(file.path.as_str())))?;
+            let path = known.then(|| quoted(&pattern(pid, file.path.as_str())))?;
             Some(match action {
                 Action::Exec | Action::Load => {
                     ("exec", format!("{{effect: allow, paths: [{path}]}}"))
@@ -207,9 +208,14 @@ impl Display for Target<'_> {
 }
 
 /// The pattern that matches just this path. Patterns read the escapes of the text; wildcards get
-/// one of their own.
-fn pattern(path: &str) -> String {
+/// one of their own. A process finds itself under another number every time, and as `self` always.
+fn pattern(pid: u32, path: &str) -> String {
     let mut pattern = String::with_capacity(path.len());
+    let own = path.strip_prefix(&format!("/proc/{pid}")).filter(|rest| rest.starts_with('/'));
+    if own.is_some() {
+        pattern.push_str("/proc/self");
+    }
+    let path = own.unwrap_or(path);
     for character in path.chars() {
         if matches!(character, '*' | '?' | '[' | ']' | '{' | '}') {
             pattern.push('\\');
@@ -383,6 +389,18 @@ mod tests {
         ] {
             let line = line(&denied(Action::Exec, file(path)));
             assert!(line.ends_with(&format!("paths: {scalar}}}")), "{line}");
+        }
+    }
+
+    #[test]
+    fn an_entry_of_the_process_itself_is_suggested_by_the_name_that_lasts() {
+        for (path, suggested) in [
+            (&b"/proc/1234/maps"[..], "\"/proc/self/maps\""),
+            (b"/proc/12345/maps", "\"/proc/12345/maps\""),
+            (b"/proc/1234", "\"/proc/1234\""),
+        ] {
+            let line = line(&denied(Action::Read, file(path)));
+            assert!(line.ends_with(&format!("paths: [{suggested}]}}")), "{line}");
         }
     }
 

@@ -63,7 +63,7 @@ pub fn because(reason: Reason) -> &'static str {
         Reason::TooLong => "its path is longer than the guard reads",
         Reason::Failed => "the guard could not read what it had to judge",
         Reason::Protocol => "only TCP and UDP over IPv4 and IPv6 can be allowed",
-        Reason::Interface => "this interface goes past what the tier can judge",
+        Reason::Interface => "this tier can not judge what goes through it",
         Reason::NoPolicy => "the agent's policy is not in the kernel",
     }
 }

@@ -8,6 +8,7 @@ use std::fmt;
 
 pub mod compile;
 mod error;
+pub mod explain;
 mod load;
 mod notes;
 mod parse;

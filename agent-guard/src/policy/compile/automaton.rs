@@ -145,7 +145,7 @@ impl Construction<'_> {
         let base = nfa.anyway(&key.nodes);
         let next = self.closed(&base, &[])?;
 
-        // Classes first: a name's own edge starts from what its class leads to.
+        // Classes first: a name leads to whatever its class leads to, and more.
         let mut globs: Vec<(u32, NodeId)> = Vec::new();
         key.nodes.iter().for_each(|id| globs.extend(&nfa.node(*id).globs));
         let mut classes: Vec<u64> = globs
@@ -156,7 +156,7 @@ impl Construction<'_> {
             .collect();
         classes.sort_unstable();
         classes.dedup();
-        let mut by_class: HashMap<u64, (Vec<NodeId>, u32)> = HashMap::new();
+        let mut by_class: HashMap<u64, Vec<NodeId>> = HashMap::new();
         for class in classes {
             let fits = self.classes.get(class as usize).map_or(&[][..], Vec::as_slice);
             let here = globs.iter().filter(|(glob, _)| fits.binary_search(glob).is_ok());
@@ -165,7 +165,7 @@ impl Construction<'_> {
             if target != next {
                 self.edge(state, class, target)?;
             }
-            by_class.insert(class, (more, target));
+            by_class.insert(class, more);
         }
 
         let mut literals: Vec<(u32, NodeId)> = Vec::new();
@@ -178,14 +178,11 @@ impl Construction<'_> {
                 continue;
             }
             let Some((symbol, class)) = self.symbols.get(*name as usize).copied() else { continue };
-            let (mut more, class_target) = match by_class.get(&class) {
-                Some((more, target)) => (more.clone(), Some(*target)),
-                None => (Vec::new(), None),
-            };
+            let mut more = by_class.get(&class).cloned().unwrap_or_default();
             more.extend(group.iter().map(|(_, child)| child));
             let target = self.closed(&base, &more)?;
-            // The kernel lexes inner components only where it must: both ways have to lead there.
-            if target != next || class_target.is_some_and(|class_target| target != class_target) {
+            // An edge of the name's class can not stand in: inner components are often not lexed.
+            if target != next {
                 self.edge(state, symbol, target)?;
             }
         }

@@ -20,7 +20,7 @@ use super::{
     error::{CompileError, MAX_ALL_INTERVALS, MAX_PREFIXES},
     nfa::number,
     note::Note,
-    rules::{RuleInfo, egress_id},
+    rules::{RuleInfo, egress_id, rule_ref},
 };
 use crate::policy::{Host, Policy, PortRange, Protocols};
 
@@ -133,13 +133,8 @@ fn claims(
                 Some(addresses) => addresses,
                 None => {
                     let addresses = resolve(name, resolver).map_err(|source| {
-                        let rule = rules.get(usize::from(id)).map(RuleInfo::to_ref);
-                        match rule {
-                            Some(rule) => {
-                                CompileError::Resolve { host: name.to_owned(), rule, source }
-                            }
-                            None => CompileError::Rules { count: rules.len() },
-                        }
+                        let (host, rule) = (name.to_owned(), rule_ref(rules, id));
+                        CompileError::Resolve { host, rule, source }
                     })?;
                     notes.push(Note::Resolved {
                         host: name.to_owned(),
@@ -209,12 +204,10 @@ impl Construction<'_> {
         let ranges = merge(outer, claims);
         if ranges.len() > MAX_INTERVALS as usize {
             let last = claims.iter().map(|claim| claim.strength.1).max().unwrap_or_default();
-            let rule = self.rules.get(usize::from(last)).map(RuleInfo::to_ref);
-            return Err(match rule {
-                Some(rule) => {
-                    CompileError::Intervals { prefix: display(first), count: ranges.len(), rule }
-                }
-                None => CompileError::Rules { count: self.rules.len() },
+            return Err(CompileError::Intervals {
+                prefix: display(first),
+                count: ranges.len(),
+                rule: rule_ref(self.rules, last),
             });
         }
         // The prefix around it gives the same answers.

@@ -6,12 +6,11 @@ use agent_guard_common::table::{ACCESS_KINDS, Access, Effect, Verdict};
 
 use super::{
     Environment,
-    error::RuleRef,
     links::{follow_pattern, to_std},
     mounts::{Path, follow},
     nfa::{Accept, Alphabet, Builder, Nfa, Root},
     note::Note,
-    rules::{RuleInfo, exec_id, file_id},
+    rules::{RuleInfo, exec_id, file_id, rule_ref},
 };
 use crate::policy::{PathPattern, Policy, Segment};
 
@@ -39,18 +38,17 @@ pub fn forms<'a>(
     let mut plain = Vec::new();
     let mut linked: Vec<(Form<'a>, Vec<Path>)> = Vec::new();
     for (pattern, accept) in patterns(policy) {
-        let rule = || rules.get(usize::from(accept.rule)).map(RuleInfo::to_ref);
         match follow_pattern(&pattern.segments, environment.links) {
             Ok(None) => {}
             Ok(Some((segments, links))) => {
                 let segments = as_kernel_sees(segments);
                 linked.push((Form { pattern, segments, accept }, links));
             }
-            Err(error) => notes.extend(rule().map(|rule| Note::Unreadable {
-                rule,
+            Err(error) => notes.push(Note::Unreadable {
+                rule: rule_ref(rules, accept.rule),
                 pattern: pattern.text.clone(),
                 error: error.to_string(),
-            })),
+            }),
         }
         let segments = as_kernel_sees(pattern.segments.clone());
         plain.push(Form { pattern, segments, accept });
@@ -72,23 +70,16 @@ pub fn forms<'a>(
             None => sound.push(form),
         }
     }
-    let rule_of = |form: &Form<'_>| -> Option<RuleRef> {
-        rules.get(usize::from(form.accept.rule)).map(RuleInfo::to_ref)
-    };
-    for (form, link) in planted {
-        notes.extend(rule_of(&form).map(|rule| Note::NotFollowed {
-            rule,
-            pattern: form.pattern.text.clone(),
-            link: to_std(&link),
-        }));
-    }
-    for form in &sound {
-        notes.extend(rule_of(form).map(|rule| Note::Followed {
-            rule,
-            pattern: form.pattern.text.clone(),
-            resolved: display(&form.segments),
-        }));
-    }
+    notes.extend(planted.into_iter().map(|(form, link)| Note::NotFollowed {
+        rule: rule_ref(rules, form.accept.rule),
+        pattern: form.pattern.text.clone(),
+        link: to_std(&link),
+    }));
+    notes.extend(sound.iter().map(|form| Note::Followed {
+        rule: rule_ref(rules, form.accept.rule),
+        pattern: form.pattern.text.clone(),
+        resolved: display(&form.segments),
+    }));
     plain.extend(sound);
     plain
 }

@@ -25,6 +25,7 @@ use self::{
     egress::Egress,
     mounts::Anchors,
     nfa::{Alphabet, Builder},
+    rules::{number_rules, rule_ref},
 };
 pub use self::{
     egress::{HostResolver, Prefix, Resolver},
@@ -40,9 +41,9 @@ pub use self::{
 };
 pub(super) use self::{
     forms::{Form, forms},
-    links::{Followed, follow},
+    links::{follow, to_std},
     mounts::components,
-    rules::{egress_id, number_rules},
+    rules::egress_id,
 };
 use super::{Mode, Policy, Segment};
 
@@ -173,10 +174,9 @@ fn multiplying(forms: &[Form<'_>], rules: &[RuleInfo]) -> Vec<String> {
     worst.sort_by_key(|form| std::cmp::Reverse(weight(form)));
     worst.dedup_by_key(|form| &form.pattern.text);
     let describe = |form: &Form<'_>| {
-        let rule = rules.get(usize::from(form.accept.rule))?;
-        Some(format!("`{}` in {}", form.pattern.text, rule.to_ref()))
+        format!("`{}` in {}", form.pattern.text, rule_ref(rules, form.accept.rule))
     };
-    worst.into_iter().filter_map(describe).take(3).collect()
+    worst.into_iter().map(describe).take(3).collect()
 }
 
 #[cfg(test)]

@@ -61,6 +61,14 @@ pub fn number_rules(policy: &Policy) -> Result<Vec<RuleInfo>, CompileError> {
     Ok(rules)
 }
 
+/// The rule with this id, as messages name it. Every id comes from [`number_rules`].
+pub fn rule_ref(rules: &[RuleInfo], id: u16) -> RuleRef {
+    rules.get(usize::from(id)).map_or_else(
+        || RuleRef { label: format!("#{id}"), section: SectionKind::Files, line: 0 },
+        RuleInfo::to_ref,
+    )
+}
+
 /// Id of the egress rule at `index`.
 pub fn egress_id(index: usize) -> u16 {
     id(index)

@@ -6,7 +6,7 @@ use agent_guard_common::{
 };
 
 use super::{
-    super::{CompileError, MAX_PREFIXES, MAX_STATES},
+    super::{CompileError, MAX_PREFIXES},
     *,
 };
 
@@ -62,7 +62,6 @@ fn patterns_that_multiply_are_refused_by_name() {
     };
     assert_eq!(patterns.len(), 3);
     assert!(patterns[0].contains("**/d0/*/*/*/*/*/x"), "{patterns:?}");
-    assert!(MAX_STATES < 10_000_000);
 }
 
 #[test]

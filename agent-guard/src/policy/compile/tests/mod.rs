@@ -61,9 +61,19 @@ pub fn decide_at(
     request: Request,
     guarded: bool,
 ) -> Decision {
-    let tables = MemoryTables::new(compiled);
+    decide_in(&MemoryTables::new(compiled), compiled, dev, path, (request, guarded))
+}
+
+/// As [`decide_at`], for those who ask the same tables often.
+pub fn decide_in(
+    tables: &MemoryTables<'_>,
+    compiled: &Compiled,
+    dev: u32,
+    path: &Path,
+    (request, guarded): (Request, bool),
+) -> Decision {
     match tables.walk(dev, path) {
-        Ok(state) => decide_file(&tables, &compiled.agent(1, 1), state, request, guarded),
+        Ok(state) => decide_file(tables, &compiled.agent(1, 1), state, request, guarded),
         Err(reason) => Decision::deny(reason),
     }
 }

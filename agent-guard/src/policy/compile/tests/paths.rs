@@ -190,7 +190,7 @@ fn is_kernel_memory(path: &Path) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1500))]
+    #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
     fn tables_decide_as_the_patterns_do(
@@ -198,10 +198,11 @@ proptest! {
         paths in vec(any_path(6), 20),
     ) {
         let compiled = compile_lexical(&policy);
+        let tables = MemoryTables::new(&compiled);
         for path in &paths {
             for request in REQUESTS {
                 for guarded in [false, true] {
-                    let found = decide_at(&compiled, 0, path, request, guarded);
+                    let found = decide_in(&tables, &compiled, 0, path, (request, guarded));
                     let kernel_memory = is_kernel_memory(path);
                     let due =
                         naive(&policy, &[(path.clone(), true)], request, guarded || kernel_memory);
