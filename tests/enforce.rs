@@ -1,0 +1,58 @@
+//! What holds only where a kernel enforces it. As root, on the tier that the host is to be held to:
+//!
+//! ```text
+//! cargo build && AGENT_GUARD_TEST_TIER=trace cargo test -p agent-guard --test enforce
+//! ```
+//!
+//! `AGENT_GUARD_BIN` names another program to test, `AGENT_GUARD_SRC` the repository where it is not
+//! where this was built. This program is also the agent that the tests run: see `actor`.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test: what it does not expect, it fails by"
+)]
+
+#[path = "enforce/actor.rs"]
+mod actor;
+#[path = "enforce/behaviour/mod.rs"]
+mod behaviour;
+#[path = "enforce/guard.rs"]
+mod guard;
+#[path = "enforce/roles.rs"]
+mod roles;
+#[path = "enforce/scenes.rs"]
+mod scenes;
+#[path = "enforce/scratch.rs"]
+mod scratch;
+mod support;
+
+use libtest_mimic::Arguments;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let [_, first, role @ ..] = arguments.as_slice()
+        && first == "actor"
+    {
+        return roles::play(role);
+    }
+    let arguments = Arguments::from_args();
+    guard::tier();
+    assert!(rustix::process::geteuid().is_root(), "programs are loaded into the kernel: run as root");
+    own_mounts();
+    let trials = scenes::trials().into_iter().chain(behaviour::trials()).collect();
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+/// Mounts that tests make are nobody else's, and gone with this process.
+fn own_mounts() {
+    use rustix::{
+        mount::{MountPropagationFlags, mount_change},
+        thread::{UnshareFlags, unshare_unsafe},
+    };
+    // SAFETY: there is one thread, and it has no idea of mounts.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+}

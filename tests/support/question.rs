@@ -1,0 +1,160 @@
+//! A case put to `decide` on tables in memory.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use agent_guard::policy::{
+    Policy,
+    compile::{
+        CompileError, Compiled, Environment, Filesystems, HostLinks, HostResolver, Links,
+        MemoryTables, NoLinks, compile,
+    },
+};
+use agent_guard_common::{
+    decide::{Decision, Endpoint, Reason, Request, Transport, decide_connect, decide_file},
+    table::{self, NO_RULE},
+};
+
+use super::{Act, Case, Effect, Place, Scene};
+
+/// An answer and what it rests on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub is: Effect,
+    /// A rule's label, or the reason where no rule decided.
+    pub by: String,
+}
+
+/// A scene's compiled policy.
+pub struct Tables {
+    compiled: Compiled,
+    /// Where each file system is mounted: number, root in it, mount point, the last on top.
+    mounts: Vec<(u32, Vec<Vec<u8>>, Vec<Vec<u8>>)>,
+}
+
+impl Tables {
+    /// For paths as they are written.
+    pub fn lexical(scene: &Scene, place: &Place) -> Self {
+        let compiled = compiled(&scene.policy(place), &Filesystems::lexical(), &NoLinks);
+        Self { compiled, mounts: vec![(0, Vec::new(), Vec::new())] }
+    }
+
+    /// For the mounts and links of this host.
+    pub fn of_this_host(scene: &Scene, place: &Place) -> Self {
+        let mountinfo = std::fs::read("/proc/self/mountinfo").unwrap();
+        let filesystems = Filesystems::from_mountinfo(&mountinfo).unwrap();
+        let compiled = compiled(&scene.policy(place), &filesystems, &HostLinks::default());
+        let table = agent_guard::mounts::MountTable::open().unwrap().read().unwrap();
+        let bytes = |path: &std::path::Path| components(path.as_os_str().as_encoded_bytes());
+        let mounts = table
+            .iter()
+            .map(|mount| (mount.dev, bytes(&mount.root), bytes(&mount.mount_point)))
+            .collect();
+        Self { compiled, mounts }
+    }
+
+    /// What `decide` answers.
+    pub fn answer(&self, case: &Case, place: &Place) -> Answer {
+        let tables = MemoryTables::new(&self.compiled);
+        let agent = self.compiled.agent(1, 1);
+        let act = case.act.at(place);
+        let decision = if act.is_network() {
+            decide_connect(&tables, &agent, &endpoint(act.object()))
+        } else {
+            let (dev, path) = self.locate(&components(&case.path(place)));
+            match tables.walk(dev, &path) {
+                Ok(state) => decide_file(&tables, &agent, state, request(&act), case.guarded),
+                Err(reason) => Decision::deny(reason),
+            }
+        };
+        self.name(decision)
+    }
+
+    fn name(&self, decision: Decision) -> Answer {
+        let is = match decision.effect {
+            table::Effect::Allow => Effect::Allow,
+            table::Effect::Deny => Effect::Deny,
+        };
+        let by = match decision.rule {
+            NO_RULE => reason(decision.reason).to_owned(),
+            rule => self.compiled.rules[usize::from(rule)].label.clone(),
+        };
+        Answer { is, by }
+    }
+
+    /// The file system on top at `path`, and the path inside it.
+    fn locate(&self, path: &[Vec<u8>]) -> (u32, Vec<Vec<u8>>) {
+        let (dev, root, point) = self
+            .mounts
+            .iter()
+            .filter(|(_, _, point)| path.starts_with(point))
+            .max_by_key(|(_, _, point)| point.len())
+            .expect("something is mounted at /");
+        (*dev, [root, &path[point.len()..]].concat())
+    }
+}
+
+fn compiled(policy: &Policy, filesystems: &Filesystems, links: &dyn Links) -> Compiled {
+    let environment = Environment { filesystems, links, resolver: &HostResolver };
+    for key in 1..4 {
+        match compile(policy, &environment, [key, !key]) {
+            Err(CompileError::HashCollision) => {}
+            Err(error) => panic!("{error:?}"),
+            Ok(compiled) => return compiled,
+        }
+    }
+    panic!("names collide under every key");
+}
+
+fn components(path: &[u8]) -> Vec<Vec<u8>> {
+    path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect()
+}
+
+fn request(act: &Act) -> Request {
+    match act {
+        Act::Read(_) | Act::List(_) | Act::ReopenPipe(_) => Request::Read,
+        Act::Write(_) | Act::Create(_) => Request::Write,
+        Act::ReadWrite(_) | Act::Truncate(_) => Request::ReadWrite,
+        Act::Exec(_) => Request::Exec,
+        Act::Connect(_) | Act::Send(_) => panic!("the network is no file"),
+    }
+}
+
+/// `127.0.0.1:80/tcp` apart.
+pub fn endpoint_parts(text: &str) -> (SocketAddr, Transport) {
+    let (address, protocol) = text.rsplit_once('/').expect("ADDRESS:PORT/PROTOCOL");
+    let transport = match protocol {
+        "tcp" => Transport::Tcp,
+        "udp" => Transport::Udp,
+        other => panic!("{other}: tcp or udp"),
+    };
+    (address.parse().unwrap_or_else(|error| panic!("{address}: {error}")), transport)
+}
+
+fn endpoint(text: &str) -> Endpoint {
+    match endpoint_parts(text) {
+        (SocketAddr::V4(addr), transport) => {
+            Endpoint::v4(Ipv4Addr::octets(addr.ip()), addr.port(), transport)
+        }
+        (SocketAddr::V6(addr), transport) => {
+            Endpoint::v6(addr.ip().octets(), addr.port(), transport)
+        }
+    }
+}
+
+/// The names of events, written anew: consumers rely on them.
+fn reason(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Rule => "rule",
+        Reason::Default => "default",
+        Reason::Guarded => "guarded",
+        Reason::Pipe => "pipe",
+        Reason::UnknownFilesystem => "unknown_filesystem",
+        Reason::Detached => "detached",
+        Reason::TooDeep => "too_deep",
+        Reason::TooLong => "too_long",
+        Reason::Failed => "failed",
+        Reason::Protocol => "protocol",
+        Reason::Interface => "interface",
+        Reason::NoPolicy => "no_policy",
+    }
+}
