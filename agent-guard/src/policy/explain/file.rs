@@ -3,9 +3,8 @@
 use std::{os::unix::ffi::OsStrExt, path::Path as StdPath};
 
 use agent_guard_common::{
-    decide::{Decision, Reason, Request, decide_file},
+    decide::{Decision, Request, decide_file},
     device,
-    table::NO_RULE,
 };
 use rustix::fs::{major, minor};
 
@@ -88,14 +87,10 @@ fn explain_file(
     let compiled = compile_here(&policy, &environment)?;
 
     let tables = MemoryTables::new(&compiled);
-    let mut decision = match tables.walk(0, &place.path) {
+    let decision = match tables.walk(0, &place.path) {
         Ok(state) => decide_file(&tables, &compiled.agent(0, 0), state, request, place.is_guarded),
         Err(reason) => Decision::deny(reason),
     };
-    // The kernel's memory is closed by the table itself.
-    if decision.reason == Reason::Rule && decision.rule == NO_RULE {
-        decision.reason = Reason::Guarded;
-    }
     let forms = forms(&policy, &compiled.rules, &environment, &mut Vec::new());
     let matching = forms.iter().filter(|form| speaks_of(form, request) && fits(form, &place.path));
     let matches = matching.map(|form| (form.accept.rule, form.pattern.text.clone()));
