@@ -37,7 +37,11 @@ pub fn agent_guard(rustc: &Rustc) -> Result<PathBuf> {
 
 /// Builds the tests that need a kernel and gives the path of their program.
 pub fn enforce_tests(rustc: &Rustc) -> Result<PathBuf> {
-    executable(rustc, &["test", "--release", "--package=agent-guard", "--test=enforce", "--no-run"])
+    executable(
+        rustc,
+        "enforce",
+        &["test", "--release", "--package=agent-guard", "--test=enforce", "--no-run"],
+    )
 }
 
 /// Runs a cargo command that builds the executable `name` and gives its path. Silent where nothing is to
