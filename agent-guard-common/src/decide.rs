@@ -101,6 +101,8 @@ impl Decision {
     #[inline(always)]
     fn from_verdict(verdict: Verdict, default: u8) -> Self {
         match verdict.effect() {
+            // Kernel memory, which the tables themselves close.
+            Some(Effect::Deny) if verdict.rule() == NO_RULE => Self::deny(Reason::Guarded),
             Some(effect) => Self { effect, rule: verdict.rule(), reason: Reason::Rule },
             None if default == Effect::Allow as u8 => {
                 Self { effect: Effect::Allow, rule: NO_RULE, reason: Reason::Default }

@@ -11,7 +11,7 @@ use std::{
 use agent_guard_common::{
     decide::{Decision, Endpoint, Reason, Request, Transport, decide_connect, decide_file},
     device,
-    table::{Effect, NO_RULE},
+    table::Effect,
 };
 use miette::Diagnostic;
 use rustix::fs::{major, minor};
@@ -207,14 +207,10 @@ fn explain_file(
     let compiled = compile_here(&policy, &environment)?;
 
     let tables = MemoryTables::new(&compiled);
-    let mut decision = match tables.walk(0, &place.path) {
+    let decision = match tables.walk(0, &place.path) {
         Ok(state) => decide_file(&tables, &compiled.agent(0, 0), state, request, place.is_guarded),
         Err(reason) => Decision::deny(reason),
     };
-    // The kernel's memory is closed by the table itself.
-    if decision.reason == Reason::Rule && decision.rule == NO_RULE {
-        decision.reason = Reason::Guarded;
-    }
     let forms = forms(&policy, &compiled.rules, &environment, &mut Vec::new());
     let matching = forms.iter().filter(|form| speaks_of(form, request) && fits(form, &place.path));
     let matches = matching.map(|form| (form.accept.rule, form.pattern.text.clone()));
