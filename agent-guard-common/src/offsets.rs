@@ -65,4 +65,7 @@ offsets! {
     msg_namelen: "msghdr.msg_namelen",
     regs_ax: "pt_regs.ax",
     regs_orig_ax: "pt_regs.orig_ax",
+    regs_si: "pt_regs.si",
+    regs_cx: "pt_regs.cx",
+    regs_dx: "pt_regs.dx",
 }

@@ -6,7 +6,7 @@ use agent_guard_common::{
     hook::Hook,
 };
 use aya_ebpf::{
-    helpers::{bpf_get_current_task, bpf_send_signal},
+    helpers::{bpf_get_current_task, bpf_probe_read_user, bpf_send_signal},
     macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
@@ -20,14 +20,18 @@ use crate::{
 
 const SIGKILL: u32 = 9;
 
+/// Open flag that the kernel takes out of the file's own flags once it has emptied the file.
+const O_TRUNC: u64 = 0o1000;
+
 /// `thread_info.status` bit of a 32-bit call; the x32 bit of a call number.
 const TS_COMPAT: u32 = 2;
 const X32_BIT: u64 = 0x4000_0000;
 
 /// What a system call's result is good for.
 enum Call {
-    /// It returned a descriptor of a file that it resolved or fetched.
-    Opens,
+    /// It returned a descriptor of a file that it resolved or fetched, and had the file emptied where
+    /// `truncates`.
+    Opens { truncates: bool },
     /// It set up an io_uring, whose opens and connects pass no tracepoint of this tier.
     IoUring,
     /// Nothing judged here.
@@ -48,9 +52,12 @@ fn sys_exit(ctx: RawTracePointContext) -> i32 {
     };
     let Some(caller) = Caller::current(Hook::SysExit, Enforcement::Kill) else { return 0 };
     let verdict = match call {
-        Call::Opens => {
+        Call::Opens { truncates } => {
             let file = file_of_descriptor(returned as u64);
-            let request = file.map_or(Request::ReadWrite, open_request);
+            let request = match file.map_or(Request::ReadWrite, open_request) {
+                Request::Read if truncates => Request::ReadWrite,
+                request => request,
+            };
             guard::file(caller, file.and_then(Object::of_file), request, false)
         }
         Call::IoUring => guard::close_interface(caller),
@@ -82,26 +89,36 @@ fn kill_if(verdict: Verdict) -> i32 {
 /// Sorts a call by its number, in the table of the ABI that it was made through.
 #[inline(always)]
 fn call(regs: u64) -> Call {
-    let Ok(number) = read::<u64>(regs, offset!(regs_orig_ax)) else { return Call::Opens };
+    let Ok(number) = read::<u64>(regs, offset!(regs_orig_ax)) else {
+        return Call::Opens { truncates: true };
+    };
     // SAFETY: the helper has no preconditions.
     let task = unsafe { bpf_get_current_task() };
     let compat =
         read::<u32>(task, offset!(task_status)).is_ok_and(|status| status & TS_COMPAT != 0);
-    if compat {
-        match number {
-            // open, creat, openat, open_by_handle_at, openat2, pidfd_getfd
-            5 | 8 | 295 | 342 | 437 | 438 => Call::Opens,
-            425 => Call::IoUring,
-            _ => Call::Other,
-        }
-    } else {
-        match number & !X32_BIT {
-            // open, creat, openat, open_by_handle_at, openat2, pidfd_getfd
-            2 | 85 | 257 | 304 | 437 | 438 => Call::Opens,
-            425 => Call::IoUring,
-            _ => Call::Other,
-        }
-    }
+    let number = if compat { number } else { number & !X32_BIT };
+    let flags = match (compat, number) {
+        // open
+        (true, 5) => read(regs, offset!(regs_cx)),
+        (false, 2) => read(regs, offset!(regs_si)),
+        // openat, open_by_handle_at
+        (true, 295 | 342) | (false, 257 | 304) => read(regs, offset!(regs_dx)),
+        // openat2
+        (_, 437) => read(regs, offset!(regs_dx)).and_then(read_user),
+        // creat, which opens for writing, and pidfd_getfd, which opens nothing
+        (true, 8 | 438) | (false, 85 | 438) => Ok(0),
+        (_, 425) => return Call::IoUring,
+        _ => return Call::Other,
+    };
+    Call::Opens { truncates: flags.map_or(true, |flags: u64| flags & O_TRUNC != 0) }
+}
+
+/// The first word of `struct open_how`: its flags. Another thread may have changed them meanwhile, as
+/// it may with every argument in memory.
+#[inline(always)]
+fn read_user(address: u64) -> Result<u64, Reason> {
+    // SAFETY: the helper checks the address and fails on one that can not be read.
+    unsafe { bpf_probe_read_user(address as *const u64) }.map_err(|_| Reason::Failed)
 }
 
 /// The `struct file` behind a descriptor of the current task.
