@@ -17,8 +17,12 @@
 
 #[path = "enforce/actor.rs"]
 mod actor;
+#[path = "enforce/behaviour/mod.rs"]
+mod behaviour;
 #[path = "enforce/guard.rs"]
 mod guard;
+#[path = "enforce/roles.rs"]
+mod roles;
 #[path = "enforce/scenes.rs"]
 mod scenes;
 #[path = "enforce/scratch.rs"]
@@ -28,19 +32,18 @@ mod support;
 use libtest_mimic::Arguments;
 
 fn main() {
-    let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_some_and(|first| first == "actor") {
-        match arguments.next().as_ref().and_then(|role| role.to_str()) {
-            Some("plan") => actor::follow_plan(),
-            role => panic!("{role:?}: no such role"),
-        }
-        return;
+    let arguments: Vec<String> = std::env::args().collect();
+    if let [_, first, role @ ..] = arguments.as_slice()
+        && first == "actor"
+    {
+        return roles::play(role);
     }
     let arguments = Arguments::from_args();
     guard::tier();
     assert!(rustix::process::geteuid().is_root(), "programs are loaded into the kernel: run as root");
     own_mounts();
-    libtest_mimic::run(&arguments, scenes::trials()).exit();
+    let trials = scenes::trials().into_iter().chain(behaviour::trials()).collect();
+    libtest_mimic::run(&arguments, trials).exit();
 }
 
 /// Mounts that tests make are nobody else's, and gone with this process.

@@ -2,12 +2,12 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fs::{self, File},
+    fs,
     io::{Read, Write},
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc,
+    sync::{Arc, Condvar, Mutex, mpsc},
     thread::JoinHandle,
     time::Duration,
 };
@@ -44,6 +44,7 @@ pub struct Run {
     directory: TempDir,
     arguments: Vec<OsString>,
     tier: String,
+    degraded: bool,
     events: Option<PathBuf>,
     stdin: Vec<u8>,
 }
@@ -55,14 +56,11 @@ impl Run {
         let policy = directory.path().join("policy.yaml");
         fs::write(&policy, policy_text(spec)).unwrap();
         let events = directory.path().join("events.jsonl");
-        let mut arguments = vec![OsString::from("--policy"), policy.into()];
-        if tier() == Tier::Observe {
-            arguments.extend(["--allow-degraded", "enforce"].map(OsString::from));
-        }
         Self {
+            arguments: vec!["--policy".into(), policy.into()],
             directory,
-            arguments,
             tier: tier().name().to_owned(),
+            degraded: tier() == Tier::Observe,
             events: Some(events),
             stdin: Vec::new(),
         }
@@ -71,6 +69,7 @@ impl Run {
     /// On another tier than the one that is tested.
     pub fn on(mut self, tier: &str) -> Self {
         self.tier = tier.to_owned();
+        self.degraded = false;
         self
     }
 
@@ -96,6 +95,9 @@ impl Run {
     pub fn command(&self, command: &[impl AsRef<OsStr>]) -> Command {
         let mut run = Command::new(program());
         run.arg("run").arg("--tier").arg(&self.tier).args(&self.arguments);
+        if self.degraded {
+            run.args(["--allow-degraded", "enforce"]);
+        }
         if let Some(events) = &self.events {
             run.arg("--events").arg(events);
         }
@@ -118,16 +120,9 @@ impl Run {
             // Who does not read it does not want it.
             let _ = pipe.write_all(&input);
         });
-        let (mut out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-        let read = |mut from: Box<dyn Read + Send>| {
-            std::thread::spawn(move || {
-                let mut bytes = Vec::new();
-                from.read_to_end(&mut bytes).unwrap();
-                bytes
-            })
-        };
-        let _ = (&mut out, &mut err);
-        Running { stdout: read(Box::new(out)), stderr: read(Box::new(err)), child, run: self }
+        let stdout = Reader::of(child.stdout.take().unwrap());
+        let stderr = Reader::of(child.stderr.take().unwrap());
+        Running { stdout, stderr, child, run: self }
     }
 
     /// Runs it to its end.
@@ -136,24 +131,104 @@ impl Run {
     }
 }
 
+/// Reads a pipe to its end, and what has come so far can be looked at.
+pub struct Reader {
+    thread: JoinHandle<()>,
+    shared: Arc<(Mutex<Said>, Condvar)>,
+}
+
+#[derive(Default)]
+struct Said {
+    bytes: Vec<u8>,
+    at_end: bool,
+}
+
+impl Reader {
+    /// Starts to read `from`.
+    pub fn of(mut from: impl Read + Send + 'static) -> Self {
+        let shared = Arc::new((Mutex::new(Said::default()), Condvar::new()));
+        let (said, changed) = (Arc::clone(&shared), Arc::clone(&shared));
+        let thread = std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            loop {
+                // The far end of a terminal that is gone is an error, and an end.
+                let count = from.read(&mut buffer).unwrap_or(0);
+                let mut said = said.0.lock().unwrap();
+                said.bytes.extend_from_slice(&buffer[..count]);
+                said.at_end = count == 0;
+                changed.1.notify_all();
+                if count == 0 {
+                    return;
+                }
+            }
+        });
+        Self { thread, shared }
+    }
+
+    /// Waits until a line that begins with `text` has come, and returns what follows `text` in it.
+    pub fn wait_for(&self, text: &str) -> String {
+        self.wait_until(text, |all| {
+            let whole = all.rsplit_once('\n').map_or("", |(whole, _)| whole);
+            whole.lines().find_map(|line| Some(line.strip_prefix(text)?.trim().to_owned()))
+        })
+    }
+
+    /// Waits until `text` has come, wherever.
+    pub fn wait_for_text(&self, text: &str) {
+        self.wait_until(text, |all| all.contains(text).then_some(()));
+    }
+
+    fn wait_until<T>(&self, text: &str, find: impl Fn(&str) -> Option<T>) -> T {
+        let (said, changed) = &*self.shared;
+        let find = |said: &Said| find(&String::from_utf8_lossy(&said.bytes));
+        let waiting = |said: &mut Said| find(said).is_none() && !said.at_end;
+        let (said, timeout) =
+            changed.wait_timeout_while(said.lock().unwrap(), PATIENCE, waiting).unwrap();
+        assert!(!timeout.timed_out(), "`{text}` did not come within {PATIENCE:?}");
+        find(&said).unwrap_or_else(|| {
+            panic!("`{text}` did not come: {}", String::from_utf8_lossy(&said.bytes))
+        })
+    }
+
+    /// Everything that came, once nobody can write any more.
+    pub fn finish(self) -> Vec<u8> {
+        self.thread.join().unwrap();
+        std::mem::take(&mut self.shared.0.lock().unwrap().bytes)
+    }
+}
+
 /// A run under way.
 pub struct Running {
     pub child: Child,
-    stdout: JoinHandle<Vec<u8>>,
-    stderr: JoinHandle<Vec<u8>>,
+    pub stdout: Reader,
+    pub stderr: Reader,
     run: Run,
 }
 
 impl Running {
-    /// Waits for its end, within [`PATIENCE`].
+    /// Sends the guard a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// The events so far.
+    pub fn events(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.run.events.as_deref().unwrap()).unwrap();
+        // A line that is being written is not there yet.
+        parse_events(text.rsplit_once('\n').map_or("", |(whole, _)| whole))
+    }
+
+    /// Waits for its end, within [`PATIENCE`], and until nothing of it has a pipe open any more.
     pub fn finish(self) -> Outcome {
         let Self { child, stdout, stderr, run } = self;
         let status = wait(child);
+        let (stdout, stderr) = (stdout.finish(), stderr.finish());
         let events = run.events.as_deref().filter(|path| path.is_file()).map(read_events);
         Outcome {
             status,
-            stdout: stdout.join().unwrap(),
-            stderr: String::from_utf8(stderr.join().unwrap()).unwrap(),
+            stdout,
+            stderr: String::from_utf8(stderr).unwrap(),
             events: events.unwrap_or_default(),
             _directory: run.directory,
         }
@@ -208,6 +283,14 @@ impl Outcome {
     /// The events about something that was decided.
     pub fn decided(&self) -> impl Iterator<Item = Decided<'_>> {
         self.events.iter().filter_map(Decided::of)
+    }
+
+    /// The agent's cgroup.
+    pub fn cgroup(&self) -> PathBuf {
+        let path = self.events.iter().find_map(|event| {
+            event["unmapped"]["agent_guard"]["agent"]["cgroup"].as_str()
+        });
+        PathBuf::from(path.expect("events name the cgroup"))
     }
 
     /// How many events the log says are lost.
@@ -268,9 +351,12 @@ impl<'a> Decided<'a> {
 
 /// Every line of an event file.
 pub fn read_events(path: &Path) -> Vec<Value> {
-    let mut bytes = Vec::new();
-    File::open(path).unwrap().read_to_end(&mut bytes).unwrap();
-    let text = std::str::from_utf8(&bytes).expect("events are UTF-8");
+    let text = fs::read_to_string(path).expect("events are UTF-8");
+    assert!(text.is_empty() || text.ends_with('\n'), "the last event is cut off");
+    parse_events(&text)
+}
+
+fn parse_events(text: &str) -> Vec<Value> {
     text.lines()
         .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
         .collect()

@@ -1,0 +1,107 @@
+//! Promises of `agent-guard run` beside its answers. A name reads as the promise.
+
+mod begin;
+mod death;
+mod exit;
+mod log;
+mod scope;
+mod signals;
+mod swap;
+
+use agent_guard::tier::Tier;
+use libtest_mimic::Trial;
+
+use crate::{
+    actor::{End, Report},
+    guard::{Outcome, tier},
+    scratch::Scratch,
+    support::Setup,
+};
+
+/// A promise and its test.
+type Behaviour = (&'static str, fn());
+
+/// A trial for every promise.
+pub fn trials() -> Vec<Trial> {
+    let all = [
+        begin::PROMISES,
+        death::PROMISES,
+        exit::PROMISES,
+        log::PROMISES,
+        scope::PROMISES,
+        signals::PROMISES,
+        swap::PROMISES,
+    ];
+    let trial = |(name, test): &Behaviour| {
+        let test = *test;
+        Trial::test(*name, move || {
+            test();
+            Ok(())
+        })
+    };
+    all.into_iter().flatten().map(trial).collect()
+}
+
+/// A place with a file that [`DENY_SECRETS`] denies, one that it allows, and a listener on `{p0}`
+/// that it denies.
+fn secret_place() -> Scratch {
+    Scratch::with(&[
+        Setup::File("{root}/secret/key".to_owned()),
+        Setup::File("{root}/open/file".to_owned()),
+        Setup::Listen("127.0.0.1:{p0}/tcp".to_owned()),
+    ])
+}
+
+/// Everything is allowed but a directory and a port.
+const DENY_SECRETS: &str = r#"
+egress: {default: allow, rules: [{name: no-port, effect: deny, to: ["127.0.0.1:{p0}"]}]}
+exec: {default: allow}
+files: {default: allow, rules: [{name: secrets, effect: deny, paths: ["{root}/secret/**"]}]}
+"#;
+
+/// Everything is allowed.
+const ALLOW_ALL: &str = "egress: {default: allow}\nexec: {default: allow}\nfiles: {default: allow}";
+
+/// This program in `role`, as a command.
+fn actor(scratch: &Scratch, role: &[&str]) -> Vec<String> {
+    let program = scratch.place.actor.to_str().unwrap().to_owned();
+    let role = role.iter().map(|word| scratch.place.fill(word));
+    [program, "actor".to_owned()].into_iter().chain(role).collect()
+}
+
+fn reports(outcome: &Outcome) -> Vec<Report> {
+    outcome.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Whether the process `pid` runs; one that nobody has waited for yet does not.
+fn runs(pid: &str) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+        !state.starts_with(['Z', 'X'])
+    })
+}
+
+/// How a denied open ends on the tier that is tested.
+fn is_denied_open(end: End) -> bool {
+    match tier() {
+        Tier::Lsm => end.is_refusal(),
+        Tier::Trace => end == End::Signal(libc::SIGKILL),
+        Tier::Observe => end == End::Done,
+    }
+}
+
+/// How a denied connection ends on the tier that is tested.
+fn is_denied_connect(end: End) -> bool {
+    match tier() {
+        Tier::Lsm | Tier::Trace => end.is_refusal(),
+        Tier::Observe => end == End::Done,
+    }
+}
+
+/// What the log calls a denied connection on the tier that is tested.
+fn denied_connect_outcome() -> &'static str {
+    match tier() {
+        Tier::Lsm | Tier::Trace => "denied",
+        Tier::Observe => "observed",
+    }
+}

@@ -1,0 +1,227 @@
+//! What else this program does as the agent. What a role has to say it prints, line by line.
+
+use std::{
+    fs,
+    io::{self, IsTerminal, Write},
+    net::UdpSocket,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use agent_guard::mounts::{self, MountTable};
+
+use crate::{
+    actor::{End, Report, follow_plan, try_in_child},
+    support::{Act, Call},
+};
+
+/// Plays the role that the arguments name.
+pub fn play(arguments: &[String]) {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments.as_slice() {
+        ["plan"] => follow_plan(),
+        ["descend", secret, endpoint] => descend(secret, endpoint),
+        ["leave", secret, endpoint] => leave(secret, endpoint),
+        ["meet", mine, other, allowed, denied] => meet(mine, other, allowed, denied),
+        ["await-signals", count] => await_signals(count.parse().unwrap()),
+        ["terminal"] => terminal(),
+        ["keep-trying", secret] => keep_trying(secret),
+        ["burst", endpoint, count] => burst(endpoint, count.parse().unwrap()),
+        ["alternate", allowed, denied, mounted] => alternate(allowed, denied, mounted),
+        ["io-uring"] => say(try_in_child(io_uring)),
+        ["open-as", name, path] => open_as(name, path),
+        other => panic!("{other:?}: no such role"),
+    }
+}
+
+fn say(report: Report) {
+    println!("{}", serde_json::to_string(&report).unwrap());
+}
+
+fn open(path: &str) -> io::Result<()> {
+    Act::Read(path.to_owned()).attempt(None, Call::Openat)
+}
+
+fn connect(endpoint: &str) -> io::Result<()> {
+    Act::Connect(endpoint.to_owned()).attempt(None, Call::Openat)
+}
+
+/// Opens and connects as a grandchild in a session of its own, whose parent is gone, and from a
+/// cgroup below the agent's.
+fn descend(secret: &str, endpoint: &str) {
+    let orphaned = |action: &dyn Fn() -> io::Result<()>| {
+        let (mut reader, mut writer) = io::pipe().unwrap();
+        try_in_child(|| {
+            rustix::process::setsid()?;
+            // SAFETY: one thread.
+            if unsafe { libc::fork() } == 0 {
+                let report = try_in_child(action);
+                writeln!(writer, "{}", serde_json::to_string(&report)?)?;
+            }
+            Ok(())
+        });
+        drop(writer);
+        io::copy(&mut reader, &mut io::stdout()).unwrap();
+    };
+    orphaned(&|| open(secret));
+    orphaned(&|| connect(endpoint));
+    let below = own_cgroup().join("below");
+    fs::create_dir(&below).unwrap();
+    fs::write(below.join("cgroup.procs"), "0").unwrap();
+    say(try_in_child(|| open(secret)));
+    say(try_in_child(|| connect(endpoint)));
+}
+
+/// Opens and connects from a cgroup that is not below the agent's.
+fn leave(secret: &str, endpoint: &str) {
+    let above = own_cgroup().parent().unwrap().to_owned();
+    fs::write(above.join("cgroup.procs"), "0").unwrap();
+    say(try_in_child(|| open(secret)));
+    say(try_in_child(|| connect(endpoint)));
+}
+
+fn own_cgroup() -> PathBuf {
+    let mounts = MountTable::open().unwrap().read().unwrap();
+    let places = fs::read_to_string("/proc/self/cgroup").unwrap();
+    let place = places.lines().find_map(|line| line.strip_prefix("0::/")).unwrap();
+    // A mount of the tree itself has its root there.
+    let whole = mounts::cgroup2(&mounts).unwrap();
+    if place.is_empty() { whole.to_owned() } else { whole.join(place) }
+}
+
+/// Rounds of opening what is allowed and what is denied, while another agent is known to do the same.
+const ROUNDS: usize = 100;
+
+fn meet(mine: &str, other: &str, allowed: &str, denied: &str) {
+    fs::create_dir(mine).unwrap();
+    // A directory that is looked at, not opened: what the other may open is not the question here.
+    while !Path::new(other).exists() {
+        std::thread::yield_now();
+    }
+    for _ in 0..ROUNDS {
+        say(try_in_child(|| open(allowed)));
+        say(try_in_child(|| open(denied)));
+    }
+}
+
+/// Blocks `signals` and returns the set.
+fn block(signals: &[libc::c_int]) -> libc::sigset_t {
+    // SAFETY: a set that is initialised before it is used.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        for signal in signals {
+            libc::sigaddset(&mut set, *signal);
+        }
+        libc::sigprocmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+        set
+    }
+}
+
+fn wait_for_signal(set: &libc::sigset_t) -> libc::c_int {
+    let mut signal = 0;
+    // SAFETY: an initialised set, and room for the answer.
+    assert_eq!(unsafe { libc::sigwait(set, &mut signal) }, 0);
+    signal
+}
+
+fn await_signals(count: usize) {
+    let set = block(&[libc::SIGTERM, libc::SIGHUP, libc::SIGUSR1, libc::SIGINT]);
+    println!("ready");
+    for _ in 0..count {
+        println!("got {}", wait_for_signal(&set));
+    }
+}
+
+/// How often SIGINT came before SIGUSR1 did.
+fn terminal() {
+    static INTERRUPTS: AtomicU32 = AtomicU32::new(0);
+    extern "C" fn count(_: libc::c_int) {
+        INTERRUPTS.fetch_add(1, Ordering::Relaxed);
+    }
+    let set = block(&[libc::SIGUSR1]);
+    // SAFETY: the handler only adds to an atomic number.
+    unsafe { libc::signal(libc::SIGINT, count as *const () as libc::sighandler_t) };
+    let mut out = io::stdout();
+    println!(
+        "terminal {} {} {}",
+        io::stdin().is_terminal(),
+        out.is_terminal(),
+        io::stderr().is_terminal()
+    );
+    println!("ready");
+    out.flush().unwrap();
+    wait_for_signal(&set);
+    println!("interrupts {}", INTERRUPTS.load(Ordering::Relaxed));
+}
+
+/// Tries until it is killed.
+fn keep_trying(secret: &str) {
+    for round in 0.. {
+        if try_in_child(|| open(secret)).end == End::Done {
+            println!("ESCAPED");
+        }
+        if round == 0 {
+            println!("ready {}", std::process::id());
+        }
+    }
+}
+
+/// As many connections as fast as they go, once SIGUSR1 comes.
+fn burst(endpoint: &str, count: u32) {
+    let set = block(&[libc::SIGUSR1]);
+    println!("ready {}", std::process::id());
+    wait_for_signal(&set);
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let through = (0..count).filter(|_| socket.connect(endpoint).is_ok()).count();
+    println!("went through {through}");
+    wait_for_signal(&set);
+}
+
+/// Opens in turn what is always allowed, what is always denied, and what lies on a mount that comes
+/// and goes, until SIGUSR1 comes. Says what it reads there.
+fn alternate(allowed: &str, denied: &str, mounted: &str) {
+    let set = block(&[libc::SIGUSR1]);
+    let mut seen = String::new();
+    loop {
+        match try_in_child(|| open(allowed)).end {
+            End::Done => {}
+            end => println!("ALLOWED FAILED {end:?}"),
+        }
+        if try_in_child(|| open(denied)).end == End::Done {
+            println!("DENIED SUCCEEDED");
+        }
+        let (mut reader, mut writer) = io::pipe().unwrap();
+        try_in_child(|| writer.write_all(&fs::read(mounted)?));
+        drop(writer);
+        let now = io::read_to_string(&mut reader).unwrap();
+        if !now.is_empty() && now != seen {
+            println!("seen {now}");
+            seen = now;
+        }
+        let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: an initialised set, no room for details, and a time.
+        if unsafe { libc::sigtimedwait(&set, std::ptr::null_mut(), &now) } == libc::SIGUSR1 {
+            return;
+        }
+    }
+}
+
+fn io_uring() -> io::Result<()> {
+    let mut parameters = [0_u8; 256];
+    // SAFETY: room for `struct io_uring_params`, which has 120 bytes.
+    match unsafe { libc::syscall(libc::SYS_io_uring_setup, 8, parameters.as_mut_ptr()) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Opens `path` in a thread that calls itself `name`.
+fn open_as(name: &str, path: &str) {
+    let name = std::ffi::CString::new(crate::support::unescape(name)).unwrap();
+    say(try_in_child(|| {
+        // SAFETY: a name with its end.
+        unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+        open(path)
+    }));
+}
