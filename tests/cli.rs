@@ -119,7 +119,7 @@ fn a_policy_of_100_megabytes_is_refused_without_being_read() {
     let files = Files::new();
     let path = files.0.path().join("huge");
     fs::File::create(&path).unwrap().set_len(100 << 20).unwrap();
-    refused(&check(&path), 1, &["huge", "MiB"]);
+    refused(&check(&path), 1, &["huge", "4194304 bytes"]);
 }
 
 #[test]
