@@ -1,7 +1,7 @@
 //! Builds the kernel programs for `bpfel-unknown-none` and names the object for `include_bytes!`.
 //!
 //! `core` has no prebuilt copy for that target, so it is built from source. Two routes have it:
-//! rustup's nightly with `rust-src`, or any rustc with its sources named by `AGENT_GUARD_BPF_RUSTC`
+//! rustup's nightly that `agent-guard-ebpf/rust-toolchain.toml` names, or any rustc with its sources named by `AGENT_GUARD_BPF_RUSTC`
 //! (Debian's `rustc-web`). `cargo xtask setup` installs whichever can be had.
 
 use std::{env, error::Error, path::PathBuf, process::Command};
@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         None => {
             let mut cargo = Command::new("rustup");
-            cargo.args(["run", "nightly", "cargo"]).env_remove("RUSTC");
+            cargo.args(["run", nightly()?, "cargo"]).env_remove("RUSTC");
             cargo
         }
     };
@@ -49,11 +49,22 @@ fn main() -> Result<(), Box<dyn Error>> {
         .status()
         .map_err(|error| format!("{cargo:?}: {error}; run `cargo xtask setup` first"))?;
     if !status.success() {
-        return Err(format!("building the kernel programs failed ({status}); `cargo xtask setup` installs nightly, rust-src and bpf-linker").into());
+        return Err(format!(
+            "building the kernel programs failed ({status}); `cargo xtask setup` installs what they \
+             need, and where it had to take Debian's rustc-web: export AGENT_GUARD_BPF_RUSTC=/usr/bin/rustc"
+        )
+        .into());
     }
     println!(
         "cargo:rustc-env=AGENT_GUARD_OBJECT={}",
         out.join(TARGET).join("release").join(PACKAGE).display()
     );
     Ok(())
+}
+
+/// The dated nightly whose LLVM bpf-linker understands.
+fn nightly() -> Result<&'static str, Box<dyn Error>> {
+    let file = include_str!("../agent-guard-ebpf/rust-toolchain.toml");
+    let channel = file.lines().find_map(|line| line.strip_prefix("channel = "));
+    Ok(channel.ok_or("agent-guard-ebpf/rust-toolchain.toml names no channel")?.trim_matches('"'))
 }

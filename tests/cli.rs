@@ -160,9 +160,13 @@ fn bad_usage_exits_with_2() {
 
 #[test]
 fn every_command_explains_itself_on_standard_output() {
-    for arguments in
-        [&["--help"][..], &["help"], &["run", "--help"], &["policy", "--help"], &["policy", "check", "--help"]]
-    {
+    for arguments in [
+        &["--help"][..],
+        &["help"],
+        &["run", "--help"],
+        &["policy", "--help"],
+        &["policy", "check", "--help"],
+    ] {
         let output = run(arguments);
         assert_eq!(output.status.code(), Some(0), "{arguments:?}");
         assert!(text(&output.stdout).contains("Usage: agent-guard"), "{arguments:?}");
@@ -174,7 +178,10 @@ fn every_command_explains_itself_on_standard_output() {
         (&["run", "--help"], "125"),
         (&["run", "--help"], "--allow-degraded"),
     ] {
-        assert!(text(&run(arguments).stdout).contains(word), "{arguments:?} says nothing of {word}");
+        assert!(
+            text(&run(arguments).stdout).contains(word),
+            "{arguments:?} says nothing of {word}"
+        );
     }
 }
 

@@ -40,7 +40,10 @@ fn main() {
     }
     let arguments = Arguments::from_args();
     guard::tier();
-    assert!(rustix::process::geteuid().is_root(), "programs are loaded into the kernel: run as root");
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "programs are loaded into the kernel: run as root"
+    );
     own_mounts();
     let trials = scenes::trials().into_iter().chain(behaviour::trials()).collect();
     libtest_mimic::run(&arguments, trials).exit();

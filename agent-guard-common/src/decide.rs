@@ -101,7 +101,7 @@ impl Decision {
     #[inline(always)]
     fn from_verdict(verdict: Verdict, default: u8) -> Self {
         match verdict.effect() {
-            // Kernel memory, which the tables themselves close.
+            // The compiler's own word on what only an exact rule opens, such as kernel memory.
             Some(Effect::Deny) if verdict.rule() == NO_RULE => Self::deny(Reason::Guarded),
             Some(effect) => Self { effect, rule: verdict.rule(), reason: Reason::Rule },
             None if default == Effect::Allow as u8 => {

@@ -97,7 +97,7 @@ pub fn file(
 fn judge_file(scratch: *mut Scratch, agent: &Agent, object: &Object, request: Request) -> Decision {
     match walk::walk(scratch, agent, object) {
         End::State(state, other_process) => {
-            let guarded = other_process || object.is_guarded_device();
+            let guarded = other_process || object.is_guarded();
             decide_file(&KernelTables { policy: agent.policy }, agent, state, request, guarded)
         }
         End::Pipe => Decision { effect: Effect::Allow, rule: NO_RULE, reason: Reason::Pipe },

@@ -1,7 +1,7 @@
 //! The only place that reads kernel memory. Offsets come from the running kernel's BTF
 //! ([`agent_guard_common::offsets`]); a read that fails is an error that its caller turns into a denial.
 
-use agent_guard_common::{decide::Reason, offsets::Offsets};
+use agent_guard_common::{decide::Reason, device, offsets::Offsets};
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 
 /// Set by the loader before the programs are loaded. The verifier then knows every offset.
@@ -60,14 +60,11 @@ pub struct Object {
     pub rdev: u32,
 }
 
-/// `S_IFMT` of an inode's mode, and the two kinds of device.
-const FORMAT: u16 = 0o170000;
-const CHARACTER: u16 = 0o020000;
-const BLOCK: u16 = 0o060000;
-
 /// `s_magic` of the file systems that are treated apart (`include/uapi/linux/magic.h`).
 pub const PROC_MAGIC: u64 = 0x9fa0;
 pub const PIPE_MAGIC: u64 = 0x5049_5045;
+const CGROUP_MAGIC: u64 = 0x27_e0eb;
+const CGROUP2_MAGIC: u64 = 0x6367_7270;
 
 impl Object {
     /// The object that `struct file` has open.
@@ -104,17 +101,11 @@ impl Object {
         Ok(object)
     }
 
-    /// Device nodes other than the harmless ones: a rule must name them exactly.
+    /// What a rule must name exactly: device nodes other than the harmless ones, and the cgroup trees,
+    /// through whose directories a process is started outside its agent (`CLONE_INTO_CGROUP`).
     #[inline(always)]
-    pub fn is_guarded_device(&self) -> bool {
-        match self.mode & FORMAT {
-            BLOCK => true,
-            CHARACTER => !matches!(
-                (self.rdev >> 20, self.rdev & 0xf_ffff),
-                // null, zero, full, random, urandom; tty, ptmx; the pseudo terminals
-                (1, 3 | 5 | 7 | 8 | 9) | (5, 0 | 2) | (136..=143, _)
-            ),
-            _ => false,
-        }
+    pub fn is_guarded(&self) -> bool {
+        matches!(self.magic, CGROUP_MAGIC | CGROUP2_MAGIC)
+            || device::is_guarded(self.mode, self.rdev)
     }
 }

@@ -183,10 +183,20 @@ fn act(probe: Probe, place: Place) -> Result<(), (io::Error, Place)> {
         (Probe::Exec, Place::Inside) => {
             Err(Command::new("/proc/self/exe").arg0("agent-guard").arg("canary-target").exec())
         }
-        (Probe::Connect, _) => socket().and_then(|socket| socket.connect("127.0.0.1:9")),
+        (Probe::Connect, _) => {
+            unless_down(socket().and_then(|socket| socket.connect("127.0.0.1:9")))
+        }
         (Probe::Send, _) => {
-            socket().and_then(|socket| socket.send_to(b"", "127.0.0.1:9").map(drop))
+            unless_down(socket().and_then(|socket| socket.send_to(b"", "127.0.0.1:9").map(drop)))
         }
     };
     result.map_err(|error| (error, place))
+}
+
+/// A network that is down is no refusal: the hooks run before a route is looked for.
+fn unless_down(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NetworkUnreachable => Ok(()),
+        result => result,
+    }
 }

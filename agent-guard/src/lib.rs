@@ -3,6 +3,7 @@
 pub mod canary;
 pub mod cgroup;
 pub mod cli;
+pub mod doctor;
 pub mod event;
 pub mod guard;
 pub mod kernel;

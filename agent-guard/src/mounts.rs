@@ -4,16 +4,20 @@
 //! the kernel's octal escapes in place.
 
 use std::{
-    ffi::OsStr,
+    ffi::OsString,
     fs::{self, File},
     io,
-    os::unix::ffi::OsStrExt,
+    os::unix::ffi::OsStringExt,
     path::{Path, PathBuf},
 };
 
 /// A mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
+    /// Its id, unique among the mounts of one namespace.
+    pub id: u32,
+    /// Id of the mount that it is mounted on.
+    pub parent: u32,
     /// `super_block.s_dev`: major << 20 | minor.
     pub dev: u32,
     /// Directory of the file system that is mounted.
@@ -24,8 +28,19 @@ pub struct Mount {
     pub fs_type: String,
 }
 
-/// The mount table of this process, in the order in which the kernel lists it. `file` is kept open to
-/// learn of changes: it polls as urgent after each.
+/// A line of a mount table that is not as proc_pid_mountinfo(5) says.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "line {line} of the mount table is not understood: `{text}`; its format is proc_pid_mountinfo(5), so this is a fault of agent-guard or of the kernel"
+)]
+pub struct MountinfoError {
+    /// 1-based line.
+    pub line: usize,
+    /// The line, escaped.
+    pub text: String,
+}
+
+/// The mount table of this process, kept open to learn of changes: it polls as urgent after each.
 pub struct MountTable {
     file: File,
 }
@@ -33,14 +48,13 @@ pub struct MountTable {
 impl MountTable {
     /// Opens the table of this process.
     pub fn open() -> io::Result<Self> {
-        Ok(Self { file: File::open("/proc/self/mountinfo")? })
+        Ok(Self { file: File::open(OWN_TABLE)? })
     }
 
     /// Reads it as it is now.
     pub fn read(&self) -> io::Result<Vec<Mount>> {
         // A fresh open: the kept one remembers which change it has reported.
-        let bytes = fs::read("/proc/self/mountinfo")?;
-        bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(parse_line).collect()
+        parse(&fs::read(OWN_TABLE)?).map_err(io::Error::other)
     }
 
     /// The descriptor that polls as urgent (`POLLPRI`) after a change.
@@ -49,61 +63,82 @@ impl MountTable {
     }
 }
 
+const OWN_TABLE: &str = "/proc/self/mountinfo";
+
 /// Where the unified hierarchy is mounted: `/sys/fs/cgroup`, or elsewhere on hybrid hosts.
 pub fn cgroup2(mounts: &[Mount]) -> Option<&Path> {
-    mounts
-        .iter()
-        .find(|mount| mount.fs_type == "cgroup2" && mount.root == Path::new("/"))
-        .map(|mount| mount.mount_point.as_path())
+    let mount =
+        mounts.iter().find(|mount| mount.fs_type == "cgroup2" && mount.root == Path::new("/"))?;
+    Some(&mount.mount_point)
 }
 
-/// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw` (proc_pid_mountinfo(5)).
-fn parse_line(line: &[u8]) -> io::Result<Mount> {
-    let bad = || {
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("/proc/self/mountinfo: {}", line.escape_ascii()),
-        )
-    };
-    let mut fields = line.split(|byte| *byte == b' ').skip(2);
-    let device = fields.next().and_then(parse_device).ok_or_else(bad)?;
-    let root = fields.next().map(unescape).ok_or_else(bad)?;
-    let mount_point = fields.next().map(unescape).ok_or_else(bad)?;
-    let fs_type = fields.skip_while(|field| *field != b"-").nth(1).ok_or_else(bad)?;
-    Ok(Mount {
-        dev: device,
-        root,
-        mount_point,
+/// Reads a mount table. What has no directory tree, such as a namespace file, is left out.
+pub fn parse(text: &[u8]) -> Result<Vec<Mount>, MountinfoError> {
+    let mut mounts = Vec::new();
+    for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
+        if line.is_empty() {
+            continue;
+        }
+        let mount = parse_line(line).ok_or_else(|| MountinfoError {
+            line: index + 1,
+            text: line.escape_ascii().to_string(),
+        })?;
+        if mount.root.is_absolute() {
+            mounts.push(mount);
+        }
+    }
+    Ok(mounts)
+}
+
+/// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue`
+fn parse_line(line: &[u8]) -> Option<Mount> {
+    let mut fields = line.split(|byte| *byte == b' ');
+    let id = decimal(fields.next()?)?;
+    let parent = decimal(fields.next()?)?;
+    let mut device = fields.next()?.split(|byte| *byte == b':');
+    let (major, minor) = (decimal(device.next()?)?, decimal(device.next()?)?);
+    let (root, mount_point) = (fields.next()?, fields.next()?);
+    let fs_type = fields.skip_while(|field| *field != b"-").nth(1)?;
+    // The kernel marks a directory that was removed; it still hangs where it did.
+    let root = root.strip_suffix(b"//deleted").unwrap_or(root);
+    Some(Mount {
+        id,
+        parent,
+        dev: major << 20 | minor,
+        root: unescape(root),
+        mount_point: unescape(mount_point),
         fs_type: String::from_utf8_lossy(fs_type).into_owned(),
     })
 }
 
-fn parse_device(field: &[u8]) -> Option<u32> {
-    let (major, minor) = std::str::from_utf8(field).ok()?.split_once(':')?;
-    let (major, minor): (u32, u32) = (major.parse().ok()?, minor.parse().ok()?);
-    (major < 1 << 12 && minor < 1 << 20).then_some(major << 20 | minor)
+fn decimal(field: &[u8]) -> Option<u32> {
+    std::str::from_utf8(field).ok()?.parse().ok()
 }
 
-/// Undoes the kernel's `\ooo` for space, tab, newline, `#` and backslash.
+/// Turns `\040` and its like back into bytes.
 fn unescape(field: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
-    while let Some((&byte, tail)) = rest.split_first() {
-        let octal = match rest {
-            [b'\\', a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', ..] => {
-                Some((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'))
+    while let Some((first, behind)) = rest.split_first() {
+        rest = behind;
+        match (first, behind) {
+            (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', behind @ ..]) => {
+                bytes.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
+                rest = behind;
             }
-            _ => None,
-        };
-        bytes.push(octal.unwrap_or(byte));
-        rest = if octal.is_some() { rest.get(4..).unwrap_or_default() } else { tail };
+            _ => bytes.push(*first),
+        }
     }
-    PathBuf::from(OsStr::from_bytes(&bytes))
+    PathBuf::from(OsString::from_vec(bytes))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStrExt;
+
     use super::*;
+
+    const GOOD: &str = "36 35 98:0 / /mnt rw - ext3 /dev/root rw";
 
     #[test]
     fn a_line_is_read_whatever_the_names_hold() {
@@ -117,16 +152,9 @@ mod tests {
 
     #[test]
     fn a_broken_line_is_an_error_that_shows_it() {
-        for line in [
-            &b"36 35"[..],
-            b"36 35 x:0 / / rw - ext3 a b",
-            b"36 35 1:1 / / rw",
-            b"1 1 4096:0 / / rw - a b c",
-        ] {
-            assert!(
-                parse_line(line).unwrap_err().to_string().contains("36 35")
-                    || line.starts_with(b"1")
-            );
+        for line in ["36 35", "36 35 x:0 / / rw - ext3 a b", "36 35 1:1 / / rw"] {
+            let error = parse(format!("{GOOD}\n{line}\n").as_bytes()).unwrap_err();
+            assert_eq!((error.line, error.text.as_str()), (2, line));
         }
     }
 

@@ -87,8 +87,8 @@ impl Signals {
         loop {
             let info = self.fd.async_io(Interest::READABLE, |fd| read(fd)).await?;
             let signal = i32::try_from(info.ssi_signo).map_err(io::Error::other)?;
-            let is_for_us_alone = info.ssi_code != SI_KERNEL
-                || (signal == libc::SIGHUP && leads_session());
+            let is_for_us_alone =
+                info.ssi_code != SI_KERNEL || (signal == libc::SIGHUP && leads_session());
             if is_for_us_alone && !MUTED.contains(&signal) {
                 return Ok(signal);
             }

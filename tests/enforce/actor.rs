@@ -161,7 +161,13 @@ fn open(path: &[u8], flags: i32, call: Call) -> io::Result<OwnedFd> {
                 how.flags = flags as u64;
                 how.mode = if flags & libc::O_CREAT != 0 { mode } else { 0 };
                 let size = size_of::<libc::open_how>();
-                libc::syscall(libc::SYS_openat2, libc::AT_FDCWD, path.as_ptr(), &raw const how, size)
+                libc::syscall(
+                    libc::SYS_openat2,
+                    libc::AT_FDCWD,
+                    path.as_ptr(),
+                    &raw const how,
+                    size,
+                )
             }
             Call::Creat => libc::syscall(libc::SYS_creat, path.as_ptr(), mode),
         }

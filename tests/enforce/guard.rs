@@ -287,9 +287,10 @@ impl Outcome {
 
     /// The agent's cgroup.
     pub fn cgroup(&self) -> PathBuf {
-        let path = self.events.iter().find_map(|event| {
-            event["unmapped"]["agent_guard"]["agent"]["cgroup"].as_str()
-        });
+        let path = self
+            .events
+            .iter()
+            .find_map(|event| event["unmapped"]["agent_guard"]["agent"]["cgroup"].as_str());
         PathBuf::from(path.expect("events name the cgroup"))
     }
 

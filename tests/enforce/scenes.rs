@@ -73,7 +73,8 @@ impl Lazy {
                 return Err(format!("decide says {of_tables:?}, the corpus {as_written:?}"));
             }
         }
-        let audit = self.scene.policy(&played.scratch.place).mode == agent_guard::policy::Mode::Audit;
+        let audit =
+            self.scene.policy(&played.scratch.place).mode == agent_guard::policy::Mode::Audit;
         let report = played.inside[index];
         judge_end(case, &due, audit, report.end)?;
         judge_events(case, &due, audit, played, report)?;
@@ -174,9 +175,11 @@ fn play(scene: &Scene) -> Result<Played, String> {
         .collect();
     let plan = serde_json::to_vec(&steps).unwrap();
 
-    let outcome = Run::under(&place.fill(&scene.spec))
-        .input(plan.clone())
-        .go(&[place.actor.as_os_str(), "actor".as_ref(), "plan".as_ref()]);
+    let outcome = Run::under(&place.fill(&scene.spec)).input(plan.clone()).go(&[
+        place.actor.as_os_str(),
+        "actor".as_ref(),
+        "plan".as_ref(),
+    ]);
     if outcome.code() != 0 {
         return Err(format!("exit {}: {}", outcome.code(), outcome.stderr));
     }

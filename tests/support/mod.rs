@@ -207,10 +207,8 @@ pub fn policy_text(spec: &str) -> String {
 
 /// The root of the repository.
 pub fn repository() -> PathBuf {
-    std::env::var_os("AGENT_GUARD_SRC").map_or_else(
-        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/..")),
-        PathBuf::from,
-    )
+    std::env::var_os("AGENT_GUARD_SRC")
+        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/..")), PathBuf::from)
 }
 
 /// Every file of the corpus.

@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     canary::{self, Probe},
+    doctor::{self, DoctorArgs},
     reaper,
 };
 
@@ -37,6 +38,8 @@ Examples:
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::RunArgs),
+    /// Show what this host can enforce, why not more, and the remedy
+    Doctor(DoctorArgs),
     /// Check a policy file, or ask what it says
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
@@ -88,6 +91,7 @@ impl Failure {
 fn dispatch(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Run(args) => run::run(args).map(ExitCode::from),
+        Command::Doctor(args) => doctor::run(args.output).map_err(|error| Failure::new(&error, 1)),
         Command::Policy(command) => policy::run(command),
         Command::Canary { probe, cgroup } => Ok(canary::main(probe, &cgroup).into()),
         Command::CanaryTarget => Ok(ExitCode::SUCCESS),

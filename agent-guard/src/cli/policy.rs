@@ -1,31 +1,132 @@
 //! `agent-guard policy`
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{io::Write, path::PathBuf, process::ExitCode};
 
-use clap::Subcommand;
+use agent_guard_common::table::Effect;
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::Failure;
-use crate::policy::Policy;
+use crate::policy::{
+    AccessSet, Policy,
+    compile::{Environment, Filesystems, HostLinks, HostResolver, compile},
+    explain::{Explanation, explain_connect, explain_exec, explain_open},
+};
+
+/// Exit code of a policy that is refused, and of a question that the policy answers with a denial.
+const REFUSED: u8 = 1;
 
 #[derive(Debug, Subcommand)]
 pub enum PolicyCommand {
-    /// Check a policy file: every problem with its place and its fix; exits 1 where there is one
+    /// Check a policy: every problem with its place and its fix; exits 1 where there is one
+    ///
+    /// Beyond its form, the policy is compiled: host names are resolved, symbolic links in paths are
+    /// followed, and what does not fit the kernel's tables is told. Needs no root.
     Check {
         /// Policy file, `-` for stdin
         file: PathBuf,
     },
+    Explain(ExplainArgs),
 }
 
-/// Exit code of a policy that is refused.
-const REFUSED: u8 = 1;
+/// Ask what a policy says, by the same decision that the kernel makes; needs no root
+///
+/// Exits 0 where every answer is allow, 1 where one is deny.
+#[derive(Args, Debug)]
+#[command(group = clap::ArgGroup::new("question").required(true).multiple(true))]
+pub struct ExplainArgs {
+    /// Policy file, `-` for stdin
+    file: PathBuf,
+
+    /// Opening this file
+    #[arg(long, value_name = "PATH", group = "question")]
+    open: Vec<PathBuf>,
+
+    /// What the files are opened for
+    #[arg(long, value_enum, default_value_t = AccessArg::Read, requires = "open")]
+    access: AccessArg,
+
+    /// Connecting to HOST:PORT, with /udp for UDP
+    #[arg(long, value_name = "HOST:PORT", group = "question")]
+    connect: Vec<String>,
+
+    /// Running this program
+    #[arg(long, value_name = "PATH", group = "question")]
+    exec: Vec<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum AccessArg {
+    Read,
+    Write,
+    ReadWrite,
+}
 
 pub fn run(command: PolicyCommand) -> Result<ExitCode, Failure> {
     match command {
-        PolicyCommand::Check { file } => {
-            let policy =
-                Policy::load(&file).map_err(|error| Failure::diagnostic(error, REFUSED))?;
-            println!("{}: policy {} is valid", file.display(), policy.name);
-            Ok(ExitCode::SUCCESS)
+        PolicyCommand::Check { file } => check(&file),
+        PolicyCommand::Explain(args) => explain(&args),
+    }
+}
+
+fn load(file: &std::path::Path) -> Result<Policy, Failure> {
+    Policy::load(file).map_err(|error| Failure::diagnostic(error, REFUSED))
+}
+
+fn check(file: &std::path::Path) -> Result<ExitCode, Failure> {
+    let policy = load(file)?;
+    let filesystems = Filesystems::lexical();
+    let links = HostLinks::default();
+    let environment =
+        Environment { filesystems: &filesystems, links: &links, resolver: &HostResolver };
+    // Names collide by chance or not at all; a fixed key is no secret that this command needs.
+    let compiled = compile(&policy, &environment, [1, 2])
+        .map_err(|error| Failure::diagnostic(error, REFUSED))?;
+    for note in &compiled.notes {
+        let kind = if note.is_warning() { "warning" } else { "note" };
+        eprintln!("{kind}: {note}");
+    }
+    let rules = compiled.rules.len();
+    say(&format!(
+        "{}: policy {} is valid: {rules} rules, mode {}\n",
+        file.display(),
+        policy.name,
+        policy.mode.name()
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn explain(args: &ExplainArgs) -> Result<ExitCode, Failure> {
+    let policy = load(&args.file)?;
+    let links = HostLinks::default();
+    let access = match args.access {
+        AccessArg::Read => AccessSet::Read,
+        AccessArg::Write => AccessSet::Write,
+        AccessArg::ReadWrite => AccessSet::ReadWrite,
+    };
+    let mut answers: Vec<Explanation> = Vec::new();
+    let failed = |error| Failure::diagnostic(error, REFUSED);
+    for path in &args.open {
+        answers.push(explain_open(&policy, path, access, &links).map_err(failed)?);
+    }
+    for path in &args.exec {
+        answers.push(explain_exec(&policy, path, &links).map_err(failed)?);
+    }
+    for endpoint in &args.connect {
+        answers.extend(explain_connect(&policy, endpoint, &HostResolver).map_err(failed)?);
+    }
+    for answer in &answers {
+        say(&answer.to_string())?;
+    }
+    let allowed = answers.iter().all(|answer| answer.decision.effect == Effect::Allow);
+    Ok(if allowed { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) })
+}
+
+/// Prints on stdout; a reader that has gone away ends the command without a fuss.
+fn say(text: &str) -> Result<(), Failure> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(&anyhow::Error::new(error).context("writing to stdout"), REFUSED))
         }
+        _ => Ok(()),
     }
 }

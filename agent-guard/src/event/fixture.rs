@@ -8,9 +8,11 @@ use agent_guard_common::{
     hook::Hook,
 };
 
+use crate::{policy::Mode, tier::Tier};
+
 use super::{
-    AgentIdentity, Body, Context, Decision, Endpoint, File, Host, Mode, Object, PathScope,
-    PolicyIdentity, Process, Record, Rule, SafeText, Tier,
+    AgentIdentity, Body, Context, Decision, Endpoint, File, Host, Object, PathScope,
+    PolicyIdentity, Process, Record, Rule, SafeText,
 };
 
 pub fn context() -> Context {

@@ -52,7 +52,9 @@ impl KernelTypes {
 
     /// Reads a BTF file.
     pub fn from_file(path: &Path) -> Result<Self, BtfError> {
-        Btf::from_file(path).map(Self).map_err(|error| BtfError::Unreadable(error.to_string()))
+        // Read at once: the parser's many small reads are slow on sysfs, which has no page cache.
+        let bytes = std::fs::read(path).map_err(|error| BtfError::Unreadable(error.to_string()))?;
+        Btf::from_bytes(&bytes).map(Self).map_err(|error| BtfError::Unreadable(error.to_string()))
     }
 
     /// Every offset that the programs need, in bytes.
@@ -61,7 +63,7 @@ impl KernelTypes {
     }
 
     /// The offset of `struct.member.member…`, in bytes. Unnamed members are looked through.
-    fn offset(&self, path: &'static str) -> Result<u32, BtfError> {
+    pub fn offset(&self, path: &'static str) -> Result<u32, BtfError> {
         let missing = |part: &str| BtfError::Missing { path, missing: part.to_owned() };
         let mut parts = path.split('.');
         let name = parts.next().unwrap_or_default();

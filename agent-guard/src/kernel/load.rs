@@ -90,10 +90,34 @@ pub fn hooks_of(tier: Tier) -> impl Iterator<Item = &'static HookSpec> {
 
 /// Creates the maps and loads the programs of `tier`; nothing is attached yet.
 pub fn load(tier: Tier, sizes: MapSizes) -> Result<Ebpf, LoadError> {
+    let Prepared { mut ebpf, btf, types } = prepare(tier, sizes)?;
+    for spec in hooks_of(tier) {
+        load_program(&mut ebpf, spec, &btf, &types)?;
+    }
+    Ok(ebpf)
+}
+
+/// How loading the program of one hook went.
+pub type HookLoad = (&'static HookSpec, Result<(), LoadError>);
+
+/// Loads each program of `tier` whatever becomes of the others, and unloads them again: for `doctor`.
+pub fn load_each(tier: Tier, sizes: MapSizes) -> Result<Vec<HookLoad>, LoadError> {
+    let Prepared { mut ebpf, btf, types } = prepare(tier, sizes)?;
+    Ok(hooks_of(tier).map(|spec| (spec, load_program(&mut ebpf, spec, &btf, &types))).collect())
+}
+
+/// The object with its maps made, and the kernel's types.
+struct Prepared {
+    ebpf: Ebpf,
+    btf: Btf,
+    types: KernelTypes,
+}
+
+fn prepare(tier: Tier, sizes: MapSizes) -> Result<Prepared, LoadError> {
     let types = KernelTypes::of_running_kernel()?;
     let offsets: Row<Offsets> = Row(types.offsets()?);
     let enforce = u32::from(tier != Tier::Observe);
-    let mut ebpf = EbpfLoader::new()
+    let ebpf = EbpfLoader::new()
         .allow_unsupported_maps()
         .override_global("OFFSETS", &offsets, true)
         .override_global("ENFORCE", &enforce, true)
@@ -103,11 +127,7 @@ pub fn load(tier: Tier, sizes: MapSizes) -> Result<Ebpf, LoadError> {
         .map_max_entries("INTERVALS", sizes.intervals)
         .map_max_entries("STARTS", sizes.starts)
         .load(OBJECT)?;
-    let btf = Btf::from_sys_fs()?;
-    for spec in hooks_of(tier) {
-        load_program(&mut ebpf, spec, &btf, &types)?;
-    }
-    Ok(ebpf)
+    Ok(Prepared { ebpf, btf: Btf::from_sys_fs()?, types })
 }
 
 fn load_program(

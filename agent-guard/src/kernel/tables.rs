@@ -39,6 +39,9 @@ pub enum InstallError {
     Wait(std::io::Error),
 }
 
+/// How long programs are given to end where the kernel can not be asked.
+const UNBARRIERED_PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
+
 type Owned<K, V> = HashMap<MapData, Row<K>, Row<V>>;
 
 /// The maps that hold agents and policies.
@@ -228,8 +231,16 @@ impl Tables {
 }
 
 /// Returns when every program that was running has ended: BPF programs run inside RCU read sections,
-/// and `membarrier(MEMBARRIER_CMD_GLOBAL)` waits for a grace period.
+/// and `membarrier(MEMBARRIER_CMD_GLOBAL)` waits for a grace period. Hosts with `nohz_full` refuse it;
+/// there a pause many times longer than a program's run stands in, and [`Tables::remove_policy`] takes
+/// entries out in an order in which a program that was overtaken denies.
 fn wait_for_running_programs() -> Result<(), InstallError> {
-    rustix::thread::membarrier(rustix::thread::MembarrierCommand::Global)
-        .map_err(|error| InstallError::Wait(error.into()))
+    match rustix::thread::membarrier(rustix::thread::MembarrierCommand::Global) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::INVAL) => {
+            std::thread::sleep(UNBARRIERED_PAUSE);
+            Ok(())
+        }
+        Err(error) => Err(InstallError::Wait(error.into())),
+    }
 }

@@ -84,7 +84,7 @@ async fn guarded(settings: &Settings) -> anyhow::Result<u8> {
     let signals = Signals::collect().context("collecting signals")?;
     let table = MountTable::open().context("opening the mount table")?;
     let mounts = table.read().context("reading the mount table")?;
-    let compiled = compile_policy(&settings.policy)?;
+    let compiled = compile_policy(&settings.policy, &mounts)?;
     for note in compiled.notes.iter().filter(|note| note.is_warning()) {
         eprintln!("agent-guard: warning: {note}");
     }
@@ -247,7 +247,7 @@ impl Session<'_> {
 
     fn try_follow_mounts(&mut self) -> anyhow::Result<()> {
         let mounts = self.table.read()?;
-        let compiled = compile_policy(&self.settings.policy)?;
+        let compiled = compile_policy(&self.settings.policy, &mounts)?;
         let policy = self.guard.tables.write_policy(&compiled)?;
         let agent = agent(self.settings, &compiled, self.cgroup, policy);
         self.guard.tables.set_agent(AGENT, agent)?;
@@ -274,8 +274,8 @@ fn forward(pid: Option<u32>, signal: libc::c_int) {
     }
 }
 
-fn compile_policy(policy: &Policy) -> anyhow::Result<Compiled> {
-    let filesystems = Filesystems::from_mountinfo(&std::fs::read("/proc/self/mountinfo")?)?;
+fn compile_policy(policy: &Policy, mounts: &[Mount]) -> anyhow::Result<Compiled> {
+    let filesystems = Filesystems::from_table(mounts);
     let links = HostLinks::default();
     let environment =
         Environment { filesystems: &filesystems, links: &links, resolver: &HostResolver };

@@ -59,7 +59,8 @@ fn no_policy() {
     let words: Vec<_> = command.get_args().map(std::ffi::OsStr::to_owned).collect();
     command = Command::new(command.get_program());
     let words = words.into_iter().enumerate();
-    command.args(words.map(|(at, word)| if at == policy { "/no/such/policy".into() } else { word }));
+    command
+        .args(words.map(|(at, word)| if at == policy { "/no/such/policy".into() } else { word }));
     let output = command.output().unwrap();
     assert_eq!(output.status.code(), Some(125));
     assert!(String::from_utf8(output.stderr).unwrap().contains("/no/such/policy"));

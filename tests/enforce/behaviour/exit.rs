@@ -70,8 +70,11 @@ fn denied_command() {
 }
 
 fn left_behind() {
-    let outcome = Run::under(ALLOW_ALL)
-        .go(&["/bin/sh", "-c", "setsid sleep 100000 & setsid sleep 100000 & echo $!; exit 3"]);
+    let outcome = Run::under(ALLOW_ALL).go(&[
+        "/bin/sh",
+        "-c",
+        "setsid sleep 100000 & setsid sleep 100000 & echo $!; exit 3",
+    ]);
     outcome.exits(3);
     let pid = outcome.text().trim();
     assert!(!runs(pid), "{pid} lives on");
@@ -92,9 +95,12 @@ fn nothing_left() {
 }
 
 fn passes_through() {
-    let outcome = Run::under(ALLOW_ALL)
-        .input("in\n")
-        .go(&["/bin/sh", "-c", "read word; echo \"$word out\"; echo \"$0 error\" >&2", "a b"]);
+    let outcome = Run::under(ALLOW_ALL).input("in\n").go(&[
+        "/bin/sh",
+        "-c",
+        "read word; echo \"$word out\"; echo \"$0 error\" >&2",
+        "a b",
+    ]);
     outcome.exits(0);
     assert_eq!(outcome.text(), "in out\n");
     assert!(outcome.stderr.lines().any(|line| line == "a b error"));

@@ -5,9 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 use agent_guard::{event::SafeText, tier::Tier};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{
-    Behaviour, DENY_SECRETS, actor, denied_connect_outcome, reports, secret_place,
-};
+use super::{Behaviour, DENY_SECRETS, actor, denied_connect_outcome, reports, secret_place};
 use crate::{
     actor::Step,
     guard::{Run, tier},
@@ -161,7 +159,10 @@ fn begins_and_ends() {
     for (number, event) in (1_u64..).zip(&outcome.events) {
         assert_eq!(event["metadata"]["sequence"], number);
         let own = &event["unmapped"]["agent_guard"];
-        assert_eq!((&own["agent"]["name"], &own["tier"]), (&"agent-7".into(), &tier().name().into()));
+        assert_eq!(
+            (&own["agent"]["name"], &own["tier"]),
+            (&"agent-7".into(), &tier().name().into())
+        );
     }
     let totals = last["unmapped"]["agent_guard"]["totals"].as_array().unwrap();
     let sum = |kind: &str| totals.iter().map(|hook| hook[kind].as_u64().unwrap()).sum::<u64>();

@@ -21,8 +21,7 @@ fn mounts_change() {
     let scratch = secret_place();
     let point = scratch.path("mounted");
     fs::create_dir(&point).unwrap();
-    let role =
-        ["alternate", "{root}/open/file", "{root}/secret/key", "{root}/mounted/number"];
+    let role = ["alternate", "{root}/open/file", "{root}/secret/key", "{root}/mounted/number"];
     let running = Run::under(&scratch.place.fill(DENY_SECRETS)).start(&actor(&scratch, &role));
     for number in 1..=MOUNTS {
         mount("tmpfs", &point, "tmpfs", MountFlags::empty(), None).unwrap();

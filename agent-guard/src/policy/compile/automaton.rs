@@ -8,10 +8,11 @@ use agent_guard_common::{
 };
 
 use super::{
+    alphabet::number,
     error::{MAX_EDGES, MAX_POSITIONS, MAX_STATES},
     lexer::{self, Globs},
     mounts::{Anchor, AnchorId, Anchors},
-    nfa::{Nfa, NodeId, number},
+    nfa::{Nfa, NodeId},
 };
 
 /// The tables of the automaton.

@@ -17,8 +17,8 @@ use agent_guard_common::{
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{
+    alphabet::number,
     error::{CompileError, MAX_ALL_INTERVALS, MAX_PREFIXES},
-    nfa::number,
     note::Note,
     rules::{RuleInfo, egress_id, rule_ref},
 };

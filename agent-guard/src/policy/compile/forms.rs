@@ -6,11 +6,13 @@ use agent_guard_common::table::{ACCESS_KINDS, Access, Effect, Verdict};
 
 use super::{
     Environment,
+    alphabet::Alphabet,
     links::{follow_pattern, to_std},
     mounts::{Path, follow},
-    nfa::{Accept, Alphabet, Builder, Nfa, Root},
+    nfa::{Builder, Nfa, Root},
     note::Note,
     rules::{RuleInfo, exec_id, file_id, rule_ref},
+    verdict::Accept,
 };
 use crate::policy::{PathPattern, Policy, Segment};
 

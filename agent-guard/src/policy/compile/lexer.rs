@@ -13,7 +13,7 @@ use regex_automata::{
     util::{primitives::StateID, syntax},
 };
 
-use super::{error::CompileError, nfa::number};
+use super::{alphabet::number, error::CompileError};
 use crate::policy::ComponentGlob;
 
 /// Memory that the construction may take. The table that comes out has at most 16 KiB; what takes

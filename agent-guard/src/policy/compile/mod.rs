@@ -3,6 +3,7 @@
 //! Nothing here needs privileges or a kernel: what the outside world adds (mounts, symbolic links,
 //! addresses of host names) comes through [`Environment`].
 
+mod alphabet;
 mod automaton;
 mod egress;
 mod error;
@@ -14,6 +15,7 @@ mod nfa;
 mod note;
 mod rules;
 mod tables;
+mod verdict;
 
 use agent_guard_common::{
     hash::name_symbol,
@@ -21,10 +23,11 @@ use agent_guard_common::{
 };
 
 use self::{
+    alphabet::Alphabet,
     automaton::{Automaton, Failure},
     egress::Egress,
     mounts::Anchors,
-    nfa::{Alphabet, Builder},
+    nfa::Builder,
     rules::{number_rules, rule_ref},
 };
 pub use self::{
@@ -34,7 +37,7 @@ pub use self::{
         RuleRef,
     },
     links::{HostLinks, Links, NoLinks},
-    mounts::{Filesystems, Mount, MountinfoError, Path},
+    mounts::{Filesystems, Mount, Path},
     note::Note,
     rules::RuleInfo,
     tables::MemoryTables,
@@ -57,6 +60,9 @@ pub struct Environment<'a> {
     /// Its host names.
     pub resolver: &'a dyn Resolver,
 }
+
+/// The component that stands for the agent's own processes under `/proc`.
+const SELF: &[u8] = b"self";
 
 /// A policy as tables: everything that goes into the kernel's maps, without the ids of agent and
 /// policy.
@@ -125,6 +131,8 @@ pub fn compile(
 
     let forms = forms(policy, &rules, environment, &mut notes);
     let mut alphabet = Alphabet::default();
+    // The kernel uses its symbol whether or not a pattern does: no other name may share it.
+    alphabet.literal(SELF);
     let mut builder = Builder::new();
     for form in &forms {
         builder.add(&mut alphabet, &form.segments, form.accept);
@@ -149,7 +157,7 @@ pub fn compile(
     let files = policy.files.default.into();
     Ok(Compiled {
         hash_key,
-        self_symbol: name_symbol(hash_key, b"self"),
+        self_symbol: name_symbol(hash_key, SELF),
         flags: audit | inner_globs,
         default_file: [files, files, policy.exec.default.into()],
         default_egress: policy.egress.default.into(),

@@ -5,12 +5,13 @@
 //! file; an allowance counts only by a name under which the file can be reached now, not by one that
 //! another mount covers.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, os::unix::ffi::OsStrExt};
 
-use miette::Diagnostic;
-use thiserror::Error;
-
-use super::nfa::{Alphabet, Nfa, NodeId, Root, number};
+use super::{
+    alphabet::{Alphabet, number},
+    nfa::{Nfa, NodeId, Root},
+};
+use crate::mounts;
 
 /// The components of a path from some root, without that root.
 pub type Path = Vec<Box<[u8]>>;
@@ -46,6 +47,20 @@ pub struct Mount {
     pub is_proc: bool,
 }
 
+impl From<&mounts::Mount> for Mount {
+    fn from(mount: &mounts::Mount) -> Self {
+        let of = |path: &std::path::Path| components(path.as_os_str().as_bytes());
+        Self {
+            id: mount.id,
+            parent: mount.parent,
+            dev: mount.dev,
+            root: of(&mount.root),
+            mount_point: of(&mount.mount_point),
+            is_proc: mount.fs_type == "proc",
+        }
+    }
+}
+
 /// The mounts that an agent sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filesystems {
@@ -56,19 +71,6 @@ pub struct Filesystems {
     is_lexical: bool,
 }
 
-/// A line of a `mountinfo` that is not as proc(5) says.
-#[derive(Debug, Error, Diagnostic)]
-#[error("line {line} of mountinfo is not understood: `{text}`")]
-#[diagnostic(help(
-    "the format is proc_pid_mountinfo(5); this is a fault of agent-guard or of the kernel"
-))]
-pub struct MountinfoError {
-    /// 1-based line.
-    pub line: usize,
-    /// The line.
-    pub text: String,
-}
-
 /// A name under which a place of a file system is, or would be, reached.
 struct Name {
     path: Path,
@@ -76,26 +78,10 @@ struct Name {
 }
 
 impl Filesystems {
-    /// Reads `/proc/<pid>/mountinfo`.
-    ///
-    /// # Errors
-    /// The line that does not follow proc_pid_mountinfo(5).
-    pub fn from_mountinfo(text: &[u8]) -> Result<Self, MountinfoError> {
-        let mut mounts = Vec::new();
-        for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
-            if line.is_empty() {
-                continue;
-            }
-            match mount(line) {
-                Some(Line::Mount(mount)) => mounts.push(mount),
-                Some(Line::NoTree) => {}
-                None => {
-                    let text = line.escape_ascii().to_string();
-                    return Err(MountinfoError { line: index + 1, text });
-                }
-            }
-        }
-        Ok(Self::new(mounts))
+    /// The mounts that a mount table lists.
+    #[must_use]
+    pub fn from_table(table: &[mounts::Mount]) -> Self {
+        Self::new(table.iter().map(Mount::from).collect())
     }
 
     /// One file system, number 0, that holds everything: paths as they are written.
@@ -219,57 +205,6 @@ impl Filesystems {
         }
         seams
     }
-}
-
-enum Line {
-    Mount(Mount),
-    /// Something without a directory tree, such as a namespace file.
-    NoTree,
-}
-
-/// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue`
-fn mount(line: &[u8]) -> Option<Line> {
-    let mut fields = line.split(|byte| *byte == b' ');
-    let id = decimal(fields.next()?)?;
-    let parent = decimal(fields.next()?)?;
-    let mut device = fields.next()?.split(|byte| *byte == b':');
-    let (major, minor) = (decimal(device.next()?)?, decimal(device.next()?)?);
-    let (root, mount_point) = (fields.next()?, fields.next()?);
-    let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
-    if !root.starts_with(b"/") {
-        return Some(Line::NoTree);
-    }
-    // The kernel marks a directory that was removed; it still hangs where it did.
-    let root = root.strip_suffix(b"//deleted").unwrap_or(root);
-    Some(Line::Mount(Mount {
-        id,
-        parent,
-        dev: major << 20 | minor,
-        root: components(&unescape(root)),
-        mount_point: components(&unescape(mount_point)),
-        is_proc: kind == b"proc",
-    }))
-}
-
-fn decimal(field: &[u8]) -> Option<u32> {
-    std::str::from_utf8(field).ok()?.parse().ok()
-}
-
-/// Turns `\040` and its like back into bytes.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((first, behind)) = rest.split_first() {
-        rest = behind;
-        match (first, behind) {
-            (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', behind @ ..]) => {
-                bytes.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
-                rest = behind;
-            }
-            _ => bytes.push(*first),
-        }
-    }
-    bytes
 }
 
 /// The components of a path, without empty ones.

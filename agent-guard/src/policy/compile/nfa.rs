@@ -5,68 +5,16 @@
 
 use std::collections::HashMap;
 
-use agent_guard_common::table::{ACCESS_KINDS, Access, Effect, NO_RULE, Verdict};
+use agent_guard_common::table::Effect;
 
-use crate::policy::{ComponentGlob, Segment};
+use super::{
+    alphabet::{Alphabet, number},
+    verdict::{Accept, Strongest},
+};
+use crate::policy::Segment;
 
 /// A node's number within its [`Nfa`].
 pub type NodeId = u32;
-
-/// Every name and glob that the patterns mention, numbered.
-#[derive(Default)]
-pub struct Alphabet {
-    literals: HashMap<Box<[u8]>, u32>,
-    glob_ids: HashMap<Box<[Box<[u8]>]>, u32>,
-    globs: Vec<ComponentGlob>,
-}
-
-impl Alphabet {
-    /// The number of a name.
-    pub fn literal(&mut self, name: &[u8]) -> u32 {
-        let fresh = number(self.literals.len());
-        *self.literals.entry(name.into()).or_insert(fresh)
-    }
-
-    fn glob(&mut self, glob: &ComponentGlob) -> u32 {
-        let fresh = number(self.globs.len());
-        let id = *self.glob_ids.entry(glob.pieces().into()).or_insert(fresh);
-        if id == fresh {
-            self.globs.push(glob.clone());
-        }
-        id
-    }
-
-    /// All names, by number.
-    pub fn literals(&self) -> Vec<&[u8]> {
-        let mut all: Vec<_> = self.literals.iter().collect();
-        all.sort_unstable_by_key(|(_, id)| **id);
-        all.into_iter().map(|(name, _)| &**name).collect()
-    }
-
-    /// All globs, by number.
-    pub fn globs(&self) -> &[ComponentGlob] {
-        &self.globs
-    }
-
-    /// A name as the automaton sees it: its number, and the globs that it fits.
-    pub fn read(&self, name: &[u8]) -> (Option<u32>, Vec<u32>) {
-        let fits = self.globs.iter().enumerate().filter(|(_, glob)| glob.matches(name));
-        (self.literals.get(name).copied(), fits.map(|(id, _)| number(id)).collect())
-    }
-}
-
-/// What a pattern says of a path that it matches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Accept {
-    /// Id of the rule.
-    pub rule: u16,
-    /// What the rule says.
-    pub effect: Effect,
-    /// Which accesses it speaks of, by [`Access`].
-    pub access: [bool; ACCESS_KINDS],
-    /// The pattern has no wildcard.
-    pub exact: bool,
-}
 
 /// A place in some patterns: everything up to here matched.
 #[derive(Default, PartialEq, Eq, Hash)]
@@ -83,88 +31,6 @@ pub struct Node {
     pub looping: bool,
     /// The patterns that end here.
     pub accepts: Vec<Accept>,
-}
-
-/// The strongest that a set of accepts says of each access: the lowest rule id of each kind.
-#[derive(Clone, Copy)]
-pub struct Strongest {
-    deny: [u16; ACCESS_KINDS],
-    allow: [u16; ACCESS_KINDS],
-    exact: [u16; ACCESS_KINDS],
-}
-
-impl Strongest {
-    const NONE: Self = Self {
-        deny: [NO_RULE; ACCESS_KINDS],
-        allow: [NO_RULE; ACCESS_KINDS],
-        exact: [NO_RULE; ACCESS_KINDS],
-    };
-
-    fn add(&mut self, accept: &Accept) {
-        let low = |cells: &mut [u16; ACCESS_KINDS], rule: u16| {
-            for (cell, speaks) in cells.iter_mut().zip(accept.access) {
-                if speaks {
-                    *cell = rule.min(*cell);
-                }
-            }
-        };
-        match accept.effect {
-            Effect::Deny => low(&mut self.deny, accept.rule),
-            Effect::Allow => {
-                low(&mut self.allow, accept.rule);
-                if accept.exact {
-                    low(&mut self.exact, accept.rule);
-                }
-            }
-        }
-    }
-
-    fn merge(&mut self, other: &Self) {
-        let low = |to: &mut [u16; ACCESS_KINDS], from: &[u16; ACCESS_KINDS]| {
-            for (cell, rule) in to.iter_mut().zip(from) {
-                *cell = (*rule).min(*cell);
-            }
-        };
-        low(&mut self.deny, &other.deny);
-        low(&mut self.allow, &other.allow);
-        low(&mut self.exact, &other.exact);
-    }
-
-    /// Whether adding `other` to this changes no verdict.
-    fn covers(&self, other: &Self) -> bool {
-        let ours = self.deny.iter().zip(&self.allow);
-        let theirs = other.deny.iter().zip(&other.allow).zip(&other.exact);
-        ours.zip(theirs).all(|((our_deny, our_allow), ((deny, allow), exact))| {
-            let denied = *our_deny != NO_RULE;
-            deny >= our_deny && (denied || (allow >= our_allow && *exact == NO_RULE))
-        })
-    }
-
-    /// Verdicts for ordinary objects, by [`Access`].
-    pub fn plain(&self) -> [Verdict; ACCESS_KINDS] {
-        verdicts(&self.deny, &self.allow)
-    }
-
-    /// Verdicts for guarded objects, by [`Access`]: a pattern with a wildcard allows nothing.
-    pub fn guarded(&self) -> [Verdict; ACCESS_KINDS] {
-        verdicts(&self.deny, &self.exact)
-    }
-}
-
-fn verdicts(deny: &[u16; ACCESS_KINDS], allow: &[u16; ACCESS_KINDS]) -> [Verdict; ACCESS_KINDS] {
-    let of = |access: Access| {
-        let at = |rules: &[u16; ACCESS_KINDS]| match (access, rules) {
-            (Access::Read, [rule, _, _])
-            | (Access::Write, [_, rule, _])
-            | (Access::Exec, [_, _, rule]) => *rule,
-        };
-        match (at(deny), at(allow)) {
-            (NO_RULE, NO_RULE) => Verdict::UNMATCHED,
-            (NO_RULE, rule) => Verdict::new(Effect::Allow, rule),
-            (rule, _) => Verdict::new(Effect::Deny, rule),
-        }
-    };
-    [of(Access::Read), of(Access::Write), of(Access::Exec)]
 }
 
 /// Where the walk starts.
@@ -441,9 +307,4 @@ impl Nfa {
         accepts.for_each(|accept| strongest.add(accept));
         strongest
     }
-}
-
-/// A count as an id. Policies are bounded far below four billion of anything.
-pub fn number(count: usize) -> u32 {
-    u32::try_from(count).unwrap_or(u32::MAX)
 }

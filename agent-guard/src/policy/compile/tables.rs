@@ -9,7 +9,7 @@ use agent_guard_common::{
     table::{AgentFlag, Family, Interval, PortSet, State},
 };
 
-use super::{Compiled, lexer, nfa::number};
+use super::{Compiled, alphabet::number, lexer};
 
 /// A [`Compiled`] policy that can be asked.
 pub struct MemoryTables<'a> {

@@ -117,7 +117,7 @@ fn a_link_that_another_mount_makes_writable_is_not_followed() {
     );
     let links = Made(HashMap::from([("/srv/w/link", "/etc")]));
     let mountinfo = b"1 1 8:1 / / rw - ext4 x rw\n2 1 8:1 /srv/w /work rw - ext4 x rw\n";
-    let filesystems = Filesystems::from_mountinfo(mountinfo).unwrap();
+    let filesystems = Filesystems::from_table(&crate::mounts::parse(mountinfo).unwrap());
     let environment =
         Environment { filesystems: &filesystems, links: &links, resolver: &HostResolver };
     let compiled = super::super::compile(&policy, &environment, KEY).unwrap();

@@ -27,7 +27,7 @@ fn files(rules: &str) -> Policy {
 
 #[test]
 fn a_rule_is_about_the_file_by_whatever_mount() {
-    let mounts = Filesystems::from_mountinfo(HOST).unwrap();
+    let mounts = Filesystems::from_table(&crate::mounts::parse(HOST).unwrap());
     let by_bind = compile_on(&files("{effect: allow, paths: ['/data/x']}"), &mounts);
     assert_eq!(read(&by_bind, ROOT, "/srv/data one/x").effect, Effect::Allow);
     assert_eq!(read(&by_bind, ROOT, "/data/x").effect, Effect::Deny);
@@ -41,7 +41,7 @@ fn a_rule_is_about_the_file_by_whatever_mount() {
 
 #[test]
 fn an_allowance_does_not_reach_what_another_mount_hides() {
-    let mounts = Filesystems::from_mountinfo(HOST).unwrap();
+    let mounts = Filesystems::from_table(&crate::mounts::parse(HOST).unwrap());
     let compiled = compile_on(
         &files(
             "{effect: allow, paths: ['/home/**', '/srv/**']}\n    - {effect: deny, paths: ['/home/a/k']}",
@@ -57,7 +57,7 @@ fn an_allowance_does_not_reach_what_another_mount_hides() {
 
 #[test]
 fn a_file_system_that_is_not_mounted_is_unknown() {
-    let mounts = Filesystems::from_mountinfo(HOST).unwrap();
+    let mounts = Filesystems::from_table(&crate::mounts::parse(HOST).unwrap());
     let compiled = compile_on(&policy("files:\n  default: allow"), &mounts);
     assert_eq!(read(&compiled, 99, "/x"), Decision::deny(Reason::UnknownFilesystem));
     assert_eq!(read(&compiled, ROOT, "/x").effect, Effect::Allow);
@@ -66,7 +66,7 @@ fn a_file_system_that_is_not_mounted_is_unknown() {
 #[test]
 fn kernel_memory_is_known_by_its_file_system() {
     let elsewhere = b"1 1 8:1 / / rw - ext4 x rw\n2 1 0:21 / /jail/proc rw - proc proc rw\n";
-    let mounts = Filesystems::from_mountinfo(elsewhere).unwrap();
+    let mounts = Filesystems::from_table(&crate::mounts::parse(elsewhere).unwrap());
     let compiled = compile_on(&files("{effect: allow, paths: ['/jail/**']}"), &mounts);
     assert_eq!(read(&compiled, 0x15, "/meminfo").effect, Effect::Allow);
     assert_eq!(read(&compiled, 0x15, "/kcore").effect, Effect::Deny);
@@ -77,7 +77,7 @@ fn kernel_memory_is_known_by_its_file_system() {
 #[test]
 fn a_removed_mount_root_is_where_it_was() {
     let removed = b"1 1 8:1 / / rw - ext4 x rw\n2 1 8:1 /a/b//deleted /mnt rw - ext4 x rw\n";
-    let mounts = Filesystems::from_mountinfo(removed).unwrap();
+    let mounts = Filesystems::from_table(&crate::mounts::parse(removed).unwrap());
     let compiled = compile_on(&files("{effect: allow, paths: ['/mnt/x']}"), &mounts);
     assert_eq!(read(&compiled, 8 << 20 | 1, "/a/b/x").effect, Effect::Allow);
 }
@@ -85,7 +85,7 @@ fn a_removed_mount_root_is_where_it_was() {
 #[test]
 fn a_line_that_is_not_understood_is_an_error_that_shows_it() {
     for (line, text) in [(1, "x"), (2, "1 1 8:1 / / rw - ext4 x rw\n2 1 8 / / rw - a b c")] {
-        let error = Filesystems::from_mountinfo(text.as_bytes()).unwrap_err();
+        let error = crate::mounts::parse(text.as_bytes()).unwrap_err();
         assert_eq!(error.line, line);
     }
 }
@@ -93,7 +93,7 @@ fn a_line_that_is_not_understood_is_an_error_that_shows_it() {
 #[test]
 fn this_hosts_own_mounts_are_understood() {
     let text = std::fs::read("/proc/self/mountinfo").unwrap();
-    assert!(Filesystems::from_mountinfo(&text).is_ok());
+    assert!(crate::mounts::parse(&text).is_ok());
 }
 
 /// Mounts as a kernel keeps them: on a directory of another mount.

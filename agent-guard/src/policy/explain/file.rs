@@ -1,0 +1,212 @@
+//! Files: opened and run.
+
+use std::{os::unix::ffi::OsStrExt, path::Path as StdPath};
+
+use agent_guard_common::{
+    decide::{Decision, Request, decide_file},
+    device,
+};
+use rustix::fs::{major, minor};
+
+use super::{ExplainError, Explanation, audit_note, compile_here, explanation};
+use crate::policy::{
+    AccessSet, Policy, Segment,
+    compile::{
+        Environment, Filesystems, Form, HostLinks, HostResolver, Links, MemoryTables, NoLinks,
+        Path, components, follow, forms, to_std,
+    },
+};
+
+/// The host that a question is about.
+pub trait Files: Links {
+    /// Whether the node at `path` is a device that no wildcard opens.
+    fn is_guarded_device(&self, path: &StdPath) -> bool;
+}
+
+impl Files for HostLinks {
+    fn is_guarded_device(&self, path: &StdPath) -> bool {
+        rustix::fs::lstat(path).is_ok_and(|stat| {
+            let rdev = major(stat.st_rdev) << 20 | minor(stat.st_rdev);
+            device::is_guarded((stat.st_mode & 0xffff) as u16, rdev)
+        })
+    }
+}
+
+impl Files for NoLinks {
+    fn is_guarded_device(&self, _path: &StdPath) -> bool {
+        false
+    }
+}
+
+/// What becomes of opening `path` for `access`.
+///
+/// # Errors
+/// The path is relative, or the policy can not be compiled.
+pub fn explain_open(
+    policy: &Policy,
+    path: &StdPath,
+    access: AccessSet,
+    files: &impl Files,
+) -> Result<Explanation, ExplainError> {
+    let (request, verb) = match access {
+        AccessSet::Read => (Request::Read, "read"),
+        AccessSet::Write => (Request::Write, "write"),
+        AccessSet::ReadWrite => (Request::ReadWrite, "read and write"),
+    };
+    explain_file(policy, path, request, verb, files)
+}
+
+/// What becomes of running the program at `path`.
+///
+/// # Errors
+/// As for [`explain_open`].
+pub fn explain_exec(
+    policy: &Policy,
+    path: &StdPath,
+    files: &impl Files,
+) -> Result<Explanation, ExplainError> {
+    explain_file(policy, path, Request::Exec, "run", files)
+}
+
+fn explain_file(
+    policy: &Policy,
+    path: &StdPath,
+    request: Request,
+    verb: &str,
+    files: &impl Files,
+) -> Result<Explanation, ExplainError> {
+    if !path.is_absolute() {
+        return Err(ExplainError::Relative(path.to_owned()));
+    }
+    let mut notes = audit_note(policy);
+    let place = Place::find(path, files, &mut notes);
+    let policy = only_paths(policy);
+    let filesystems = Filesystems::lexical();
+    let environment =
+        Environment { filesystems: &filesystems, links: files, resolver: &HostResolver };
+    let compiled = compile_here(&policy, &environment)?;
+
+    let tables = MemoryTables::new(&compiled);
+    let decision = match tables.walk(0, &place.path) {
+        Ok(state) => decide_file(&tables, &compiled.agent(0, 0), state, request, place.is_guarded),
+        Err(reason) => Decision::deny(reason),
+    };
+    let forms = forms(&policy, &compiled.rules, &environment, &mut Vec::new());
+    let matching = forms.iter().filter(|form| speaks_of(form, request) && fits(form, &place.path));
+    let matches = matching.map(|form| (form.accept.rule, form.pattern.text.clone()));
+    let question = format!("{verb} {}", path.display());
+    Ok(explanation(&compiled, question, decision, notes, matches))
+}
+
+/// Where a path leads on this host.
+struct Place {
+    path: Path,
+    is_guarded: bool,
+}
+
+impl Place {
+    fn find(path: &StdPath, files: &impl Files, notes: &mut Vec<String>) -> Self {
+        let mut rest = components(path.as_os_str().as_bytes());
+        let mut followed = loop {
+            let path = match follow(&rest, files) {
+                Ok(followed) => followed.path,
+                Err(error) => {
+                    notes.push(format!("symbolic links were not followed: {error}"));
+                    break rest;
+                }
+            };
+            // A process's `root` leads to the file itself, whoever's it is.
+            match path.as_slice() {
+                [proc, _, root, below @ ..] if is(proc, "proc") && is(root, "root") => {
+                    rest = below.to_vec();
+                }
+                _ => break path,
+            }
+        };
+        let end = to_std(&followed);
+        if end != path {
+            notes.push(format!("{} is {} here", path.display(), end.display()));
+        }
+
+        let mut is_guarded = files.is_guarded_device(&end);
+        match followed.as_slice() {
+            [proc, thread, ..] if is(proc, "proc") && is(thread, "thread-self") => {
+                let process = ["self", "task", "0"].map(|name| name.as_bytes().into());
+                followed.splice(1..2, process);
+            }
+            [proc, process, ..] if is(proc, "proc") && process.iter().all(u8::is_ascii_digit) => {
+                is_guarded = true;
+                notes.push(
+                    "judged as another process's entry; those of the agent's own processes are /proc/self"
+                        .to_owned(),
+                );
+            }
+            _ => {}
+        }
+        if let [proc, process, link @ ..] = followed.as_slice()
+            && is(proc, "proc")
+            && is(process, "self")
+            && let [link, ..] = link
+            && ["cwd", "exe", "fd", "map_files"].iter().any(|name| is(link, name))
+        {
+            notes.push(
+                "where this leads differs from process to process; the file it leads to is what is judged"
+                    .to_owned(),
+            );
+        }
+        Self { path: followed, is_guarded }
+    }
+}
+
+fn is(component: &[u8], name: &str) -> bool {
+    component == name.as_bytes()
+}
+
+fn speaks_of(form: &Form<'_>, request: Request) -> bool {
+    let [read, write, exec] = form.accept.access;
+    match request {
+        Request::Read => read,
+        Request::Write => write,
+        Request::ReadWrite => read || write,
+        Request::Exec => exec,
+        Request::Load => read || exec,
+    }
+}
+
+/// Whether a pattern matches, one component of the path after the other.
+fn fits(form: &Form<'_>, path: &[Box<[u8]>]) -> bool {
+    let segments = form.segments.as_slice();
+    // Places in the pattern that are reached; a `**` may stand for nothing.
+    let enter = |reached: &mut Vec<usize>| {
+        reached.sort_unstable();
+        reached.dedup();
+        let mut at = 0;
+        while let Some(place) = reached.get(at).copied() {
+            if segments.get(place) == Some(&Segment::AnyDepth) && !reached.contains(&(place + 1)) {
+                reached.push(place + 1);
+            }
+            at += 1;
+        }
+    };
+    let mut reached = vec![0];
+    enter(&mut reached);
+    for name in path {
+        let step = |place: &usize| match segments.get(*place) {
+            Some(Segment::Literal(literal)) => (literal == name).then_some(place + 1),
+            Some(Segment::Glob(glob)) => glob.matches(name).then_some(place + 1),
+            Some(Segment::AnyOne) => Some(place + 1),
+            Some(Segment::AnyDepth) => Some(*place),
+            None => None,
+        };
+        reached = reached.iter().filter_map(step).collect();
+        enter(&mut reached);
+    }
+    reached.contains(&segments.len())
+}
+
+/// The policy with the same rule numbers and nothing to resolve.
+fn only_paths(policy: &Policy) -> Policy {
+    let mut policy = policy.clone();
+    policy.egress.rules.iter_mut().for_each(|rule| rule.matcher.clear());
+    policy
+}

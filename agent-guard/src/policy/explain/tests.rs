@@ -1,0 +1,134 @@
+use std::{collections::HashMap, net::IpAddr, path::Path as StdPath};
+
+use super::*;
+use crate::policy::{
+    AccessSet,
+    compile::{Links, NoLinks, Resolver},
+};
+
+const POLICY: &str = "
+apiVersion: agent-guard.dev/v1alpha1
+kind: AgentPolicy
+metadata: {name: test}
+spec:
+  egress:
+    rules:
+      - {name: api, effect: allow, to: ['api.example.com:443']}
+      - {name: net, effect: allow, to: ['192.0.2.0/24']}
+      - {name: no, effect: deny, to: ['192.0.2.9:443']}
+  exec:
+    rules:
+      - {effect: allow, paths: ['/bin/**']}
+  files:
+    rules:
+      - {name: work, effect: allow, paths: ['/w/**', '/dev/**', '/proc/**']}
+      - {name: secrets, effect: deny, paths: ['**/.env']}
+";
+
+fn policy() -> Policy {
+    Policy::parse("test.yaml", POLICY).unwrap()
+}
+
+struct Made;
+
+impl Links for Made {
+    fn read_link(&self, path: &StdPath) -> io::Result<Option<PathBuf>> {
+        let links = HashMap::from([("/bin", "usr/bin"), ("/usr/bin/sh", "dash"), ("/w/e", ".env")]);
+        Ok(links.get(path.to_str().unwrap()).map(PathBuf::from))
+    }
+}
+
+impl Files for Made {
+    fn is_guarded_device(&self, path: &StdPath) -> bool {
+        path == StdPath::new("/dev/sda")
+    }
+}
+
+fn open(path: &str) -> Explanation {
+    explain_open(&policy(), StdPath::new(path), AccessSet::ReadWrite, &Made).unwrap()
+}
+
+#[test]
+fn a_denial_names_the_rule_and_those_that_lost() {
+    assert_eq!(
+        open("/w/x/.env").to_string(),
+        "deny: read and write /w/x/.env\n  by files rule `secrets` (line 17): deny `**/.env`\n  also matches: files rule `work` (line 16): allow `/w/**`\n"
+    );
+}
+
+#[test]
+fn a_link_is_judged_by_what_it_points_at_and_said() {
+    let by_link = open("/w/e");
+    assert_eq!(by_link.decision.effect, Effect::Deny);
+    assert_eq!(by_link.notes, ["/w/e is /w/.env here"]);
+    assert_eq!(open("/proc/self/root/w/.env").decision, by_link.decision);
+    let shell = explain_exec(&policy(), StdPath::new("/bin/sh"), &Made).unwrap();
+    assert_eq!(shell.decision.effect, Effect::Allow);
+    assert_eq!(shell.notes, ["/bin/sh is /usr/bin/dash here"]);
+    assert_eq!(shell.by.unwrap().text, "/bin/**");
+}
+
+#[test]
+fn guarded_things_are_said_to_be() {
+    for path in ["/dev/sda", "/proc/12/environ", "/proc/kcore"] {
+        let found = open(path);
+        assert_eq!(found.decision, Decision::deny(Reason::Guarded), "{path}");
+        assert!(found.to_string().contains("without wildcards"), "{found}");
+        assert_eq!(found.also.len(), 1);
+    }
+    assert_eq!(open("/proc/self/environ").decision.effect, Effect::Allow);
+    assert_eq!(open("/proc/thread-self/environ").decision.effect, Effect::Allow);
+}
+
+#[test]
+fn nothing_that_matches_is_the_default() {
+    let found = open("/etc/passwd");
+    assert_eq!((found.decision, found.by), (Decision::deny(Reason::Default), None));
+}
+
+#[test]
+fn a_relative_path_is_refused() {
+    let asked = explain_open(&policy(), StdPath::new("x"), AccessSet::Read, &NoLinks);
+    assert!(matches!(asked, Err(ExplainError::Relative(_))));
+}
+
+struct Names;
+
+impl Resolver for Names {
+    fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>> {
+        match host {
+            "api.example.com" => {
+                Ok(["192.0.2.9", "198.51.100.1"].map(|a| a.parse().unwrap()).into())
+            }
+            _ => Err(io::Error::other("no such name")),
+        }
+    }
+}
+
+#[test]
+fn a_host_name_has_an_answer_for_each_address() {
+    let answers = explain_connect(&policy(), "api.example.com:443", &Names).unwrap();
+    let told: Vec<_> = answers
+        .iter()
+        .map(|a| (a.decision.effect, a.by.as_ref().unwrap().rule.label.as_str(), a.also.len()))
+        .collect();
+    assert_eq!(told, [(Effect::Deny, "no", 2), (Effect::Allow, "api", 0)]);
+}
+
+#[test]
+fn an_endpoint_is_one_host_and_one_port() {
+    for text in ["192.0.2.0/24:1", "192.0.2.1", "192.0.2.1:1-2", "*:443"] {
+        let asked = explain_connect(&policy(), text, &Names);
+        assert!(matches!(asked, Err(ExplainError::Many(_))), "{text}");
+    }
+    assert!(matches!(
+        explain_connect(&policy(), "a b", &Names),
+        Err(ExplainError::Endpoint { .. })
+    ));
+    assert!(matches!(
+        explain_connect(&policy(), "gone.example:1", &Names),
+        Err(ExplainError::Resolve { .. })
+    ));
+    let udp = explain_connect(&policy(), "192.0.2.1:53/udp", &Names).unwrap();
+    assert_eq!(udp[0].question, "connect 192.0.2.1:53/udp");
+}

@@ -1,0 +1,79 @@
+//! Installs what building and testing need on a fresh Debian machine; what is there is left alone.
+
+use std::fmt::Write as _;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{apt, process::say, toolchain};
+
+/// Debian packages and what each is for.
+const PACKAGES: [(&str, &str); 16] = [
+    ("gcc", "links every Rust program"),
+    ("g++", "links bpf-linker with LLVM"),
+    ("libc6-dev", "links every Rust program"),
+    ("make", "builds C dependencies"),
+    ("pkg-config", "finds C libraries"),
+    ("ca-certificates", "downloads over TLS"),
+    ("llvm-22-dev", "bpf-linker is built on it"),
+    ("libpolly-22-dev", "bpf-linker is built on it"),
+    ("libzstd-dev", "LLVM needs it at link time"),
+    ("zlib1g-dev", "LLVM needs it at link time"),
+    ("python3-venv", "runs the OCSF validator in tests"),
+    ("curl", "the demo's and the tests' agent fetches with it"),
+    ("qemu-system-x86", "runs the test kernels"),
+    ("mmdebstrap", "makes the test guest"),
+    ("e2fsprogs", "makes the guest's disks"),
+    ("util-linux", "ties a guest's life to ours"),
+];
+
+/// Installs what is missing, and gives the rustc that builds the kernel programs.
+pub fn setup() -> Result<toolchain::Rustc> {
+    let names: Vec<&str> = PACKAGES.iter().map(|(name, _)| *name).collect();
+    apt::release().with_context(would_install)?;
+    let missing = apt::missing(&names)?;
+    if !missing.is_empty() {
+        if !rustix::process::geteuid().is_root() {
+            bail!("not root, so nothing can be installed. Run this as root.\n{}", list(&missing));
+        }
+        say(format!("Installing Debian packages\n{}", list(&missing)));
+        apt::install(&missing).context(
+            "Debian's packages could not be installed; mend apt (network, sources), then run this again",
+        )?;
+    }
+    let rustc = toolchain::install_rustc()?;
+    toolchain::install_bpf_linker().context(
+        "without bpf-linker the kernel programs cannot be linked; see the message above, then run `cargo xtask setup` again",
+    )?;
+    Ok(rustc)
+}
+
+fn would_install() -> String {
+    let names: Vec<&str> = PACKAGES.iter().map(|(name, _)| *name).collect();
+    format!(
+        "nothing was installed. What is needed:\n{}  Rust {} with rust-src, and bpf-linker",
+        list(&names),
+        toolchain::nightly()
+    )
+}
+
+fn list(names: &[&str]) -> String {
+    let mut text = String::new();
+    for (name, why) in PACKAGES.iter().filter(|(name, _)| names.contains(name)) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "  {name:<18}{why}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_package_is_listed_with_its_reason() {
+        let text = would_install();
+        for (name, why) in PACKAGES {
+            assert!(text.contains(name) && text.contains(why), "{name}");
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Every test: those of the workspace, and those that need a kernel, on this host and in guests.
+
+use std::{
+    fmt, fs,
+    io::{self, BufRead as _, BufReader, Read, Write},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, anyhow};
+
+use crate::{
+    build,
+    process::{command, retry, run, say},
+    toolchain::Rustc,
+    vm::{Guest, Kernel, PROGRAMS},
+};
+
+/// How long the tests may take in one guest: emulation is slow.
+const GUEST_LIMIT: Duration = Duration::from_secs(1200);
+/// A boot line without `bpf`, as some distributions have it: no BPF LSM.
+const WITHOUT_BPF: &str = "lsm=landlock,yama,apparmor";
+/// What the tests validate events with.
+const OCSF_PACKAGES: [&str; 2] = ["ocsf-json-schema==1.2.0", "jsonschema"];
+
+/// Which of the tests are wanted.
+pub struct Selection {
+    pub host: bool,
+    pub kernels: Vec<Kernel>,
+}
+
+/// Runs the tests and prints a line for each place and the sum; true when all passed.
+pub fn run_all(rustc: &Rustc, selection: &Selection) -> Result<bool> {
+    let mut results: Vec<(String, Counts)> = Vec::new();
+    let mut add = |place: &str, done: Result<Counts>| {
+        let counts = done.unwrap_or_else(|error| {
+            say(format!("{place}: {error:#}"));
+            Counts::FAILED
+        });
+        results.push((place.to_owned(), counts));
+    };
+
+    if selection.host {
+        say("Tests of the workspace");
+        add("host", workspace(rustc));
+        say("Events against the published schema");
+        add("host schema", schema(rustc));
+    }
+    say("Building the tests that need a kernel");
+    match build::agent_guard(rustc).and_then(|bin| Ok((bin, build::enforce_tests(rustc)?))) {
+        Ok((bin, tests)) => {
+            if selection.host {
+                say("Tests on this host's kernel");
+                add("host trace", on_host(&bin, &tests));
+            }
+            for kernel in &selection.kernels {
+                say(format!("Tests in a guest with kernel {kernel}"));
+                add(&format!("vm {kernel} lsm"), in_guest(rustc, &tests, *kernel, "", "lsm"));
+            }
+            if selection.kernels.contains(&Kernel::V6_12) {
+                let kernel = Kernel::V6_12;
+                say(format!("Tests in a guest with kernel {kernel} and {WITHOUT_BPF}"));
+                add(
+                    &format!("vm {kernel} trace"),
+                    in_guest(rustc, &tests, kernel, WITHOUT_BPF, "trace"),
+                );
+            }
+        }
+        Err(error) => add("tests that need a kernel", Err(error)),
+    }
+
+    for (place, counts) in &results {
+        println!("{place}: {counts}");
+    }
+    let sum = results.iter().fold(Counts::default(), |sum, (_, counts)| sum.plus(*counts));
+    println!("{sum}");
+    Ok(sum.failed == 0)
+}
+
+fn workspace(rustc: &Rustc) -> Result<Counts> {
+    counted(&mut build::cargo(rustc, &["test", "--no-fail-fast"])?)
+}
+
+/// The tests that hold events against the published schema.
+fn schema(rustc: &Rustc) -> Result<Counts> {
+    let python = ocsf_python()?;
+    let mut cargo = build::cargo(rustc, &["test", "--package=agent-guard", "--test=ocsf_schema"])?;
+    counted(cargo.env("AGENT_GUARD_OCSF_PYTHON", python))
+}
+
+fn on_host(bin: &Path, tests: &Path) -> Result<Counts> {
+    let root = build::root()?;
+    let mut tests = Command::new(tests);
+    tests
+        .env("AGENT_GUARD_TEST_TIER", "trace")
+        .env("AGENT_GUARD_BIN", bin)
+        .env("AGENT_GUARD_SRC", &root)
+        .current_dir(&root);
+    counted(&mut tests)
+}
+
+fn in_guest(
+    rustc: &Rustc,
+    tests: &Path,
+    kernel: Kernel,
+    append: &str,
+    tier: &str,
+) -> Result<Counts> {
+    let name = tests.file_name().context("the tests' program has no name")?;
+    let guest = Guest {
+        kernel,
+        append: append.to_owned(),
+        icount: false,
+        share: None,
+        timeout: GUEST_LIMIT,
+        programs: vec![tests.to_owned()],
+        command: vec![
+            "env".into(),
+            "AGENT_GUARD_SRC=/src".into(),
+            format!("AGENT_GUARD_BIN={PROGRAMS}/agent-guard").into(),
+            format!("AGENT_GUARD_TEST_TIER={tier}").into(),
+            Path::new(PROGRAMS).join(name).into(),
+        ],
+    };
+    let (output, end) = io::pipe()?;
+    let counting = thread::spawn(move || count(output, io::stdout()));
+    let ended = guest.run(rustc, &end);
+    // The counting ends when the pipe does.
+    drop(end);
+    let counts = counting.join().map_err(|_| anyhow!("counting failed"))??;
+    Ok(counts.for_exit(ended? == 0))
+}
+
+/// Runs a program of tests here, shown on standard output, and counts their results.
+fn counted(tests: &mut Command) -> Result<Counts> {
+    let started = tests.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+    let mut child = started.with_context(|| format!("cannot start {:?}", tests.get_program()))?;
+    let output = child.stdout.take().context("the tests' standard output")?;
+    let counts = count(output, io::stdout())?;
+    Ok(counts.for_exit(child.wait()?.success()))
+}
+
+/// Passes on what tests print `to` there, and adds up libtest's result lines in it.
+fn count(output: impl Read, mut to: impl Write) -> Result<Counts> {
+    let mut counts = Counts::default();
+    let mut lines = BufReader::new(output);
+    let mut line = Vec::new();
+    while lines.read_until(b'\n', &mut line)? > 0 {
+        to.write_all(&line)?;
+        if let Some(result) = Counts::in_line(&String::from_utf8_lossy(&line)) {
+            counts = counts.plus(result);
+        }
+        line.clear();
+    }
+    Ok(counts)
+}
+
+/// The Python that has the OCSF validator, in a virtual environment under `target`.
+fn ocsf_python() -> Result<PathBuf> {
+    let venv = build::root()?.join("target/ocsf");
+    let python = venv.join("bin/python");
+    // Written last, so that half an installation is not taken for one.
+    let done = venv.join("installed");
+    let packages = OCSF_PACKAGES.join(" ");
+    if fs::read_to_string(&done).is_ok_and(|installed| installed == packages) {
+        return Ok(python);
+    }
+    say(format!("Installing {packages} in {} (validates events in tests)", venv.display()));
+    run(command("/usr/bin/python3", ["-m", "venv", "--clear"]).arg(&venv))?;
+    retry("pip install", || {
+        run(Command::new(&python)
+            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+            .args(OCSF_PACKAGES))
+    })?;
+    fs::write(&done, packages)?;
+    Ok(python)
+}
+
+/// How many tests passed and failed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+}
+
+impl Counts {
+    /// A place where the tests could not be run: that is a failure, and never a skip.
+    const FAILED: Self = Self { passed: 0, failed: 1 };
+
+    fn plus(self, other: Self) -> Self {
+        Self { passed: self.passed + other.passed, failed: self.failed + other.failed }
+    }
+
+    /// The numbers in libtest's `test result: ok. 5 passed; 0 failed; …`.
+    fn in_line(line: &str) -> Option<Self> {
+        let result = line.strip_prefix("test result: ")?;
+        let number = |of: &str| {
+            let before = result.split(';').find_map(|part| part.trim().strip_suffix(of))?;
+            before.split_whitespace().last()?.parse().ok()
+        };
+        Some(Self { passed: number(" passed")?, failed: number(" failed")? })
+    }
+
+    /// Tests that said nothing, or that failed without saying so, count as one failure.
+    fn for_exit(self, success: bool) -> Self {
+        if self.failed == 0 && (!success || self.passed == 0) {
+            return self.plus(Self::FAILED);
+        }
+        self
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} passed, {} failed", self.passed, self.failed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libtests_result_lines_are_added_up() {
+        let output = "running 2 tests\ntest result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; \
+                      0 filtered out; finished in 0.01s\nno newline \u{1b}\n\
+                      test result: FAILED. 3 passed; 4 failed; 0 ignored; 0 measured; 0 filtered out\n";
+        let mut passed_on = Vec::new();
+        let counts = count(output.as_bytes(), &mut passed_on).unwrap();
+        assert_eq!(counts, Counts { passed: 5, failed: 4 });
+        assert_eq!(passed_on, output.as_bytes());
+    }
+
+    #[test]
+    fn tests_that_said_nothing_have_failed() {
+        assert_eq!(Counts::default().for_exit(true), Counts::FAILED);
+        assert_eq!(Counts { passed: 3, failed: 0 }.for_exit(true).failed, 0);
+    }
+
+    #[test]
+    fn an_exit_status_of_failure_is_never_a_pass() {
+        assert_eq!(Counts { passed: 3, failed: 0 }.for_exit(false).failed, 1);
+        assert_eq!(Counts { passed: 3, failed: 2 }.for_exit(false).failed, 2);
+    }
+}

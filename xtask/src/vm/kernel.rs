@@ -1,0 +1,160 @@
+//! Debian's stock cloud kernels: NVMe and ext4 are built in, so they boot without an initramfs.
+
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::cache::Cache;
+use crate::{
+    apt::{self, Mirrors, PrivateApt},
+    process::{command, run, say},
+};
+
+/// A kernel series that agent-guard is tested on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kernel {
+    V6_1,
+    V6_12,
+    V7_2,
+}
+
+impl Kernel {
+    pub const ALL: [Self; 3] = [Self::V6_1, Self::V6_12, Self::V7_2];
+
+    fn series(self) -> &'static str {
+        match self {
+            Self::V6_1 => "6.1",
+            Self::V6_12 => "6.12",
+            Self::V7_2 => "7.2",
+        }
+    }
+
+    /// The Debian suites that have it.
+    fn suites(self) -> &'static [&'static str] {
+        match self {
+            Self::V6_1 => &["bookworm"],
+            Self::V6_12 => &["trixie", "bookworm-backports"],
+            Self::V7_2 => &["forky", "trixie-backports"],
+        }
+    }
+
+    /// The package-name prefixes that its image may have: from 7.x on `linux-image-…` is empty and
+    /// depends on `linux-binary-…`.
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::V6_1 | Self::V6_12 => "linux-image-",
+            Self::V7_2 => "linux-binary-",
+        }
+    }
+}
+
+impl fmt::Display for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.series())
+    }
+}
+
+impl FromStr for Kernel {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known = Self::ALL.into_iter().find(|kernel| kernel.series() == text);
+        known.ok_or_else(|| {
+            format!("no such kernel; there are {}", Self::ALL.map(Self::series).join(", "))
+        })
+    }
+}
+
+/// The kernel's image, fetched if it is not in the cache.
+pub fn image(cache: &Cache, kernel: Kernel) -> Result<PathBuf> {
+    let recipe = format!("{} {:?} {}", kernel.series(), kernel.suites(), kernel.prefix());
+    cache.file(&format!("kernel-{kernel}"), &recipe, |made, work| {
+        say(format!("Fetching Debian's {kernel} cloud kernel"));
+        fetch(kernel, work, made).with_context(|| {
+            format!(
+                "kernel {kernel} could not be fetched from Debian's {}",
+                kernel.suites().join(" or ")
+            )
+        })
+    })
+}
+
+fn fetch(kernel: Kernel, work: &Path, made: &Path) -> Result<()> {
+    let mirror = Mirrors::of_this_machine(&apt::release()?)?.main;
+    let apt = PrivateApt::new(work, &mirror, kernel.suites())?;
+    let names = apt.names(&format!("{}{}", kernel.prefix(), kernel.series()))?;
+    let package = newest(kernel, &names).context("the package lists have no such kernel")?;
+    say(format!("{kernel} is {package}"));
+    let deb = apt.download(package)?;
+    let tree = work.join("tree");
+    run(command("dpkg-deb", ["--extract"]).args([&deb, &tree]))?;
+    let image = find_image(&tree)?;
+    fs::rename(&image, made).with_context(|| image.display().to_string())
+}
+
+/// Of package `names`, the newest cloud kernel of the series.
+fn newest(kernel: Kernel, names: &[String]) -> Option<&str> {
+    let version = |name: &str| {
+        let version = name.strip_prefix(kernel.prefix())?.strip_suffix("-cloud-amd64")?;
+        let rest = version.strip_prefix(kernel.series())?;
+        // "6.1" is no prefix of the 6.12 series.
+        rest.starts_with(['.', '-']).then(|| numbers(version))
+    };
+    let of_series = names.iter().filter_map(|name| Some((version(name)?, name)));
+    of_series.max().map(|(_, name)| name.as_str())
+}
+
+/// The numbers in a version, in order.
+fn numbers(version: &str) -> Vec<u32> {
+    version.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
+}
+
+/// The kernel's image in an unpacked package: `boot/vmlinuz-…` or `usr/lib/modules/…/vmlinuz`.
+fn find_image(tree: &Path) -> Result<PathBuf> {
+    for dir in [tree.join("boot"), tree.join("usr/lib/modules")] {
+        for entry in fs::read_dir(dir).into_iter().flatten() {
+            let path = entry?.path();
+            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-")) {
+                return Ok(path);
+            }
+            if path.join("vmlinuz").exists() {
+                return Ok(path.join("vmlinuz"));
+            }
+        }
+    }
+    bail!("the kernel's package has no vmlinuz")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_of_the_series_is_taken_by_number() {
+        let names = [
+            "linux-image-6.12.95+deb12-cloud-amd64",
+            "linux-image-6.12.107+deb13-cloud-amd64",
+            "linux-image-6.12.108+deb13-amd64",
+            "linux-image-6.1.0-50-cloud-amd64",
+            "linux-image-6.1.0-9-cloud-amd64",
+            "linux-binary-7.2.12+deb14-cloud-amd64",
+        ]
+        .map(str::to_owned);
+        assert_eq!(newest(Kernel::V6_12, &names), Some("linux-image-6.12.107+deb13-cloud-amd64"));
+        assert_eq!(newest(Kernel::V6_1, &names), Some("linux-image-6.1.0-50-cloud-amd64"));
+        assert_eq!(newest(Kernel::V7_2, &names), Some("linux-binary-7.2.12+deb14-cloud-amd64"));
+        assert_eq!(newest(Kernel::V7_2, &[]), None);
+    }
+
+    #[test]
+    fn a_kernel_is_named_by_its_series() {
+        for kernel in Kernel::ALL {
+            assert_eq!(kernel.to_string().parse(), Ok(kernel));
+        }
+        assert!("6.2".parse::<Kernel>().unwrap_err().contains("6.12"));
+    }
+}
