@@ -1,1 +1,219 @@
-#![expect(missing_docs, reason = "a test")]
+//! The command line where it needs no privileges: words, exit codes, and what goes to which stream.
+
+use std::{
+    fs,
+    io::Write,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use tempfile::TempDir;
+
+const GOOD: &str = "apiVersion: agent-guard.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {name: good}\nspec:\n  files: {default: deny}\n";
+
+/// An id that is nobody's.
+const NOBODY: u32 = 65534;
+
+fn agent_guard(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_agent-guard"));
+    command.args(arguments).env_remove("NO_COLOR").stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    agent_guard(arguments).output().unwrap()
+}
+
+fn with_input(arguments: &[&str], input: &[u8]) -> Output {
+    let mut command = agent_guard(arguments);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // Who refuses early does not read on.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    child.wait_with_output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+/// Fails unless the command exited with `code`, said nothing on standard output and all of `words`
+/// on standard error.
+#[track_caller]
+fn refused(output: &Output, code: i32, words: &[&str]) {
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{said}");
+    assert_eq!(text(&output.stdout), "");
+    for word in words {
+        assert!(said.contains(word), "`{word}` is not in: {said}");
+    }
+}
+
+struct Files(TempDir);
+
+impl Files {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.0.path().join(name);
+        fs::write(&path, content).unwrap();
+        path
+    }
+}
+
+fn check(file: &Path) -> Output {
+    run(&["policy", "check", file.to_str().unwrap()])
+}
+
+#[test]
+fn a_good_policy_is_said_to_be_good_on_standard_output() {
+    let files = Files::new();
+    let output = check(&files.write("good.yaml", GOOD));
+    assert_eq!(output.status.code(), Some(0));
+    assert!(text(&output.stdout).contains("good"));
+    assert_eq!(text(&output.stderr), "");
+}
+
+#[test]
+fn a_policy_may_come_from_standard_input() {
+    let output = with_input(&["policy", "check", "-"], GOOD.as_bytes());
+    assert_eq!(output.status.code(), Some(0));
+    refused(&with_input(&["policy", "check", "-"], b"kind: x"), 1, &["-"]);
+    refused(&with_input(&["policy", "check", "-"], b""), 1, &[]);
+}
+
+#[test]
+fn every_problem_of_a_policy_is_told_with_its_place_and_its_fix() {
+    let files = Files::new();
+    let bad = GOOD.replace(
+        "files: {default: deny}",
+        "files: {default: maybe, rule: []}\n  egress: {rules: [{effect: allow, to: [\"10.0.0.0/33\"]}]}",
+    );
+    let output = check(&files.write("bad.yaml", bad));
+    refused(&output, 1, &["bad.yaml", "maybe", "rule", "10.0.0.0/33"]);
+}
+
+#[test]
+fn what_is_no_policy_is_refused_at_once_and_in_words() {
+    let files = Files::new();
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let twice = GOOD.replace("kind: AgentPolicy", "kind: AgentPolicy\nkind: AgentPolicy");
+    let cases: [(&str, Vec<u8>); 6] = [
+        ("empty", Vec::new()),
+        ("deep", deep.into_bytes()),
+        ("twice", twice.into_bytes()),
+        ("binary", vec![0xff; 64]),
+        ("tabs", b"spec:\n\t- x\n".to_vec()),
+        ("other", b"apiVersion: v1\nkind: Pod\n".to_vec()),
+    ];
+    for (name, content) in cases {
+        refused(&check(&files.write(name, content)), 1, &[name]);
+    }
+}
+
+#[test]
+fn a_policy_of_100_megabytes_is_refused_without_being_read() {
+    let files = Files::new();
+    let path = files.0.path().join("huge");
+    fs::File::create(&path).unwrap().set_len(100 << 20).unwrap();
+    refused(&check(&path), 1, &["huge", "4194304 bytes"]);
+}
+
+#[test]
+fn a_policy_that_can_not_be_read_is_named() {
+    let files = Files::new();
+    refused(&run(&["policy", "check", "/no/such/file"]), 1, &["/no/such/file"]);
+    refused(&check(files.0.path()), 1, &[files.0.path().to_str().unwrap()]);
+}
+
+#[test]
+fn a_message_has_no_colour_where_it_is_not_for_a_terminal() {
+    let files = Files::new();
+    let output = check(&files.write("bad.yaml", "spec: 1"));
+    assert!(!text(&output.stderr).contains('\x1b'));
+}
+
+#[test]
+fn bad_usage_exits_with_2() {
+    for arguments in [
+        &["run"][..],
+        &["run", "--policy", "p.yaml"],
+        &["run", "--policy", "p.yaml", "--"],
+        &["run", "--tier", "strong", "--", "true"],
+        &["run", "--mode", "maybe", "--", "true"],
+        &["run", "--agent", "Not A Name", "--", "true"],
+        &["run", "--allow-degraded", "all", "--", "true"],
+        &["policy", "check"],
+        &["policy", "no-such-command"],
+        &["no-such-command"],
+    ] {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert_eq!(text(&output.stdout), "", "{arguments:?}");
+        assert!(!output.stderr.is_empty(), "{arguments:?}");
+    }
+    assert_eq!(run(&[]).status.code(), Some(2));
+}
+
+#[test]
+fn every_command_explains_itself_on_standard_output() {
+    for arguments in [
+        &["--help"][..],
+        &["help"],
+        &["run", "--help"],
+        &["policy", "--help"],
+        &["policy", "check", "--help"],
+    ] {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        assert!(text(&output.stdout).contains("Usage: agent-guard"), "{arguments:?}");
+        assert_eq!(text(&output.stderr), "", "{arguments:?}");
+    }
+    for (arguments, word) in [
+        (&["--help"][..], "policy check"),
+        (&["run", "--help"], "--tier"),
+        (&["run", "--help"], "125"),
+        (&["run", "--help"], "--allow-degraded"),
+    ] {
+        assert!(
+            text(&run(arguments).stdout).contains(word),
+            "{arguments:?} says nothing of {word}"
+        );
+    }
+}
+
+#[test]
+fn the_version_is_told() {
+    let output = run(&["--version"]);
+    assert_eq!(text(&output.stdout), concat!("agent-guard ", env!("CARGO_PKG_VERSION"), "\n"));
+}
+
+#[test]
+fn run_needs_root_and_says_so_before_the_command_starts() {
+    let files = Files::new();
+    let directory = files.0.path();
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o777)).unwrap();
+    let policy = files.write("p.yaml", GOOD);
+    // Where nobody may go to a build directory, the program is taken to where they may.
+    let program = directory.join("agent-guard");
+    fs::copy(env!("CARGO_BIN_EXE_agent-guard"), &program).unwrap();
+    let started = directory.join("started");
+    let mut command = Command::new(&program);
+    command.args(["run", "--policy", policy.to_str().unwrap(), "--", "touch"]).arg(&started);
+    if rustix::process::geteuid().is_root() {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    refused(&command.output().unwrap(), 125, &["root", "sudo"]);
+    assert!(!started.exists());
+}
+
+#[test]
+fn a_bad_policy_ends_run_before_anything_else() {
+    let files = Files::new();
+    let bad = files.write("bad.yaml", "kind: x");
+    let output = run(&["run", "--policy", bad.to_str().unwrap(), "--", "true"]);
+    refused(&output, 125, &["bad.yaml"]);
+}

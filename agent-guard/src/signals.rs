@@ -1,7 +1,8 @@
 //! Signals meant for the command.
 //!
 //! The guard and the command share a terminal and a process group: what the terminal sends has reached
-//! the command already. What a process sends to the guard is passed on.
+//! the command already. What a process sends to the guard is passed on, and so is the end of the
+//! terminal, of which only the leader of the session is told.
 
 use std::{
     io,
@@ -32,42 +33,71 @@ const SI_KERNEL: i32 = 0x80;
 /// The forwarded signals, as a stream. While it exists they do nothing else to this process.
 pub struct Signals {
     fd: AsyncFd<OwnedFd>,
+    before: Mask,
+}
+
+/// The signals that a thread blocks.
+#[derive(Clone, Copy)]
+pub struct Mask(libc::sigset_t);
+
+impl Mask {
+    /// Blocks these signals and no others. Async-signal-safe.
+    pub fn apply(&self) -> io::Result<()> {
+        // SAFETY: the set was filled by the kernel; the old one is not asked for.
+        match unsafe { libc::sigprocmask(libc::SIG_SETMASK, &self.0, std::ptr::null_mut()) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
 }
 
 impl Signals {
     /// Blocks the signals and starts to collect them. To be called before any thread is started.
     pub fn collect() -> io::Result<Self> {
         let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-        // SAFETY: `sigemptyset` initialises the set that the next calls fill and read; the descriptor
-        // is fresh and owned by nobody else.
-        let fd = unsafe {
+        let mut before = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: `sigemptyset` initialises the set that the next calls fill and read; a `sigprocmask`
+        // that succeeds fills `before`; the descriptor is fresh and owned by nobody else.
+        let (fd, before) = unsafe {
             libc::sigemptyset(set.as_mut_ptr());
             for signal in FORWARDED.into_iter().chain(MUTED) {
                 libc::sigaddset(set.as_mut_ptr(), signal);
             }
-            if libc::sigprocmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) < 0 {
+            if libc::sigprocmask(libc::SIG_BLOCK, set.as_ptr(), before.as_mut_ptr()) < 0 {
                 return Err(io::Error::last_os_error());
             }
             let fd = libc::signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
             if fd < 0 {
                 return Err(io::Error::last_os_error());
             }
-            OwnedFd::from_raw_fd(fd)
+            (OwnedFd::from_raw_fd(fd), Mask(before.assume_init()))
         };
         // SAFETY: the descriptor moves into the `AsyncFd` and closes with it.
-        Ok(Self { fd: unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }? })
+        let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?;
+        Ok(Self { fd, before })
     }
 
-    /// The next signal that another process sent to the guard.
+    /// What was blocked before: what the command is to start with.
+    pub fn before(&self) -> Mask {
+        self.before
+    }
+
+    /// The next signal that reached the guard and not the command.
     pub async fn next(&self) -> io::Result<libc::c_int> {
         loop {
             let info = self.fd.async_io(Interest::READABLE, |fd| read(fd)).await?;
             let signal = i32::try_from(info.ssi_signo).map_err(io::Error::other)?;
-            if info.ssi_code != SI_KERNEL && !MUTED.contains(&signal) {
+            let is_for_us_alone =
+                info.ssi_code != SI_KERNEL || (signal == libc::SIGHUP && leads_session());
+            if is_for_us_alone && !MUTED.contains(&signal) {
                 return Ok(signal);
             }
         }
     }
+}
+
+fn leads_session() -> bool {
+    rustix::process::getsid(None).is_ok_and(|leader| leader == rustix::process::getpid())
 }
 
 fn read(fd: &OwnedFd) -> io::Result<libc::signalfd_siginfo> {

@@ -167,17 +167,25 @@ impl Reader {
 
     /// Waits until a line that begins with `text` has come, and returns what follows `text` in it.
     pub fn wait_for(&self, text: &str) -> String {
-        let (said, changed) = &*self.shared;
-        let line = |said: &Said| {
-            let all = String::from_utf8_lossy(&said.bytes);
+        self.wait_until(text, |all| {
             let whole = all.rsplit_once('\n').map_or("", |(whole, _)| whole);
             whole.lines().find_map(|line| Some(line.strip_prefix(text)?.trim().to_owned()))
-        };
-        let waiting = |said: &mut Said| line(said).is_none() && !said.at_end;
+        })
+    }
+
+    /// Waits until `text` has come, wherever.
+    pub fn wait_for_text(&self, text: &str) {
+        self.wait_until(text, |all| all.contains(text).then_some(()));
+    }
+
+    fn wait_until<T>(&self, text: &str, find: impl Fn(&str) -> Option<T>) -> T {
+        let (said, changed) = &*self.shared;
+        let find = |said: &Said| find(&String::from_utf8_lossy(&said.bytes));
+        let waiting = |said: &mut Said| find(said).is_none() && !said.at_end;
         let (said, timeout) =
             changed.wait_timeout_while(said.lock().unwrap(), PATIENCE, waiting).unwrap();
         assert!(!timeout.timed_out(), "`{text}` did not come within {PATIENCE:?}");
-        line(&said).unwrap_or_else(|| {
+        find(&said).unwrap_or_else(|| {
             panic!("`{text}` did not come: {}", String::from_utf8_lossy(&said.bytes))
         })
     }

@@ -21,7 +21,8 @@ pub fn play(arguments: &[String]) {
     match arguments.as_slice() {
         ["plan"] => follow_plan(),
         ["descend", secret, endpoint] => descend(secret, endpoint),
-        ["leave", secret, endpoint] => leave(secret, endpoint),
+        ["when-moved", secret, endpoint] => when_moved(secret, endpoint),
+        ["leave"] => leave(),
         ["meet", mine, other, allowed, denied] => meet(mine, other, allowed, denied),
         ["await-signals", count] => await_signals(count.parse().unwrap()),
         ["terminal"] => terminal(),
@@ -46,8 +47,7 @@ fn connect(endpoint: &str) -> io::Result<()> {
     Act::Connect(endpoint.to_owned()).attempt(None, Call::Openat)
 }
 
-/// Opens and connects as a grandchild in a session of its own, whose parent is gone, and from a
-/// cgroup below the agent's.
+/// Opens and connects as a grandchild in a session of its own, whose parent is gone.
 fn descend(secret: &str, endpoint: &str) {
     let orphaned = |action: &dyn Fn() -> io::Result<()>| {
         let (mut reader, mut writer) = io::pipe().unwrap();
@@ -65,20 +65,21 @@ fn descend(secret: &str, endpoint: &str) {
     };
     orphaned(&|| open(secret));
     orphaned(&|| connect(endpoint));
-    let below = own_cgroup().join("below");
-    fs::create_dir(&below).unwrap();
-    fs::write(below.join("cgroup.procs"), "0").unwrap();
+}
+
+/// Opens and connects once SIGUSR1 tells that it was moved to another cgroup.
+fn when_moved(secret: &str, endpoint: &str) {
+    let set = block(&[libc::SIGUSR1]);
+    println!("ready {}", std::process::id());
+    wait_for_signal(&set);
     say(try_in_child(|| open(secret)));
     say(try_in_child(|| connect(endpoint)));
 }
 
-/// Opens and connects from a cgroup that is not below the agent's.
-fn leave(secret: &str, endpoint: &str) {
-    let above = own_cgroup().parent().unwrap().to_owned();
-    fs::write(above.join("cgroup.procs"), "0").unwrap();
-    assert_eq!(own_cgroup(), above);
-    say(try_in_child(|| open(secret)));
-    say(try_in_child(|| connect(endpoint)));
+/// Moves to the cgroup above.
+fn leave() {
+    fs::write(own_cgroup().parent().unwrap().join("cgroup.procs"), "0").unwrap();
+    println!("left");
 }
 
 fn own_cgroup() -> PathBuf {

@@ -40,10 +40,9 @@ impl Tables {
 
     /// For the mounts and links of this host.
     pub fn of_this_host(scene: &Scene, place: &Place) -> Self {
-        let mountinfo = std::fs::read("/proc/self/mountinfo").unwrap();
-        let filesystems = Filesystems::from_mountinfo(&mountinfo).unwrap();
-        let compiled = compiled(&scene.policy(place), &filesystems, &HostLinks::default());
         let table = agent_guard::mounts::MountTable::open().unwrap().read().unwrap();
+        let filesystems = Filesystems::from_table(&table);
+        let compiled = compiled(&scene.policy(place), &filesystems, &HostLinks::default());
         let bytes = |path: &std::path::Path| components(path.as_os_str().as_encoded_bytes());
         let mounts = table
             .iter()

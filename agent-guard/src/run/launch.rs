@@ -9,6 +9,8 @@ use std::{
 
 use tokio::process::{Child, Command};
 
+use crate::signals::Mask;
+
 /// Exit code where the command was found and could not be run, as a shell has it.
 const CANNOT_RUN: u8 = 126;
 /// Exit code where there is no such command.
@@ -41,17 +43,20 @@ impl LaunchError {
     }
 }
 
-/// Starts `command` in the cgroup behind `entrance`, on this process's terminal and descriptors.
-pub fn start(command: &[OsString], entrance: OwnedFd) -> Result<Child, LaunchError> {
+/// Starts `command` in the cgroup behind `entrance`, on this process's terminal and descriptors, with the
+/// signals of `mask` blocked.
+pub fn start(command: &[OsString], entrance: OwnedFd, mask: Mask) -> Result<Child, LaunchError> {
     let (program, arguments) = command
         .split_first()
         .map_or((OsString::new(), &[][..]), |(first, rest)| (first.clone(), rest));
     let mut builder = Command::new(&program);
     builder.args(arguments);
-    // SAFETY: between fork and exec this only writes to a descriptor that was opened before.
+    // SAFETY: between fork and exec this only sets the signal mask, and writes to a descriptor that was
+    // opened before.
     unsafe {
         // The child enters the cgroup itself, so that even its exec is decided under the policy.
         builder.pre_exec(move || {
+            mask.apply()?;
             rustix::io::write(&entrance, b"0").map(drop).map_err(io::Error::from)
         });
     }
@@ -79,9 +84,10 @@ mod tests {
     async fn a_command_that_does_not_exist_is_127_and_one_that_is_no_program_126() {
         let null =
             || OwnedFd::from(std::fs::OpenOptions::new().write(true).open("/dev/null").unwrap());
-        let missing = start(&["/no/such/command".into()], null()).unwrap_err();
+        let mask = crate::signals::Signals::collect().unwrap().before();
+        let missing = start(&["/no/such/command".into()], null(), mask).unwrap_err();
         assert_eq!(missing.exit_code(), 127);
-        let directory = start(&["/".into()], null()).unwrap_err();
+        let directory = start(&["/".into()], null(), mask).unwrap_err();
         assert_eq!(directory.exit_code(), 126);
         assert!(directory.to_string().contains("under `exec`"));
     }

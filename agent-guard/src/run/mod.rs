@@ -140,7 +140,8 @@ async fn under_guard(
         guard.ebpf.take_map("EVENTS").context("the object file holds no map EVENTS")?,
     )?;
     let reaper = Reaper::start(cgroup.path()).context("starting the reaper")?;
-    let code = match launch::start(&settings.command, cgroup.entrance()?.into()) {
+    let entrance = cgroup.entrance()?.into();
+    let code = match launch::start(&settings.command, entrance, signals.before()) {
         Ok(mut child) => {
             let mut session =
                 Session { guard, settings, cgroup, table, reporter, ring: readable(ring)? };

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Instant};
 
 use rustix::process::Signal;
 
-use super::{Behaviour, DENY_SECRETS, actor, secret_place};
+use super::{Behaviour, DENY_SECRETS, actor, runs, secret_place};
 use crate::guard::{PATIENCE, Run, tier};
 use agent_guard::tier::Tier;
 
@@ -28,7 +28,7 @@ fn killed_guard() {
     if tier() != Tier::Observe {
         assert!(!said.contains("ESCAPED"), "{said}");
     }
-    assert!(!PathBuf::from("/proc").join(agent).exists());
+    assert!(!runs(&agent), "{agent} lives on");
     assert!(!cgroup.exists(), "{} is left", cgroup.display());
     drop(running.child);
 }

@@ -73,6 +73,14 @@ fn reports(outcome: &Outcome) -> Vec<Report> {
     outcome.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
+/// Whether the process `pid` runs; one that nobody has waited for yet does not.
+fn runs(pid: &str) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+        !state.starts_with(['Z', 'X'])
+    })
+}
+
 /// How a denied open ends on the tier that is tested.
 fn is_denied_open(end: End) -> bool {
     match tier() {

@@ -1,59 +1,107 @@
 //! Who is an agent.
 
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
 use agent_guard::tier::Tier;
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::{
     ALLOW_ALL, Behaviour, DENY_SECRETS, actor, is_denied_connect, is_denied_open, reports,
     secret_place,
 };
 use crate::{
-    actor::End,
-    guard::{Run, tier},
+    actor::{End, Report},
+    guard::{Decided, Outcome, Run, tier},
     scratch::Scratch,
 };
 
 pub const PROMISES: &[Behaviour] = &[
-    ("orphans, sessions of their own and cgroups below stay confined", descendants),
-    ("leaving the cgroup does not shed the policy", leavers),
+    ("orphans and sessions of their own stay confined", orphans),
+    ("cgroups below the agent's stay confined", child_cgroups),
+    ("whoever is moved out of the cgroup stays confined, where processes are labelled", moved_away),
+    ("an agent can not leave its cgroup, whatever else it may", leavers),
     ("two agents at once keep to their own policies", two_agents),
     ("io_uring is closed where the tier can not judge it", io_uring),
     ("whoever is not in an agent is not judged", outsiders),
 ];
 
-fn descendants() {
+fn orphans() {
     let scratch = secret_place();
     let command = actor(&scratch, &["descend", "{root}/secret/key", "127.0.0.1:{p0}/tcp"]);
     let outcome = Run::under(&scratch.place.fill(DENY_SECRETS)).go(&command);
     outcome.exits(0);
-    let reports = reports(&outcome);
-    assert_eq!(reports.len(), 4);
-    for (report, by, denied) in [
-        (reports[0], "secrets", is_denied_open as fn(End) -> bool),
-        (reports[1], "no-port", is_denied_connect),
-        (reports[2], "secrets", is_denied_open),
-        (reports[3], "no-port", is_denied_connect),
-    ] {
-        assert!(denied(report.end), "{by}: {report:?}");
+    are_confined(&outcome, &reports(&outcome));
+}
+
+#[track_caller]
+fn are_confined(outcome: &Outcome, reports: &[Report]) {
+    let [opened, connected] = reports else { panic!("{reports:?}") };
+    assert!(is_denied_open(opened.end), "{opened:?}");
+    assert!(is_denied_connect(connected.end), "{connected:?}");
+    for (report, by) in [(opened, "secrets"), (connected, "no-port")] {
         let events = outcome.decided_by(report.pid);
-        assert_eq!(events.iter().filter(|event| event.is_denial()).count(), 1);
-        assert!(events.iter().any(|event| event.by() == by));
+        let denials: Vec<_> = events.iter().filter(|event| event.is_denial()).collect();
+        assert_eq!((denials.len(), denials[0].by()), (1, by));
     }
+}
+
+fn child_cgroups() {
+    let scratch = secret_place();
+    let outcome = moved(&scratch, |cgroup| {
+        let below = cgroup.join("below").join("deeper");
+        fs::create_dir_all(&below).unwrap();
+        below
+    });
+    are_confined(&outcome, &reports(&outcome)[..]);
     assert!(!outcome.cgroup().exists());
 }
 
-fn leavers() {
-    let scratch = secret_place();
-    let command = actor(&scratch, &["leave", "{root}/secret/key", "127.0.0.1:{p0}/tcp"]);
-    let outcome = Run::under(&scratch.place.fill(DENY_SECRETS)).go(&command);
+/// An agent that was moved to the cgroup that `to` makes of its own.
+fn moved(scratch: &Scratch, to: impl FnOnce(&Path) -> PathBuf) -> Outcome {
+    let role = ["when-moved", "{root}/secret/key", "127.0.0.1:{p0}/tcp"];
+    let running = Run::under(&scratch.place.fill(DENY_SECRETS)).start(&actor(scratch, &role));
+    let pid = running.stdout.wait_for("ready");
+    let cgroup = running.events()[0]["unmapped"]["agent_guard"]["agent"]["cgroup"].clone();
+    fs::write(to(Path::new(cgroup.as_str().unwrap())).join("cgroup.procs"), &pid).unwrap();
+    let pid = Pid::from_raw(pid.parse().unwrap()).unwrap();
+    kill_process(pid, Signal::USR1).unwrap();
+    let mut outcome = running.finish();
     outcome.exits(0);
-    let reports = reports(&outcome);
-    assert!(is_denied_open(reports[0].end), "{:?}", reports[0]);
-    // On `trace` connections are judged by programs of the cgroup, which has been left: a policy
-    // that is to hold there must deny writing to the cgroup tree.
+    // The line that told of being ready.
+    let line = outcome.text().find('\n').unwrap();
+    outcome.stdout.drain(..=line);
+    outcome
+}
+
+fn moved_away() {
+    let scratch = secret_place();
+    let outcome = moved(&scratch, |cgroup| cgroup.parent().unwrap().to_owned());
     match tier() {
-        Tier::Lsm => assert!(reports[1].end.is_refusal(), "{:?}", reports[1]),
-        Tier::Trace | Tier::Observe => assert_eq!(reports[1].end, End::Done),
+        Tier::Lsm => are_confined(&outcome, &reports(&outcome)),
+        // There a child is known by its cgroup alone: the tree is closed to agents, and who moves
+        // one out lets it go.
+        Tier::Trace | Tier::Observe => {
+            assert!(reports(&outcome).iter().all(|report| report.end == End::Done));
+        }
     }
+}
+
+fn leavers() {
+    let scratch = Scratch::new();
+    let outcome = Run::under(ALLOW_ALL).go(&actor(&scratch, &["leave"]));
+    match tier() {
+        // The actor gives up.
+        Tier::Lsm => assert_eq!(outcome.code(), 101),
+        Tier::Trace => assert_eq!(outcome.code(), 137),
+        Tier::Observe => assert_eq!(outcome.code(), 0),
+    }
+    assert_eq!(outcome.text() == "left\n", tier() == Tier::Observe);
+    let denial = outcome.decided().find(Decided::is_denial).unwrap();
+    assert!(denial.path().unwrap().ends_with("/cgroup.procs"));
+    assert_eq!(denial.by(), "guarded");
 }
 
 fn two_agents() {

@@ -7,6 +7,7 @@ use std::{
         fd::{AsRawFd, FromRawFd, OwnedFd},
         unix::process::CommandExt,
     },
+    process::{Command, Stdio},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -21,6 +22,7 @@ pub const PROMISES: &[Behaviour] = &[
     ("signals to the guard reach the command", reach_the_command),
     ("a command that a forwarded signal kills gives its exit code", killed_by_forwarded),
     ("the command has the terminal, and its interrupt once", interrupt_once),
+    ("the command is told when the terminal goes away", hang_up),
 ];
 
 fn reach_the_command() {
@@ -50,14 +52,7 @@ fn interrupt_once() {
     let mut command = run.command(&actor(&scratch, &["terminal"]));
     let end = || terminal.try_clone().unwrap();
     command.stdin(end()).stdout(end()).stderr(end());
-    // SAFETY: between fork and exec only setsid and ioctl are called.
-    unsafe {
-        command.pre_exec(|| {
-            rustix::process::setsid()?;
-            rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
-            Ok(())
-        });
-    }
+    lead_session(&mut command);
     let child = command.spawn().unwrap();
     drop((command, terminal));
     let guard = Pid::from_child(&child);
@@ -68,10 +63,38 @@ fn interrupt_once() {
     screen.wait_for("ready");
     keyboard.write_all(&[0x03]).unwrap();
     // What the terminal echoes for it tells that it has sent the signal.
-    screen.wait_for("^C");
+    screen.wait_for_text("^C");
     kill_process(guard, Signal::USR1).unwrap();
-    assert_eq!(screen.wait_for("interrupts"), "1");
+    screen.wait_for_text("interrupts 1\r\n");
     assert_eq!(wait(child).code(), Some(0));
+}
+
+fn hang_up() {
+    let scratch = Scratch::new();
+    let (controller, terminal) = open_terminal();
+    let run = Run::under(ALLOW_ALL);
+    let mut command = run.command(&actor(&scratch, &["await-signals", "1"]));
+    command.stdin(terminal).stdout(Stdio::piped());
+    lead_session(&mut command);
+    let mut child = command.spawn().unwrap();
+    drop(command);
+    let said = Reader::of(child.stdout.take().unwrap());
+    said.wait_for("ready");
+    drop(controller);
+    assert_eq!(said.wait_for("got"), libc::SIGHUP.to_string());
+    assert_eq!(wait(child).code(), Some(0));
+}
+
+/// Has `command` lead a session whose terminal is its standard input.
+fn lead_session(command: &mut Command) {
+    // SAFETY: between fork and exec only setsid and ioctl are called.
+    unsafe {
+        command.pre_exec(|| {
+            rustix::process::setsid()?;
+            rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
+            Ok(())
+        });
+    }
 }
 
 /// Both ends of a new terminal.
