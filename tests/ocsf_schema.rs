@@ -148,7 +148,7 @@ fn objects(action: Action) -> Vec<Object> {
             Object::Endpoint(Endpoint { addr, port: 65535, protocol, family: family as u16 })
         })
         .to_vec(),
-        Action::Interface => vec![Object::Interface],
+        Action::IoUring | Action::ShareDescriptors => vec![Object::Interface("io_uring")],
     }
 }
 
@@ -159,7 +159,7 @@ fn hooks(action: Action) -> &'static [Hook] {
         Action::Exec => &[Hook::BprmCheck, Hook::SchedExec],
         Action::Connect => &[Hook::SocketConnect, Hook::Connect4, Hook::Connect6],
         Action::Send => &[Hook::SocketSendmsg, Hook::Sendmsg4, Hook::Sendmsg6],
-        Action::Interface => &[Hook::SysExit, Hook::TaskAlloc],
+        Action::IoUring | Action::ShareDescriptors => &[Hook::SysExit],
     }
 }
 
@@ -185,7 +185,8 @@ fn every_record() -> Vec<Record> {
         Action::Load,
         Action::Connect,
         Action::Send,
-        Action::Interface,
+        Action::IoUring,
+        Action::ShareDescriptors,
     ] {
         for outcome in OUTCOMES {
             for hook in hooks(action) {

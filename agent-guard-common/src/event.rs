@@ -34,8 +34,10 @@ pub enum Action {
     Connect = 5,
     /// A datagram was sent to an address.
     Send = 6,
-    /// An interface that the tier can not judge was asked for.
-    Interface = 7,
+    /// An io_uring was set up, where the tier can not judge what goes through it.
+    IoUring = 7,
+    /// A process was made that shares the caller's descriptors, where the tier ends only one of them.
+    ShareDescriptors = 8,
 }
 
 /// The fixed part of an event. `path_len` bytes of the path follow.

@@ -6,8 +6,8 @@
 #![no_std]
 
 pub mod decide;
-pub mod device;
 pub mod event;
+pub mod guarded;
 pub mod hash;
 pub mod hook;
 pub mod limits;

@@ -105,7 +105,7 @@ fn parent(task: u64) -> Result<u32, Reason> {
 /// Sends the event in `scratch` with the first `path_len` bytes of its path.
 #[inline(always)]
 pub fn send_with_path(hook: Hook, scratch: *mut Scratch) {
-    // SAFETY: task storage of the running task; nobody else has a reference.
+    // SAFETY: the caller holds the slot; nobody else has a reference.
     let memory = unsafe { &mut *scratch };
     let path_len = memory.path_len;
     if path_len > PATH_ROOM as u64 {
@@ -113,11 +113,11 @@ pub fn send_with_path(hook: Hook, scratch: *mut Scratch) {
         return;
     }
     memory.header.path_len = path_len as u32;
-    // SAFETY: the header and `PATH_ROOM` bytes of path lie behind one another in the map value.
+    // SAFETY: the header and `PATH_ROOM` bytes of path lie behind one another in the slot.
     let sent = unsafe {
         bpf_ringbuf_output(
             (&raw const EVENTS).cast_mut().cast(),
-            scratch.cast(),
+            (&raw mut memory.header).cast(),
             size_of::<EventHeader>() as u64 + path_len,
             0,
         )

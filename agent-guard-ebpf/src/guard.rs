@@ -64,11 +64,24 @@ pub fn file(
     request: Request,
     quiet: bool,
 ) -> Verdict {
-    let Some(scratch) = maps::scratch(scope::current()) else {
+    let Some(scratch) = maps::scratch() else {
         return without_memory(caller);
     };
+    let verdict = file_with(scratch, caller, object, request, quiet);
+    maps::release(scratch);
+    verdict
+}
+
+#[inline(always)]
+fn file_with(
+    scratch: *mut Scratch,
+    caller: Caller,
+    object: Result<Object, Reason>,
+    request: Request,
+    quiet: bool,
+) -> Verdict {
     let agent = maps::agent(caller.agent);
-    // SAFETY: task storage of the running task; nobody else has a reference.
+    // SAFETY: the caller holds the slot; nobody else has a reference.
     unsafe { (*scratch).path_len = 0 };
     let decision = match (agent, &object) {
         (None, _) => Decision::deny(Reason::NoPolicy),
@@ -97,7 +110,7 @@ pub fn file(
 fn judge_file(scratch: *mut Scratch, agent: &Agent, object: &Object, request: Request) -> Decision {
     match walk::walk(scratch, agent, object) {
         End::State(state, other_process) => {
-            let guarded = other_process || object.is_guarded();
+            let guarded = other_process || object.is_guarded(request);
             decide_file(&KernelTables { policy: agent.policy }, agent, state, request, guarded)
         }
         End::Pipe => Decision { effect: Effect::Allow, rule: NO_RULE, reason: Reason::Pipe },
@@ -141,14 +154,8 @@ pub fn connect(caller: Caller, action: Action, target: &Target) -> Verdict {
 
 /// Closes an interface that this tier can not judge.
 #[inline(always)]
-pub fn close_interface(caller: Caller) -> Verdict {
-    finish(
-        caller,
-        maps::agent(caller.agent),
-        Action::Interface,
-        &Decision::deny(Reason::Interface),
-        None,
-    )
+pub fn close_interface(caller: Caller, action: Action) -> Verdict {
+    finish(caller, maps::agent(caller.agent), action, &Decision::deny(Reason::Interface), None)
 }
 
 #[inline(always)]

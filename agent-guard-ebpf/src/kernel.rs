@@ -1,7 +1,11 @@
 //! The only place that reads kernel memory. Offsets come from the running kernel's BTF
 //! ([`agent_guard_common::offsets`]); a read that fails is an error that its caller turns into a denial.
 
-use agent_guard_common::{decide::Reason, device, offsets::Offsets};
+use agent_guard_common::{
+    decide::{Reason, Request},
+    guarded::{self, Node},
+    offsets::Offsets,
+};
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 
 /// Set by the loader before the programs are loaded. The verifier then knows every offset.
@@ -54,7 +58,6 @@ pub struct Object {
     pub root: u64,
     pub magic: u64,
     pub dev: u32,
-    pub inode: u64,
     pub number: u64,
     pub mode: u16,
     pub rdev: u32,
@@ -63,8 +66,6 @@ pub struct Object {
 /// `s_magic` of the file systems that are treated apart (`include/uapi/linux/magic.h`).
 pub const PROC_MAGIC: u64 = 0x9fa0;
 pub const PIPE_MAGIC: u64 = 0x5049_5045;
-const CGROUP_MAGIC: u64 = 0x27_e0eb;
-const CGROUP2_MAGIC: u64 = 0x6367_7270;
 
 impl Object {
     /// The object that `struct file` has open.
@@ -88,7 +89,6 @@ impl Object {
             root: read(sb, offset!(sb_root))?,
             magic: read(sb, offset!(sb_magic))?,
             dev: read(sb, offset!(sb_dev))?,
-            inode,
             number: 0,
             mode: 0,
             rdev: 0,
@@ -101,11 +101,10 @@ impl Object {
         Ok(object)
     }
 
-    /// What a rule must name exactly: device nodes other than the harmless ones, and the cgroup trees,
-    /// through whose directories a process is started outside its agent (`CLONE_INTO_CGROUP`).
+    /// Whether a rule must name it exactly.
     #[inline(always)]
-    pub fn is_guarded(&self) -> bool {
-        matches!(self.magic, CGROUP_MAGIC | CGROUP2_MAGIC)
-            || device::is_guarded(self.mode, self.rdev)
+    pub fn is_guarded(&self, request: Request) -> bool {
+        let writes = matches!(request, Request::Write | Request::ReadWrite);
+        guarded::is_guarded(&Node { magic: self.magic, mode: self.mode, rdev: self.rdev }, writes)
     }
 }

@@ -48,12 +48,18 @@ static COUNTERS: PerCpuArray<u64, { (Hook::COUNT * COUNTER_KINDS) as usize }> = 
 #[btf_map]
 static LABELS: TaskStorage<Label> = TaskStorage::new();
 #[btf_map]
-static SCRATCH: TaskStorage<Scratch> = TaskStorage::new();
+static SCRATCH: PerCpuArray<Scratch, SCRATCH_SLOTS> = PerCpuArray::new();
 
-/// Working memory of a decision, kept in the task that is decided about: unlike per-CPU memory no
-/// other task can overwrite it when the kernel preempts a program.
+/// Decisions that can be under way on one CPU at once. LSM programs are preempted on kernels that are
+/// fully preemptible; each that is half-way holds a slot. Where all are taken, the next is denied.
+const SCRATCH_SLOTS: usize = 8;
+
+/// Working memory of a decision: a slot of the CPU, held from [`scratch`] to [`release`]. Not task
+/// storage, because kernels from 7.0 on make that with an allocator that gives up on several KiB.
 #[repr(C)]
 pub struct Scratch {
+    /// 1 while a decision holds the slot.
+    busy: u64,
     /// Event under construction; `path` follows it without a gap and goes out with it.
     pub header: EventHeader,
     /// Names from the object up to the root, each NUL-terminated and padded to eight bytes.
@@ -120,10 +126,30 @@ pub fn label_or_create(task: *mut task_struct) -> Option<*mut Label> {
     LABELS.entry(task, BPF_LOCAL_STORAGE_GET_F_CREATE)
 }
 
-/// The working memory of `task`. `None` only where memory ran out.
+/// Takes working memory of this CPU, which the program does not leave while it runs. `None` where
+/// every slot is taken.
 #[inline(always)]
-pub fn scratch(task: *mut task_struct) -> Option<*mut Scratch> {
-    SCRATCH.entry(task, BPF_LOCAL_STORAGE_GET_F_CREATE)
+pub fn scratch() -> Option<*mut Scratch> {
+    for slot in 0..SCRATCH_SLOTS as u32 {
+        let scratch = SCRATCH.get_ptr_mut(slot)?;
+        let mut busy: u64 = 1;
+        // SAFETY: the slot is live; the exchange is one instruction, so that of two programs of which
+        // one preempted the other only one finds the slot free.
+        unsafe {
+            core::arch::asm!("{0} = xchg_64({1} + 0, {0})", inout(reg) busy, in(reg) &raw mut (*scratch).busy);
+        }
+        if busy == 0 {
+            return Some(scratch);
+        }
+    }
+    None
+}
+
+/// Gives working memory back.
+#[inline(always)]
+pub fn release(scratch: *mut Scratch) {
+    // SAFETY: the caller holds the slot. Volatile, so that the store stays behind what was done with it.
+    unsafe { core::ptr::write_volatile(&raw mut (*scratch).busy, 0) };
 }
 
 /// The agent with this id.

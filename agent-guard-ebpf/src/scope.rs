@@ -58,16 +58,16 @@ pub fn agent_of_current_cgroup() -> u32 {
     agent
 }
 
-/// Copies the label of the current task to a child that is being made. Without memory for it the
-/// child is found by its cgroup.
+/// Copies the label of the current task to a child that is being made. False where an agent's child
+/// could not be given it.
 #[inline(always)]
-pub fn inherit(child: *mut task_struct) {
+pub fn inherit(child: *mut task_struct) -> bool {
     let agent = agent_of(current());
     if agent == 0 {
-        return;
+        return true;
     }
-    if let Some(label) = maps::label_or_create(child) {
-        // SAFETY: the child does not run yet; nobody else writes its label.
-        unsafe { *label = Label { cgroup: 0, generation: 0, agent } };
-    }
+    let Some(label) = maps::label_or_create(child) else { return false };
+    // SAFETY: the child does not run yet; nobody else writes its label.
+    unsafe { *label = Label { cgroup: 0, generation: 0, agent } };
+    true
 }

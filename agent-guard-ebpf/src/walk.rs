@@ -44,7 +44,7 @@ struct Round {
 /// the walk failed on its way.
 #[inline(always)]
 pub fn walk(scratch: *mut Scratch, agent: &Agent, object: &Object) -> End {
-    // SAFETY: task storage of the running task; nobody else has a reference.
+    // SAFETY: the caller holds the slot; nobody else has a reference.
     let memory = unsafe { &mut *scratch };
     memory.dentry = object.dentry;
     memory.root = object.root;

@@ -46,6 +46,9 @@ pub enum CgroupError {
 /// How long processes that were killed may take to be gone.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
+/// What the name of every agent's cgroup starts with; it ends with the guard's process id.
+const PREFIX: &str = "agent-guard-";
+
 /// A cgroup that this process made and removes.
 #[derive(Debug)]
 pub struct Cgroup {
@@ -54,15 +57,18 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// Makes `name` below the caller's own cgroup, so that a guard inside an agent stays inside it. An
-    /// empty one that a killed run left is taken over.
+    /// Makes `agent-guard-NAME-PID` below the caller's own cgroup, so that a guard inside an agent stays
+    /// inside it. An empty one that a killed run left is taken over.
     pub fn create(mounts: &[Mount], name: &str) -> Result<Self, CgroupError> {
+        let name = format!("{PREFIX}{name}-{}", std::process::id());
         let mount = mounts::cgroup2(mounts).ok_or(CgroupError::NotMounted)?;
         let place = fs::read_to_string("/proc/self/cgroup")
             .map_err(io_error("reading", Path::new("/proc/self/cgroup")))?;
         let place =
             place.lines().find_map(|line| line.strip_prefix("0::/")).ok_or(CgroupError::NoPlace)?;
-        Self::create_in(&mount.join(place), mounts, name)
+        let parent = mount.join(place);
+        sweep(&parent);
+        Self::create_in(&parent, mounts, &name)
     }
 
     /// Makes `name` in the cgroup at `parent`.
@@ -121,6 +127,26 @@ impl Cgroup {
     }
 }
 
+/// Removes what guards left that were killed before they had a reaper: empty cgroups that are named
+/// after a process that is gone. What can not be removed is in nobody's way.
+fn sweep(parent: &Path) {
+    let Ok(entries) = fs::read_dir(parent) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let is_abandoned =
+            name.to_str().and_then(owner).is_some_and(|pid| !Path::new("/proc").join(pid).exists());
+        if is_abandoned && populated(&entry.path()).is_ok_and(|populated| !populated) {
+            let _ = remove_tree(&entry.path());
+        }
+    }
+}
+
+/// The process id in the name of a guard's cgroup.
+fn owner(name: &str) -> Option<&str> {
+    let (_, pid) = name.strip_prefix(PREFIX)?.rsplit_once('-')?;
+    pid.parse::<u32>().is_ok().then_some(pid)
+}
+
 /// Kills every process in the cgroup at `path` and below, waits until they are gone and removes the
 /// tree. A cgroup that is gone already is no error.
 pub fn end(path: &Path) -> Result<(), CgroupError> {
@@ -173,4 +199,24 @@ fn remove_tree(path: &Path) -> io::Result<()> {
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CgroupError {
     let path = path.to_owned();
     move |source| CgroupError::Io { action, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_guard_made_is_ever_swept() {
+        assert_eq!(owner("agent-guard-coding-agent-17"), Some("17"));
+        for name in [
+            "agent-guard-17",
+            "agent-guard-x-",
+            "agent-guard-x-1/2",
+            "agent-guard-x-y",
+            "x-17",
+            "17",
+        ] {
+            assert_eq!(owner(name), None, "{name}");
+        }
+    }
 }

@@ -93,7 +93,7 @@ impl Tables {
 }
 
 fn compiled(policy: &Policy, filesystems: &Filesystems, links: &dyn Links) -> Compiled {
-    let environment = Environment { filesystems, links, resolver: &HostResolver };
+    let environment = Environment { filesystems, links, resolver: &HostResolver::default() };
     for key in 1..4 {
         match compile(policy, &environment, [key, !key]) {
             Err(CompileError::HashCollision) => {}

@@ -3,7 +3,9 @@
 
 use agent_guard_common::{
     decide::{Reason, Request},
+    event::Action,
     hook::Hook,
+    table::Counter,
 };
 use aya_ebpf::{
     helpers::{bpf_get_current_task, bpf_probe_read_user, bpf_send_signal},
@@ -16,6 +18,7 @@ use crate::{
     emit::Enforcement,
     guard::{self, Caller, Verdict},
     kernel::{Object, offset, read},
+    maps,
 };
 
 const SIGKILL: u32 = 9;
@@ -37,6 +40,8 @@ enum Call {
     Opens { truncates: bool },
     /// It set up an io_uring, whose opens and connects pass no tracepoint of this tier.
     IoUring,
+    /// It made a process or a thread.
+    Clones,
     /// Nothing judged here.
     Other,
 }
@@ -66,10 +71,15 @@ fn sys_exit(ctx: RawTracePointContext) -> i32 {
             };
             guard::file(caller, file.and_then(Object::of_file), request, false)
         }
-        Call::IoUring => guard::close_interface(caller),
+        Call::IoUring => guard::close_interface(caller, Action::IoUring),
+        // What one process of the two opened before its end, the other would keep.
+        Call::Clones if shares_descriptors().unwrap_or(true) => {
+            guard::close_interface(caller, Action::ShareDescriptors)
+        }
+        Call::Clones => Verdict::Proceed,
         Call::Other => Verdict::Proceed,
     };
-    kill_if(verdict)
+    kill_if(Hook::SysExit, verdict)
 }
 
 /// `void sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`
@@ -80,14 +90,14 @@ fn sched_exec(ctx: RawTracePointContext) -> i32 {
     let Some(caller) = Caller::current(Hook::SchedExec, Enforcement::Kill) else { return 0 };
     let bprm: u64 = ctx.arg(2);
     let object = read(bprm, offset!(bprm_file)).and_then(Object::of_file);
-    kill_if(guard::file(caller, object, Request::Exec, false))
+    kill_if(Hook::SchedExec, guard::file(caller, object, Request::Exec, false))
 }
 
 #[inline(always)]
-fn kill_if(verdict: Verdict) -> i32 {
-    if verdict == Verdict::Stop {
-        // SAFETY: the helper has no preconditions.
-        unsafe { bpf_send_signal(SIGKILL) };
+fn kill_if(hook: Hook, verdict: Verdict) -> i32 {
+    // SAFETY: the helper has no preconditions.
+    if verdict == Verdict::Stop && unsafe { bpf_send_signal(SIGKILL) } != 0 {
+        maps::count(hook, Counter::Failed);
     }
     0
 }
@@ -114,9 +124,22 @@ fn call(regs: u64) -> Call {
         // creat, which opens for writing, and pidfd_getfd, which opens nothing
         (true, 8 | 438) | (false, 85 | 438) => Ok(0),
         (_, 425) => return Call::IoUring,
+        // fork, clone, vfork, clone3
+        (true, 2 | 120 | 190 | 435) | (false, 56..=58 | 435) => return Call::Clones,
         _ => return Call::Other,
     };
     Call::Opens { truncates: flags.map_or(true, |flags: u64| flags & O_TRUNC != 0) }
+}
+
+/// Whether the descriptors of the current process are another process's too (`CLONE_FILES` without
+/// `CLONE_THREAD`): more users of the table than threads of the process.
+#[inline(always)]
+fn shares_descriptors() -> Result<bool, Reason> {
+    // SAFETY: the helper has no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    let users: i32 = read(read(task, offset!(task_files))?, offset!(files_count))?;
+    let threads: i32 = read(read(task, offset!(task_signal))?, offset!(signal_threads))?;
+    Ok(users > threads)
 }
 
 /// The first word of `struct open_how`: its flags. Another thread may have changed them meanwhile, as

@@ -76,8 +76,11 @@ fn check(file: &std::path::Path) -> Result<ExitCode, Failure> {
     let policy = load(file)?;
     let filesystems = Filesystems::lexical();
     let links = HostLinks::default();
-    let environment =
-        Environment { filesystems: &filesystems, links: &links, resolver: &HostResolver };
+    let environment = Environment {
+        filesystems: &filesystems,
+        links: &links,
+        resolver: &HostResolver::default(),
+    };
     // Names collide by chance or not at all; a fixed key is no secret that this command needs.
     let compiled = compile(&policy, &environment, [1, 2])
         .map_err(|error| Failure::diagnostic(error, REFUSED))?;
@@ -112,7 +115,8 @@ fn explain(args: &ExplainArgs) -> Result<ExitCode, Failure> {
         answers.push(explain_exec(&policy, path, &links).map_err(failed)?);
     }
     for endpoint in &args.connect {
-        answers.extend(explain_connect(&policy, endpoint, &HostResolver).map_err(failed)?);
+        answers
+            .extend(explain_connect(&policy, endpoint, &HostResolver::default()).map_err(failed)?);
     }
     for answer in &answers {
         say(&answer.to_string())?;

@@ -123,5 +123,5 @@ fn load_policy(file: Option<PathBuf>) -> Result<(Policy, String), Failure> {
         .context("finding the current directory")
         .and_then(|directory| Ok(Policy::shipped(&directory)?))
         .map_err(|error| Failure::new(&error, GUARD_FAILED))?;
-    Ok((policy, "built in".to_owned()))
+    Ok((policy, "policies/coding-agent.yaml, built in".to_owned()))
 }

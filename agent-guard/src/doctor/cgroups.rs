@@ -1,14 +1,10 @@
 //! The cgroup tree: where it is, and a cgroup of the doctor's own for as long as it looks.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    process,
-};
+use std::{fs, io, path::Path};
 
 use super::finding::{Finding, Probe, one_line};
 use crate::{
-    cgroup::{self, Cgroup},
+    cgroup::Cgroup,
     mounts::{self, Mount, MountTable},
     tier::Tier,
 };
@@ -16,9 +12,6 @@ use crate::{
 const MOUNTED: Probe = Probe { name: "cgroup2 mounted", needed_by: &Tier::ALL };
 const OWN: Probe = Probe { name: "cgroup of one's own", needed_by: &Tier::ALL };
 const KILL: Probe = Probe { name: "cgroup.kill", needed_by: &Tier::ALL };
-
-/// Names of the cgroups are this and the process id, so that two doctors do not meet.
-const PREFIX: &str = "agent-guard-doctor-";
 
 /// A cgroup that is removed when this is dropped.
 pub struct OwnCgroup {
@@ -84,12 +77,9 @@ pub fn findings() -> (Vec<Finding>, Option<OwnCgroup>) {
         mount.display(),
         if hybrid { " (hybrid: cgroup v1 hierarchies are mounted too)" } else { "" }
     ))];
-    let made = Cgroup::create(&mounts, &format!("{PREFIX}{}", process::id()));
+    let made = Cgroup::create(&mounts, "doctor");
     match made {
         Ok(cgroup) => {
-            if let Some(place) = cgroup.path().parent() {
-                sweep(place);
-            }
             findings.push(OWN.yes(format!("{} was made", cgroup.path().display())));
             findings.push(judge_kill(cgroup.path().join("cgroup.kill").try_exists()));
             (findings, Some(OwnCgroup { cgroup: Some(cgroup), mounts }))
@@ -116,45 +106,9 @@ fn judge_kill(exists: io::Result<bool>) -> Finding {
     }
 }
 
-/// Removes what doctors left that were killed.
-fn sweep(place: &Path) {
-    let Ok(entries) = fs::read_dir(place) else { return };
-    let abandoned = entries.flatten().filter(|entry| {
-        entry
-            .file_name()
-            .to_str()
-            .and_then(owner)
-            .is_some_and(|owner| !Path::new("/proc").join(owner).exists())
-    });
-    for path in abandoned.map(|entry| entry.path()).collect::<Vec<PathBuf>>() {
-        // One that resists is empty, and the next doctor tries again.
-        let _ = cgroup::end(&path);
-    }
-}
-
-/// The process id in the name of a doctor's cgroup.
-fn owner(name: &str) -> Option<&str> {
-    let id = name.strip_prefix(PREFIX)?;
-    id.parse::<u32>().is_ok().then_some(id)
-}
-
 #[cfg(test)]
 mod tests {
     use super::{super::finding::State, *};
-
-    #[test]
-    fn only_what_a_doctor_made_is_ever_swept() {
-        assert_eq!(owner("agent-guard-doctor-17"), Some("17"));
-        for name in [
-            "agent-guard-doctor-",
-            "agent-guard-doctor-1/2",
-            "agent-guard-doctor-x",
-            "agent-guard-17",
-            "17",
-        ] {
-            assert_eq!(owner(name), None, "{name}");
-        }
-    }
 
     #[test]
     fn a_kernel_that_can_not_end_a_cgroup_is_told() {

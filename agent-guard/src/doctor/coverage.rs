@@ -51,9 +51,10 @@ struct Row {
 }
 
 const LATE: &str = "sys_exit, by the file that the call resolved to: it has been created or truncated by then, and other \
-                    threads run on until the kill reaches them";
+                    threads run on until the kill reaches them: one that races the open can read or duplicate the \
+                    descriptor";
 
-const ROWS: [Row; 20] = [
+const ROWS: [Row; 21] = [
     Row {
         action: "connect: TCP, UDP",
         lsm: (Cover::Refused, "socket_connect, EACCES"),
@@ -67,9 +68,8 @@ const ROWS: [Row; 20] = [
     Row {
         action: "raw, packet, SCTP and ICMP sockets",
         lsm: (
-            Cover::Partly,
-            "refused where an address is named; a packet socket bound to an interface sends without one \
-             (CAP_NET_RAW)",
+            Cover::Refused,
+            "socket_connect and socket_sendmsg, by the socket's own family and protocol",
         ),
         trace: (
             Cover::NotCovered,
@@ -107,7 +107,7 @@ const ROWS: [Row; 20] = [
         lsm: (Cover::Refused, "the same hooks run for io_uring's workers"),
         trace: (
             Cover::Killed,
-            "io_uring_setup kills the process whatever the policy says, because what a ring opens passes no \
+            "io_uring_setup kills the process in mode enforce, whatever the rules say, because what a ring opens passes no \
              tracepoint; a ring made outside of the agent and handed in is not seen",
         ),
     },
@@ -177,6 +177,14 @@ const ROWS: [Row; 20] = [
         trace: (Cover::NotCovered, "not in this version: the kernel's own checks are the bound"),
     },
     Row {
+        action: "descriptors shared by two processes",
+        lsm: (Cover::Refused, "no descriptor of a denied file comes to be"),
+        trace: (
+            Cover::Killed,
+            "clone with CLONE_FILES and without CLONE_THREAD kills both processes",
+        ),
+    },
+    Row {
         action: "acting from outside of the cgroup",
         lsm: (
             Cover::Refused,
@@ -184,9 +192,8 @@ const ROWS: [Row; 20] = [
         ),
         trace: (
             Cover::Partly,
-            "moving a process needs cgroup.procs, which the policy does not allow by default; a child that \
-             clone3 makes in another cgroup is free, so do not let an agent that is root open directories of \
-             the cgroup tree, not even to read",
+            "the roads out lead through the cgroup tree, whose directories and writes need a rule that names them \
+             exactly; whoever is moved out from outside is free",
         ),
     },
 ];

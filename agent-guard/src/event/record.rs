@@ -111,8 +111,8 @@ pub enum Object {
     File(File),
     /// The far end of a connection or datagram.
     Endpoint(Endpoint),
-    /// A kernel interface as a whole; the hook says which.
-    Interface,
+    /// A kernel interface as a whole, by its name.
+    Interface(&'static str),
 }
 
 /// A file, by its place and its number.

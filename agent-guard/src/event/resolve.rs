@@ -73,7 +73,8 @@ fn object(event: &WireEvent<'_>, names: &impl Names) -> Object {
             protocol: event.header.protocol,
             family: event.header.family,
         }),
-        Action::Interface => Object::Interface,
+        Action::IoUring => Object::Interface("io_uring"),
+        Action::ShareDescriptors => Object::Interface("clone with shared descriptors"),
     }
 }
 

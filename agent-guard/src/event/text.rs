@@ -76,7 +76,7 @@ fn target(f: &mut fmt::Formatter<'_>, action: Action, hook: Hook, object: &Objec
         Action::Load => "load",
         Action::Connect => "connect",
         Action::Send => "send to",
-        Action::Interface => "use",
+        Action::IoUring | Action::ShareDescriptors => "use",
     };
     write!(f, " {verb} ")?;
     match object {
@@ -88,7 +88,7 @@ fn target(f: &mut fmt::Formatter<'_>, action: Action, hook: Hook, object: &Objec
             Ok(())
         }
         Object::Endpoint(endpoint) => write!(f, "{}", Target(endpoint)),
-        Object::Interface => write!(f, "an interface closed at {}", hook.spec().name),
+        Object::Interface(name) => f.write_str(name),
     }
 }
 
@@ -169,7 +169,7 @@ fn suggestion(pid: u32, action: Action, object: &Object) -> Option<(&'static str
             let to = judged(endpoint)?;
             Some(("egress", format!("{{effect: allow, to: [\"{}\"]}}", Target(&to))))
         }
-        Object::Interface => None,
+        Object::Interface(_) => None,
     }
 }
 

@@ -143,7 +143,8 @@ fn action(number: u8) -> Option<Action> {
         Action::Load,
         Action::Connect,
         Action::Send,
-        Action::Interface,
+        Action::IoUring,
+        Action::ShareDescriptors,
     ]
     .into_iter()
     .find(|action| *action as u8 == number)

@@ -76,7 +76,7 @@ pub fn access(action: Action) -> &'static [&'static str] {
         Action::ReadWrite => &["read", "write"],
         Action::Exec => &["exec"],
         Action::Load => &["exec", "load"],
-        Action::Connect | Action::Send | Action::Interface => &[],
+        Action::Connect | Action::Send | Action::IoUring | Action::ShareDescriptors => &[],
     }
 }
 

@@ -21,7 +21,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use self::{names::RunNames, report::Reporter};
 use crate::{
-    cgroup::Cgroup,
+    cgroup::{self, Cgroup},
     event::{
         AgentIdentity, Context, Encoder, EventLog, Host, Notice, PolicyIdentity, SafeText, Sink,
     },
@@ -31,7 +31,8 @@ use crate::{
     policy::{
         Mode, Policy,
         compile::{
-            CompileError, Compiled, Environment, Filesystems, HostLinks, HostResolver, compile,
+            CompileError, Compiled, Environment, Filesystems, HostLinks, HostResolver, Resolver,
+            compile,
         },
     },
     reaper::Reaper,
@@ -85,26 +86,27 @@ async fn guarded(settings: &Settings) -> anyhow::Result<u8> {
     let signals = Signals::collect().context("collecting signals")?;
     let table = MountTable::open().context("opening the mount table")?;
     let mounts = table.read().context("reading the mount table")?;
-    let compiled = compile_policy(&settings.policy, &mounts)?;
+    let resolver = HostResolver::default();
+    let compiled = compile_policy(&settings.policy, &mounts, &resolver)?;
     for note in compiled.notes.iter().filter(|note| note.is_warning()) {
         eprintln!("agent-guard: warning: {note}");
     }
 
-    let name = format!("agent-guard-{}-{}", settings.agent, std::process::id());
-    let cgroup = Cgroup::create(&mounts, &name)?;
-    let place = Place { cgroup: &cgroup, mounts: &mounts };
+    let cgroup = Cgroup::create(&mounts, &settings.agent)?;
+    let place = Place { cgroup: &cgroup, mounts: &mounts, resolver: &resolver };
     let outcome = under_guard(settings, &place, &table, compiled, log, &signals).await;
     // Also where the guard failed: what was made is taken away, and whoever was in it ended.
-    let removed = cgroup.remove();
-    let code = outcome?;
-    removed?;
-    Ok(code)
+    if let Err(error) = cgroup.remove() {
+        eprintln!("agent-guard: {error}");
+    }
+    outcome
 }
 
 /// Where the agent lives.
 struct Place<'a> {
     cgroup: &'a Cgroup,
     mounts: &'a [Mount],
+    resolver: &'a HostResolver,
 }
 
 async fn under_guard(
@@ -120,7 +122,7 @@ async fn under_guard(
     let unenforced = guard.tier == Tier::Observe && settings.policy.mode == Mode::Enforce;
     if unenforced && !settings.allow_unenforced {
         bail!(
-            "the policy asks for `mode: enforce`, and tier observe enforces nothing; use `--mode audit`, or `--allow-degraded enforce` to run unenforced all the same\n{}",
+            "{}the policy asks for `mode: enforce`, and tier observe enforces nothing; use `--mode audit`, or `--allow-degraded enforce` to run unenforced all the same",
             weaker(&guard)
         );
     }
@@ -152,21 +154,27 @@ async fn under_guard(
                 guard,
                 settings,
                 cgroup,
+                resolver: place.resolver,
                 table,
                 reporter,
                 ring: readable(ring)?,
                 diagnostics,
             };
-            let status = session.watch(&mut child, signals).await;
-            if cgroup.is_populated()? {
-                eprintln!("agent-guard: the command left processes behind; they are ended with it");
+            let status = match session.watch(&mut child, signals).await {
+                Ok(status) => status,
+                Err(error) => {
+                    eprintln!(
+                        "agent-guard: the guard can not go on, and the command is ended: {error}"
+                    );
+                    child.kill().await?;
+                    child.wait().await?
+                }
+            };
+            // The command has run: what fails from here on is told, and changes no exit code.
+            if let Err(error) = session.end() {
+                eprintln!("agent-guard: {error:#}");
             }
-            // Ended before the programs are, and its last events read.
-            crate::cgroup::kill(cgroup.path())?;
-            session.drain();
-            let counts = session.guard.counts()?;
-            warn_of_unwritten(session.reporter.finish(&counts));
-            launch::exit_code(status?)
+            launch::exit_code(status)
         }
         Err(error) => {
             let mut ring = ring;
@@ -178,7 +186,9 @@ async fn under_guard(
             error.exit_code()
         }
     };
-    reaper.dismiss().context("dismissing the reaper")?;
+    if let Err(error) = reaper.dismiss() {
+        eprintln!("agent-guard: dismissing the reaper: {error}");
+    }
     Ok(code)
 }
 
@@ -199,6 +209,7 @@ struct Session<'a> {
     guard: Guard,
     settings: &'a Settings,
     cgroup: &'a Cgroup,
+    resolver: &'a HostResolver,
     table: &'a MountTable,
     reporter: Reporter,
     ring: AsyncFd<RingBuf<MapData>>,
@@ -246,11 +257,18 @@ impl Session<'_> {
         }
     }
 
-    fn drain(&mut self) {
+    /// Ends what the command left behind, while the programs are still in force, and the report.
+    fn end(mut self) -> anyhow::Result<()> {
+        if self.cgroup.is_populated()? {
+            eprintln!("agent-guard: the command left processes behind; they are ended with it");
+        }
+        cgroup::kill(self.cgroup.path())?;
         let ring = self.ring.get_mut();
         while let Some(entry) = ring.next() {
             self.reporter.take(&entry);
         }
+        warn_of_unwritten(self.reporter.finish(&self.guard.counts()?));
+        Ok(())
     }
 
     /// Compiles the policy for the mounts as they are now, and swaps it in whole. Where that fails the
@@ -265,7 +283,7 @@ impl Session<'_> {
 
     fn try_follow_mounts(&mut self) -> anyhow::Result<()> {
         let mounts = self.table.read()?;
-        let compiled = compile_policy(&self.settings.policy, &mounts)?;
+        let compiled = compile_policy(&self.settings.policy, &mounts, self.resolver)?;
         let policy = self.guard.tables.write_policy(&compiled)?;
         let agent = agent(self.settings, &compiled, self.cgroup, policy);
         self.guard.tables.set_agent(AGENT, agent)?;
@@ -292,11 +310,14 @@ fn forward(pid: Option<u32>, signal: libc::c_int) {
     }
 }
 
-fn compile_policy(policy: &Policy, mounts: &[Mount]) -> anyhow::Result<Compiled> {
+fn compile_policy(
+    policy: &Policy,
+    mounts: &[Mount],
+    resolver: &dyn Resolver,
+) -> anyhow::Result<Compiled> {
     let filesystems = Filesystems::from_table(mounts);
     let links = HostLinks::default();
-    let environment =
-        Environment { filesystems: &filesystems, links: &links, resolver: &HostResolver };
+    let environment = Environment { filesystems: &filesystems, links: &links, resolver };
     for _ in 0..KEY_DRAWS {
         match compile(policy, &environment, draw_key()?) {
             Err(CompileError::HashCollision) => {}
@@ -351,9 +372,8 @@ fn announce(settings: &Settings, guard: &Guard) {
         Mode::Enforce => "enforce",
         Mode::Audit => "audit: denials are recorded and nothing is blocked",
     };
-    let weaker = weaker(guard);
-    if !weaker.is_empty() && io::stderr().is_terminal() {
-        eprintln!("{weaker}");
+    if io::stderr().is_terminal() {
+        eprint!("{}", weaker(guard));
     }
     eprintln!(
         "agent-guard: {} under policy {} ({}), tier {}, mode {mode}",
@@ -361,11 +381,10 @@ fn announce(settings: &Settings, guard: &Guard) {
     );
 }
 
+/// A line for each stronger tier that is not in force.
 fn weaker(guard: &Guard) -> String {
-    let lines: Vec<String> = guard
-        .weaker_because
-        .iter()
-        .map(|(tier, error)| format!("agent-guard: tier {tier} is not to be had here: {error}"))
-        .collect();
-    lines.join("\n")
+    let line = |(tier, error): &(Tier, _)| {
+        format!("agent-guard: tier {tier} is not to be had here: {error}\n")
+    };
+    guard.weaker_because.iter().map(line).collect()
 }

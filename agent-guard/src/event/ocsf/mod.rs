@@ -147,9 +147,8 @@ impl Encoder {
                 event.connection_info = Some(connection_info(endpoint));
                 event.firewall_rule = rule.map(|rule| FirewallRule { name: &rule.label, effect });
             }
-            Object::Interface => {
-                event.kernel =
-                    Some(Kernel { name: hook.spec().name, type_id: Kernel::SYSTEM_CALL });
+            Object::Interface(name) => {
+                event.kernel = Some(Kernel { name, type_id: Kernel::SYSTEM_CALL });
             }
         }
         event.unmapped.agent_guard.decision = Some(decided);
@@ -315,7 +314,7 @@ fn activity(action: Action, hook: Hook, outcome: Outcome) -> Activity {
         Action::Connect | Action::Send if refused => Class::NETWORK.activity(5, "Refuse"),
         Action::Connect => Class::NETWORK.activity(1, "Open"),
         Action::Send => Class::NETWORK.activity(6, "Traffic"),
-        Action::Interface => Class::KERNEL.activity(4, "Invoke"),
+        Action::IoUring | Action::ShareDescriptors => Class::KERNEL.activity(4, "Invoke"),
     }
 }
 

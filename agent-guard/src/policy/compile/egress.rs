@@ -5,6 +5,7 @@
 //! with those around the current one on a stack: one pass, whatever their number.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet, HashMap},
     io,
     net::{IpAddr, ToSocketAddrs},
@@ -33,12 +34,22 @@ pub trait Resolver {
     fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>>;
 }
 
-/// The resolver that this host's programs use.
-pub struct HostResolver;
+/// The resolver that this host's programs use. A name that was found is not asked for again: a policy
+/// that is compiled anew, for other mounts, keeps its addresses and waits for nobody.
+#[derive(Default)]
+pub struct HostResolver {
+    known: RefCell<HashMap<String, Vec<IpAddr>>>,
+}
 
 impl Resolver for HostResolver {
     fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>> {
-        Ok((host, 0).to_socket_addrs()?.map(|address| address.ip()).collect())
+        if let Some(addresses) = self.known.borrow().get(host) {
+            return Ok(addresses.clone());
+        }
+        let addresses: Vec<IpAddr> =
+            (host, 0).to_socket_addrs()?.map(|address| address.ip()).collect();
+        self.known.borrow_mut().insert(host.to_owned(), addresses.clone());
+        Ok(addresses)
     }
 }
 

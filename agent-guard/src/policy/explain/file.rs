@@ -4,7 +4,7 @@ use std::{os::unix::ffi::OsStrExt, path::Path as StdPath};
 
 use agent_guard_common::{
     decide::{Decision, Request, decide_file},
-    device,
+    guarded::{Node, is_guarded},
 };
 use rustix::fs::{major, minor};
 
@@ -19,21 +19,23 @@ use crate::policy::{
 
 /// The host that a question is about.
 pub trait Files: Links {
-    /// Whether the node at `path` is a device that no wildcard opens.
-    fn is_guarded_device(&self, path: &StdPath) -> bool;
+    /// Whether no wildcard opens the node at `path`, for writing where `writes`.
+    fn is_guarded(&self, path: &StdPath, writes: bool) -> bool;
 }
 
 impl Files for HostLinks {
-    fn is_guarded_device(&self, path: &StdPath) -> bool {
-        rustix::fs::lstat(path).is_ok_and(|stat| {
-            let rdev = major(stat.st_rdev) << 20 | minor(stat.st_rdev);
-            device::is_guarded((stat.st_mode & 0xffff) as u16, rdev)
-        })
+    fn is_guarded(&self, path: &StdPath, writes: bool) -> bool {
+        let (Ok(stat), Ok(system)) = (rustix::fs::lstat(path), rustix::fs::statfs(path)) else {
+            return false;
+        };
+        let rdev = major(stat.st_rdev) << 20 | minor(stat.st_rdev);
+        let node = Node { magic: system.f_type as u64, mode: (stat.st_mode & 0xffff) as u16, rdev };
+        is_guarded(&node, writes)
     }
 }
 
 impl Files for NoLinks {
-    fn is_guarded_device(&self, _path: &StdPath) -> bool {
+    fn is_guarded(&self, _path: &StdPath, _writes: bool) -> bool {
         false
     }
 }
@@ -79,11 +81,12 @@ fn explain_file(
         return Err(ExplainError::Relative(path.to_owned()));
     }
     let mut notes = audit_note(policy);
-    let place = Place::find(path, files, &mut notes);
+    let writes = matches!(request, Request::Write | Request::ReadWrite);
+    let place = Place::find(path, writes, files, &mut notes);
     let policy = only_paths(policy);
     let filesystems = Filesystems::lexical();
     let environment =
-        Environment { filesystems: &filesystems, links: files, resolver: &HostResolver };
+        Environment { filesystems: &filesystems, links: files, resolver: &HostResolver::default() };
     let compiled = compile_here(&policy, &environment)?;
 
     let tables = MemoryTables::new(&compiled);
@@ -105,7 +108,7 @@ struct Place {
 }
 
 impl Place {
-    fn find(path: &StdPath, files: &impl Files, notes: &mut Vec<String>) -> Self {
+    fn find(path: &StdPath, writes: bool, files: &impl Files, notes: &mut Vec<String>) -> Self {
         let mut rest = components(path.as_os_str().as_bytes());
         let mut followed = loop {
             let path = match follow(&rest, files) {
@@ -128,7 +131,7 @@ impl Place {
             notes.push(format!("{} is {} here", path.display(), end.display()));
         }
 
-        let mut is_guarded = files.is_guarded_device(&end);
+        let mut is_guarded = files.is_guarded(&end, writes);
         match followed.as_slice() {
             [proc, thread, ..] if is(proc, "proc") && is(thread, "thread-self") => {
                 let process = ["self", "task", "0"].map(|name| name.as_bytes().into());

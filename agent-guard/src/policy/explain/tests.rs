@@ -39,7 +39,7 @@ impl Links for Made {
 }
 
 impl Files for Made {
-    fn is_guarded_device(&self, path: &StdPath) -> bool {
+    fn is_guarded(&self, path: &StdPath, _writes: bool) -> bool {
         path == StdPath::new("/dev/sda")
     }
 }

@@ -12,8 +12,11 @@ use super::{
 
 fn try_compile(policy: &Policy) -> Result<Compiled, CompileError> {
     let filesystems = Filesystems::lexical();
-    let environment =
-        Environment { filesystems: &filesystems, links: &NoLinks, resolver: &HostResolver };
+    let environment = Environment {
+        filesystems: &filesystems,
+        links: &NoLinks,
+        resolver: &HostResolver::default(),
+    };
     super::super::compile(policy, &environment, KEY)
 }
 

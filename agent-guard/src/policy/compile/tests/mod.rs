@@ -46,7 +46,8 @@ pub fn compile_lexical(policy: &Policy) -> Compiled {
 }
 
 pub fn compile_on(policy: &Policy, filesystems: &Filesystems) -> Compiled {
-    let environment = Environment { filesystems, links: &NoLinks, resolver: &HostResolver };
+    let environment =
+        Environment { filesystems, links: &NoLinks, resolver: &HostResolver::default() };
     super::compile(policy, &environment, KEY).unwrap_or_else(|error| panic!("{error:?}"))
 }
 

@@ -1,0 +1,73 @@
+//! Guarded objects: what no wildcard opens, so that a rule must name it exactly.
+
+/// `S_IFMT` of an inode's mode, and the kinds that matter.
+const FORMAT: u16 = 0o170000;
+const CHARACTER: u16 = 0o020000;
+const BLOCK: u16 = 0o060000;
+const DIRECTORY: u16 = 0o040000;
+
+/// `s_magic` of cgroup v1 and v2 (`include/uapi/linux/magic.h`).
+const CGROUP_MAGIC: u64 = 0x27_e0eb;
+const CGROUP2_MAGIC: u64 = 0x6367_7270;
+
+/// What is known of an object beside its path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// `s_magic` of its file system.
+    pub magic: u64,
+    /// Mode of its inode, or 0 where it has none yet.
+    pub mode: u16,
+    /// Device number of a device node, the kernel's own: major << 20 | minor.
+    pub rdev: u32,
+}
+
+/// Whether a rule must name the object exactly: devices other than the harmless ones; of the cgroup
+/// trees the directories, through which a process is started outside its agent
+/// (`CLONE_INTO_CGROUP`), and every write.
+#[inline(always)]
+pub fn is_guarded(node: &Node, writes: bool) -> bool {
+    let format = node.mode & FORMAT;
+    match node.magic {
+        CGROUP_MAGIC | CGROUP2_MAGIC => writes || format == DIRECTORY,
+        _ => is_guarded_device(format, node.rdev),
+    }
+}
+
+#[inline(always)]
+fn is_guarded_device(format: u16, rdev: u32) -> bool {
+    match format {
+        BLOCK => true,
+        CHARACTER => !matches!(
+            (rdev >> 20, rdev & 0xf_ffff),
+            // null, zero, full, random, urandom; tty, ptmx; the pseudo terminals
+            (1, 3 | 5 | 7 | 8 | 9) | (5, 0 | 2) | (136..=143, _)
+        ),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXT4: u64 = 0xef53;
+
+    #[test]
+    fn disks_and_memory_are_guarded_and_null_is_not() {
+        let guarded = |mode, rdev| is_guarded(&Node { magic: EXT4, mode, rdev }, false);
+        assert!(guarded(BLOCK | 0o660, 254 << 20));
+        assert!(guarded(CHARACTER, 1 << 20 | 1));
+        assert!(!guarded(CHARACTER | 0o666, 1 << 20 | 3));
+        assert!(!guarded(CHARACTER, 136 << 20 | 7));
+        assert!(!guarded(0o100644, 1 << 20 | 1));
+    }
+
+    #[test]
+    fn the_cgroup_trees_can_be_read_and_not_entered() {
+        for magic in [CGROUP_MAGIC, CGROUP2_MAGIC] {
+            assert!(!is_guarded(&Node { magic, mode: 0o100444, rdev: 0 }, false));
+            assert!(is_guarded(&Node { magic, mode: 0o100644, rdev: 0 }, true));
+            assert!(is_guarded(&Node { magic, mode: DIRECTORY | 0o755, rdev: 0 }, false));
+        }
+    }
+}
