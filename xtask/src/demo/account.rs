@@ -4,7 +4,7 @@
 use std::{fmt::Write as _, path::Path};
 
 use super::{
-    events::{Decision, Run},
+    events::{Decision, Object, Run},
     steps::{Step, Verdict},
     transcript::Ran,
 };
@@ -143,10 +143,9 @@ impl Row<'_> {
 
     fn judged(&self) -> String {
         let Some(decision) = self.decision else { return "-".to_owned() };
-        match decision.access.as_slice() {
-            [] => decision.object.to_string(),
-            access if access == ["exec"] => decision.object.to_string(),
-            access => format!("{} to {}", decision.object, access.join(" and ")),
+        match (&decision.object, decision.access.as_slice()) {
+            (object @ Object::File(_), access) => format!("{object} to {}", access.join(" and ")),
+            (object, _) => object.to_string(),
         }
     }
 

@@ -54,8 +54,7 @@ kills the process. Which one a host offers, and why not more, says `agent-guard 
 
 The agent is xtask/src/demo/workload.sh. The events stay in target/demo.")]
 pub struct Demo {
-    /// In a virtual machine with a stock Debian kernel, at tier lsm; does not need root once
-    /// everything is installed
+    /// In a virtual machine with a stock Debian kernel, at tier lsm
     #[arg(long)]
     vm: bool,
     /// The virtual machine's kernel: 6.1, 6.12 or 7.2
@@ -67,9 +66,7 @@ impl Demo {
     /// Gives the exit status.
     pub fn run(self) -> Result<u8> {
         if !self.vm && !rustix::process::geteuid().is_root() {
-            bail!(
-                "the demo loads programs into the kernel and needs root; `cargo xtask demo --vm` does it in a virtual machine"
-            );
+            bail!("the demo loads programs into the kernel and needs root: try again as root");
         }
         let rustc = setup::setup()?;
         say("Building agent-guard (the first time, this takes some minutes)");
@@ -145,7 +142,7 @@ fn judge(problems: &[String]) -> u8 {
         tell("Every step ended as the policy says.");
         return 0;
     }
-    tell("NOT AS THE POLICY SAYS:");
+    tell("NOT AS IT SHOULD BE:");
     for problem in problems {
         tell(&format!("  - {problem}"));
     }
@@ -164,6 +161,6 @@ fn tell_next(events: &Path, next: &[(String, &str)]) {
     tell(&format!("\nThe events, in OCSF, a JSON object a line: {}", events.display()));
     tell("Next:");
     for (command, why) in next {
-        tell(&format!("  {command:<70} {why}"));
+        tell(&format!("  {command}\n      {why}"));
     }
 }

@@ -94,7 +94,8 @@ impl Scratch {
     /// `text` with the paths in it as the agent would say them.
     pub fn shorten(&self, text: &str) -> String {
         let name = |dir: PathBuf| dir.display().to_string();
-        text.replace(&name(self.home()), "~")
+        text.replace(&format!("/proc/self/root{}", name(self.root.clone())), "/proc/self/root/…")
+            .replace(&name(self.home()), "~")
             .replace(&name(self.workspace()), "workspace")
             .replace(&name(self.root.clone()), "")
     }
@@ -119,6 +120,15 @@ mod tests {
             assert!(by_link.starts_with("# Not real"), "{by_link}");
         }
         assert!(leaked(WORKLOAD).is_empty());
+    }
+
+    #[test]
+    fn paths_are_shown_as_the_agent_would_say_them() {
+        let parent = tempfile::tempdir().unwrap();
+        let scratch = Scratch::below(parent.path()).unwrap();
+        let (home, workspace) = (scratch.home(), scratch.workspace());
+        let text = format!("{0}/a {1}/b /proc/self/root{0}/a", home.display(), workspace.display());
+        assert_eq!(scratch.shorten(&text), "~/a workspace/b /proc/self/root/…/home/a");
     }
 
     #[test]

@@ -53,12 +53,12 @@ impl Stage {
         };
         network::enter_own()?;
         let servers = Servers::start()?;
-        let outside = self.without_guard(&servers)?;
+        let seen = self.without_guard(&servers);
         stopped()?;
         tell(&format!(
             "Without the guard all {} steps work, and the agent has read {} secrets.",
             STEPS.len(),
-            outside
+            seen?
         ));
         let problems = self.with_guard(&servers);
         stopped()?;
@@ -97,7 +97,7 @@ impl Stage {
         let mut guard = Command::new(&self.agent_guard);
         guard.args(["run", "--policy", POLICY, "--tier", &self.tier, "--events"]).arg(&self.events);
         guard.args(["--", "/bin/sh"]).arg(scratch.workload());
-        let ended = self.run(&mut guard, &scratch, |line| tell(&scratch.shorten(line)))?;
+        let ended = self.run(&mut guard, &scratch, tell)?;
         let connections = servers.take_connections();
         if !ended.status.success() {
             bail!(
@@ -118,15 +118,13 @@ impl Stage {
         let (allowed, blocked) = account.counts();
         let secrets = leaked(&ended.output);
         tell(&format!(
-            "{allowed} allowed, {blocked} blocked; the agent has seen {} secrets; {} had {} connection(s), {} had {}.",
+            "{allowed} allowed, {blocked} blocked. Secrets seen by the agent: {}. Connections to {SERVER}: {}, to {OTHER_SERVER}: {}.",
             secrets.len(),
-            SERVER,
             connections.0,
-            OTHER_SERVER,
             connections.1
         ));
-        for notice in &run.notices {
-            tell(&format!("The guard: {notice}."));
+        if let Some(last) = run.notices.last() {
+            tell(&format!("The guard's own words: {last}."));
         }
         let mut problems = account.problems;
         problems.extend(secrets.iter().map(|path| format!("the agent has seen {path}")));
@@ -162,7 +160,9 @@ impl Stage {
         let stdout = child.stdout.take().context("standard output")?;
         let stderr = child.stderr.take().context("standard error")?;
         let output = thread::scope(|scope| {
-            scope.spawn(|| pass_on(stderr, |line| show(&format!("  guard | {line}"))));
+            scope.spawn(|| {
+                pass_on(stderr, |line| show(&format!("  guard | {}", without_name(line))))
+            });
             pass_on(stdout, |line| show(&format!("  agent | {line}")))
         })?;
         Ok(Ended { status: child.wait()?, output })
@@ -173,6 +173,11 @@ impl Stage {
 struct Ended {
     status: ExitStatus,
     output: String,
+}
+
+/// What the guard says, without the name that it says it under.
+fn without_name(line: &str) -> &str {
+    line.strip_prefix("agent-guard: ").unwrap_or(line)
 }
 
 /// Reads lines to the end.

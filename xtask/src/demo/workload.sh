@@ -18,7 +18,7 @@ step fetch-allowed curl --silent --show-error --max-time 20 "$SERVER"
 step fetch-other curl --silent --show-error --max-time 20 "$OTHER_SERVER"
 
 step run-allowed /usr/bin/ls
-step run-denied /usr/bin/nsenter --target 1 --mount true
+step run-denied /usr/bin/unshare --net true
 step run-downloaded ./downloaded-tool
 
 step read-workspace cat src/main.c
