@@ -2,6 +2,7 @@
 
 mod apt;
 mod build;
+mod demo;
 mod lint;
 mod process;
 mod setup;
@@ -14,7 +15,7 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::vm::Kernel;
+use crate::{demo::Demo, vm::Kernel};
 
 /// Where a guest could not be run at all, as `agent-guard run` does.
 const VM_FAILED: u8 = 125;
@@ -31,6 +32,7 @@ struct Cli {
 enum Task {
     /// Install what building and testing need (as root, on Debian); what is there is left alone
     Setup,
+    Demo(Demo),
     /// Check format, lints (host and kernel side) and dependencies
     Lint,
     Test(Test),
@@ -40,6 +42,9 @@ enum Task {
     /// What runs as process 1 of a guest
     #[command(hide = true)]
     Guest,
+    /// The demo, inside a guest
+    #[command(hide = true)]
+    DemoStage,
 }
 
 /// Run every test, on this host and in virtual machines; sets up what it needs first
@@ -138,11 +143,13 @@ impl Vm {
 fn main() -> ExitCode {
     let (done, failed) = match Cli::parse().task {
         Task::Setup => (setup::setup().map(|_| 0), 1),
+        Task::Demo(demo) => (demo.run(), 1),
         Task::Lint => (setup::setup().and_then(|rustc| lint::run_all(&rustc)).map(|()| 0), 1),
         Task::Test(test) => (test.run(), 1),
         Task::Ci => (ci(), 1),
         Task::Vm(vm) => (vm.run(), VM_FAILED),
         Task::Guest => (vm::guest::main().map(|()| 0), 1),
+        Task::DemoStage => (demo::in_the_guest(), 1),
     };
     done.map_or_else(
         |error| {
