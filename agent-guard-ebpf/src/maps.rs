@@ -55,7 +55,8 @@ static SCRATCH: PerCpuArray<Scratch, SCRATCH_SLOTS> = PerCpuArray::new();
 const SCRATCH_SLOTS: usize = 8;
 
 /// Working memory of a decision: a slot of the CPU, held from [`scratch`] to [`release`]. Not task
-/// storage, because kernels from 7.0 on make that with an allocator that gives up on several KiB.
+/// storage: every task of an agent would cost several KiB, and recent kernels allocate it without
+/// waiting, which may fail at any time.
 #[repr(C)]
 pub struct Scratch {
     /// 1 while a decision holds the slot.

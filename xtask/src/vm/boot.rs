@@ -28,15 +28,14 @@ const OFF_LIMIT: Duration = Duration::from_secs(20);
 /// How much of the console is shown when something went wrong.
 const CONSOLE_LINES: usize = 30;
 const MEMORY_MIB: u32 = 2048;
-/// A named processor, because QEMU 7.2 emulates `max` unreliably, and without CMPXCHG16B, whose
-/// emulation spoils the flags: the kernel's allocator then crashes after some thousand processes.
-const PROCESSOR: &str = "EPYC,-cx16";
 /// A timed-out command's exit status, as of timeout(1).
 const TIMED_OUT: u8 = 124;
 
 /// What a guest is made of.
 pub struct Machine<'a> {
     pub kernel: &'a Path,
+    /// What QEMU calls the processor.
+    pub processor: &'static str,
     pub root: &'a Path,
     pub source: &'a Path,
     pub share: Option<&'a Path>,
@@ -144,10 +143,17 @@ impl Machine<'_> {
             image::INIT_PATH,
             self.append
         );
-        let mut arguments: Vec<String> =
-            ["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-cpu", PROCESSOR]
-                .map(str::to_owned)
-                .into();
+        let mut arguments: Vec<String> = [
+            "-nodefaults",
+            "-no-user-config",
+            "-no-reboot",
+            "-display",
+            "none",
+            "-cpu",
+            self.processor,
+        ]
+        .map(str::to_owned)
+        .into();
         arguments.extend(["-m".to_owned(), MEMORY_MIB.to_string()]);
         let processor: &[&str] = if self.icount {
             &["-accel", "tcg", "-icount", "shift=0,sleep=off,align=off", "-smp", "1"]

@@ -33,6 +33,17 @@ impl Kernel {
         }
     }
 
+    /// The processor that QEMU 7.2 emulates for it: a named one, because `max` is emulated unreliably.
+    /// The emulation of CMPXCHG16B spoils the flags, which the older kernels' allocator crashes of
+    /// after some thousand processes; without it 7.2 has no task storage at all, because its
+    /// `kmalloc_nolock` asks for that instruction.
+    pub fn processor(self) -> &'static str {
+        match self {
+            Self::V6_1 | Self::V6_12 => "EPYC,-cx16",
+            Self::V7_2 => "EPYC",
+        }
+    }
+
     /// The Debian suites that have it.
     fn suites(self) -> &'static [&'static str] {
         match self {

@@ -61,6 +61,7 @@ impl Guest {
         for attempt in 1..=BOOTS {
             let machine = boot::Machine {
                 kernel: &kernel,
+                processor: self.kernel.processor(),
                 root: &root,
                 source: &source,
                 share: share.as_ref().map(share::Share::image),
