@@ -183,12 +183,19 @@ fn finish(
     outcome.into()
 }
 
-/// Without working memory nothing can be judged or told: denied, and counted as lost too.
+/// Without working memory nothing can be judged, and no event built: denied, counted as lost too, and
+/// told through the diagnostic log.
 #[inline(always)]
 fn without_memory(caller: Caller) -> Verdict {
     let agent = maps::agent(caller.agent);
     let decision = Decision::deny(Reason::Failed);
     emit::count(caller.hook, agent, &decision);
     maps::count(caller.hook, Counter::Lost);
+    aya_log_ebpf::warn!(
+        (),
+        "hook {}: no memory to decide in; agent {} is denied",
+        caller.hook as u8,
+        caller.agent
+    );
     emit::outcome(agent, &decision, caller.enforcement).into()
 }

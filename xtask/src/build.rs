@@ -31,17 +31,22 @@ pub fn cargo(rustc: &Rustc, args: &[&str]) -> Result<Command> {
 
 /// Builds `agent-guard` for release and gives its path.
 pub fn agent_guard(rustc: &Rustc) -> Result<PathBuf> {
-    executable(rustc, &["build", "--release", "--package=agent-guard", "--bin=agent-guard"])
+    let bin = "--bin=agent-guard";
+    executable(rustc, "agent-guard", &["build", "--release", "--package=agent-guard", bin])
 }
 
 /// Builds the tests that need a kernel and gives the path of their program.
 pub fn enforce_tests(rustc: &Rustc) -> Result<PathBuf> {
-    executable(rustc, &["test", "--release", "--package=agent-guard", "--test=enforce", "--no-run"])
+    executable(
+        rustc,
+        "enforce",
+        &["test", "--release", "--package=agent-guard", "--test=enforce", "--no-run"],
+    )
 }
 
-/// Runs a cargo command that builds one executable and gives its path. Silent where nothing is to
+/// Runs a cargo command that builds the executable `name` and gives its path. Silent where nothing is to
 /// be built: standard error, too, is wanted as the guest's command wrote it.
-fn executable(rustc: &Rustc, args: &[&str]) -> Result<PathBuf> {
+fn executable(rustc: &Rustc, name: &str, args: &[&str]) -> Result<PathBuf> {
     let mut child = cargo(rustc, args)?
         .arg("--message-format=json-render-diagnostics")
         .stdin(Stdio::null())
@@ -64,16 +69,17 @@ fn executable(rustc: &Rustc, args: &[&str]) -> Result<PathBuf> {
         bail!("cargo {} failed ({})", args.join(" "), output.status);
     }
     let messages = String::from_utf8_lossy(&output.stdout);
-    executable_in(&messages).with_context(|| format!("cargo {} named no program", args.join(" ")))
+    executable_in(&messages, name)
+        .with_context(|| format!("cargo {} named no program {name}", args.join(" ")))
 }
 
-/// The last executable that cargo's JSON `messages` name.
-fn executable_in(messages: &str) -> Option<PathBuf> {
-    let mut named = messages.lines().filter_map(|line| {
+/// The executable of target `name` in cargo's JSON `messages`.
+fn executable_in(messages: &str, name: &str) -> Option<PathBuf> {
+    messages.lines().find_map(|line| {
         let message: Value = serde_json::from_str(line).ok()?;
+        (message.get("target")?.get("name")? == name).then_some(())?;
         message.get("executable")?.as_str().map(PathBuf::from)
-    });
-    named.next_back()
+    })
 }
 
 #[cfg(test)]
@@ -82,10 +88,14 @@ mod tests {
 
     #[test]
     fn the_executable_is_found_among_cargos_messages() {
-        let messages = "{\"reason\":\"compiler-artifact\",\"executable\":null}\n\
-                        {\"reason\":\"compiler-artifact\",\"executable\":\"/t/release/agent-guard\"}\n\
-                        {\"reason\":\"build-finished\",\"success\":true}\n";
-        assert_eq!(executable_in(messages), Some("/t/release/agent-guard".into()));
-        assert_eq!(executable_in("{\"reason\":\"build-finished\"}"), None);
+        let messages = r#"
+            {"target":{"name":"agent-guard"},"executable":null}
+            {"target":{"name":"agent-guard"},"executable":"/t/release/agent-guard"}
+            {"target":{"name":"enforce"},"executable":"/t/release/deps/enforce-1"}
+            {"reason":"build-finished","success":true}"#;
+        let named = |name| executable_in(messages, name);
+        assert_eq!(named("enforce"), Some("/t/release/deps/enforce-1".into()));
+        assert_eq!(named("agent-guard"), Some("/t/release/agent-guard".into()));
+        assert_eq!(named("build-script-build"), None);
     }
 }

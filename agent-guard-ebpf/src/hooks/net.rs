@@ -14,12 +14,13 @@ use crate::{
     kernel::{offset, read},
 };
 
-/// `AF_*`
-pub const AF_UNSPEC: u16 = 0;
-pub const AF_UNIX: u16 = 1;
+/// `AF_*`. Local sockets are left alone here: `AF_UNIX` reaches nothing outside the machine, and
+/// netlink answers to the kernel's own capability checks.
+const AF_UNSPEC: u16 = 0;
+const AF_UNIX: u16 = 1;
+const AF_NETLINK: u16 = 16;
 pub const AF_INET: u16 = 2;
 pub const AF_INET6: u16 = 10;
-pub const AF_NETLINK: u16 = 16;
 
 /// IP protocol numbers; MPTCP is judged as the TCP that it is made of.
 const IPPROTO_TCP: u16 = 6;
@@ -47,21 +48,16 @@ fn socket_connect(ctx: LsmContext) -> i32 {
     }
     let Some(caller) = Caller::current(Hook::SocketConnect, Enforcement::Refuse) else { return 0 };
     let (socket, address, len): (u64, u64, u32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
-    match socket_target(socket, address, len) {
-        Ok(target) if target.family == AF_UNSPEC => 0,
-        Ok(target) => judge(caller, Action::Connect, &target),
-        Err(reason) => judge(
-            caller,
-            Action::Connect,
-            &Target { family: 0, protocol: 0, endpoint: Err(reason) },
-        ),
-    }
+    judge(
+        caller,
+        Action::Connect,
+        Socket::new(socket).and_then(|socket| socket.connect_target(address, len)),
+    )
 }
 
 /// `int socket_sendmsg(struct socket *sock, struct msghdr *msg, int size)`
 ///
-/// Without an address the datagram goes where `connect` was allowed to go. An IPv4 socket takes
-/// `AF_UNSPEC` for `AF_INET`; an IPv6 socket takes it for no address.
+/// Without an address the datagram goes where `connect` was allowed to go.
 #[lsm(hook = "socket_sendmsg")]
 fn socket_sendmsg(ctx: LsmContext) -> i32 {
     let earlier: i32 = ctx.arg(3);
@@ -70,53 +66,92 @@ fn socket_sendmsg(ctx: LsmContext) -> i32 {
     }
     let Some(caller) = Caller::current(Hook::SocketSendmsg, Enforcement::Refuse) else { return 0 };
     let (socket, message): (u64, u64) = (ctx.arg(0), ctx.arg(1));
-    let target = match named_target(socket, message) {
-        Ok(None) => return 0,
-        Ok(Some(target)) => target,
-        Err(reason) => Target { family: 0, protocol: 0, endpoint: Err(reason) },
-    };
-    judge(caller, Action::Send, &target)
+    judge(caller, Action::Send, Socket::new(socket).and_then(|socket| socket.send_target(message)))
 }
 
 #[inline(always)]
-fn named_target(socket: u64, message: u64) -> Result<Option<Target>, Reason> {
-    let address: u64 = read(message, offset!(msg_name))?;
-    if address == 0 {
-        return Ok(None);
-    }
-    let len: u32 = read(message, offset!(msg_namelen))?;
-    let mut target = socket_target(socket, address, len)?;
-    if target.family == AF_UNSPEC {
-        match socket_family(socket)? {
-            AF_INET6 => return Ok(None),
-            AF_INET => target.endpoint = v4_endpoint(address, len, target.protocol),
-            _ => target.endpoint = Err(Reason::Protocol),
+fn judge(caller: Caller, action: Action, target: Result<Option<Target>, Reason>) -> i32 {
+    match target {
+        Ok(None) => 0,
+        Ok(Some(target)) => lsm_result(guard::connect(caller, action, &target)),
+        Err(reason) => {
+            let target = Target { family: AF_UNSPEC, protocol: 0, endpoint: Err(reason) };
+            lsm_result(guard::connect(caller, action, &target))
         }
     }
-    Ok(Some(target))
 }
 
-#[inline(always)]
-fn socket_family(socket: u64) -> Result<u16, Reason> {
-    let sk: u64 = read(socket, offset!(socket_sk))?;
-    read(sk, offset!(sock_family))
+/// A socket, judged by its own family: the one in an address is the caller's word, and packet sockets
+/// never look at it.
+#[derive(Clone, Copy)]
+struct Socket {
+    family: u16,
+    protocol: u16,
 }
 
-/// The far end that `address` names on `socket`.
-#[inline(always)]
-fn socket_target(socket: u64, address: u64, len: u32) -> Result<Target, Reason> {
-    let sk: u64 = read(socket, offset!(socket_sk))?;
-    let protocol: u16 = read(sk, offset!(sock_protocol))?;
-    if len < 2 {
-        return Err(Reason::Failed);
+impl Socket {
+    #[inline(always)]
+    fn new(socket: u64) -> Result<Self, Reason> {
+        let sk: u64 = read(socket, offset!(socket_sk))?;
+        Ok(Self {
+            family: read(sk, offset!(sock_family))?,
+            protocol: read(sk, offset!(sock_protocol))?,
+        })
     }
-    let family: u16 = read(address, 0)?;
-    let endpoint = match family {
-        AF_INET => v4_endpoint(address, len, protocol),
-        AF_INET6 => v6_endpoint(address, len, protocol),
-        _ => Err(Reason::Protocol),
-    };
-    Ok(Target { family, protocol, endpoint })
+
+    /// Where a connect to `address` leads; `None` where it reaches nobody that is judged here.
+    #[inline(always)]
+    fn connect_target(self, address: u64, len: u32) -> Result<Option<Target>, Reason> {
+        match self.family {
+            AF_UNIX | AF_NETLINK => Ok(None),
+            AF_INET | AF_INET6 => match address_family(address, len)? {
+                AF_UNSPEC => Ok(None),
+                family => Ok(Some(self.target(family, address, len))),
+            },
+            _ => Ok(Some(self.unknown())),
+        }
+    }
+
+    /// Where a message leads. An IPv4 socket takes `AF_UNSPEC` for `AF_INET`; an IPv6 socket takes it
+    /// for no address.
+    #[inline(always)]
+    fn send_target(self, message: u64) -> Result<Option<Target>, Reason> {
+        match self.family {
+            AF_UNIX | AF_NETLINK => return Ok(None),
+            AF_INET | AF_INET6 => {}
+            _ => return Ok(Some(self.unknown())),
+        }
+        let address: u64 = read(message, offset!(msg_name))?;
+        if address == 0 {
+            return Ok(None);
+        }
+        let len: u32 = read(message, offset!(msg_namelen))?;
+        match (address_family(address, len)?, self.family) {
+            (AF_UNSPEC, AF_INET6) => Ok(None),
+            (AF_UNSPEC, _) => Ok(Some(self.target(AF_INET, address, len))),
+            (family, _) => Ok(Some(self.target(family, address, len))),
+        }
+    }
+
+    #[inline(always)]
+    fn target(self, family: u16, address: u64, len: u32) -> Target {
+        let endpoint = match family {
+            AF_INET => v4_endpoint(address, len, self.protocol),
+            AF_INET6 => v6_endpoint(address, len, self.protocol),
+            _ => Err(Reason::Protocol),
+        };
+        Target { family, protocol: self.protocol, endpoint }
+    }
+
+    #[inline(always)]
+    fn unknown(self) -> Target {
+        Target { family: self.family, protocol: self.protocol, endpoint: Err(Reason::Protocol) }
+    }
+}
+
+#[inline(always)]
+fn address_family(address: u64, len: u32) -> Result<u16, Reason> {
+    if len < 2 { Err(Reason::Failed) } else { read(address, 0) }
 }
 
 /// `struct sockaddr_in`: port at 2, address at 4.
@@ -137,14 +172,4 @@ fn v6_endpoint(address: u64, len: u32, protocol: u16) -> Result<Endpoint, Reason
     }
     let port: u16 = read(address, 2)?;
     Ok(Endpoint::v6(read(address, 8)?, u16::from_be(port), transport(protocol)?))
-}
-
-/// Local sockets are left alone here: `AF_UNIX` reaches nothing outside the machine, and netlink
-/// answers to the kernel's own capability checks.
-#[inline(always)]
-fn judge(caller: Caller, action: Action, target: &Target) -> i32 {
-    match target.family {
-        AF_UNIX | AF_NETLINK => 0,
-        _ => lsm_result(guard::connect(caller, action, target)),
-    }
 }

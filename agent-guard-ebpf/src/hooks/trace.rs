@@ -20,6 +20,9 @@ use crate::{
 
 const SIGKILL: u32 = 9;
 
+/// `f_flags` bit.
+const O_PATH: u32 = 0o1000_0000;
+
 /// Open flag that the kernel takes out of the file's own flags once it has emptied the file.
 const O_TRUNC: u64 = 0o1000;
 
@@ -54,6 +57,9 @@ fn sys_exit(ctx: RawTracePointContext) -> i32 {
     let verdict = match call {
         Call::Opens { truncates } => {
             let file = file_of_descriptor(returned as u64);
+            if file.and_then(is_path_only) == Ok(true) {
+                return 0;
+            }
             let request = match file.map_or(Request::ReadWrite, open_request) {
                 Request::Read if truncates => Request::ReadWrite,
                 request => request,
@@ -119,6 +125,12 @@ fn call(regs: u64) -> Call {
 fn read_user(address: u64) -> Result<u64, Reason> {
     // SAFETY: the helper checks the address and fails on one that can not be read.
     unsafe { bpf_probe_read_user(address as *const u64) }.map_err(|_| Reason::Failed)
+}
+
+/// Whether a file was opened with `O_PATH`: it gives no access, and opening it again is judged.
+#[inline(always)]
+fn is_path_only(file: u64) -> Result<bool, Reason> {
+    Ok(read::<u32>(file, offset!(file_flags))? & O_PATH != 0)
 }
 
 /// The `struct file` behind a descriptor of the current task.

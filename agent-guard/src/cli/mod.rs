@@ -6,6 +6,7 @@ mod run;
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
 
 use crate::{
     canary::{self, Probe},
@@ -62,6 +63,13 @@ enum Command {
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    // What the programs in the kernel and the loader say for those who look into a fault.
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(
+            EnvFilter::try_from_env("AGENT_GUARD_LOG").unwrap_or_else(|_| EnvFilter::new("warn")),
+        )
+        .init();
     match dispatch(cli.command) {
         Ok(code) => code,
         Err(Failure { report, code }) => {

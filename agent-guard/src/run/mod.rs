@@ -16,6 +16,7 @@ use std::{
 use agent_guard_common::table::{Agent, AgentFlag};
 use anyhow::{Context as _, bail};
 use aya::maps::{MapData, RingBuf};
+use aya_log::EbpfLogger;
 use tokio::io::{Interest, unix::AsyncFd};
 
 use self::{names::RunNames, report::Reporter};
@@ -136,6 +137,10 @@ async fn under_guard(
         reporter.notice(Notice::Degraded);
     }
 
+    let diagnostics =
+        EbpfLogger::init(&mut guard.ebpf).context("reading the programs' diagnostics")?;
+    // SAFETY: the descriptor belongs to the map that moves into the `AsyncFd`, and closes with it.
+    let diagnostics = unsafe { AsyncFd::register_with_interest(diagnostics, Interest::READABLE) }?;
     let ring = RingBuf::try_from(
         guard.ebpf.take_map("EVENTS").context("the object file holds no map EVENTS")?,
     )?;
@@ -143,8 +148,15 @@ async fn under_guard(
     let entrance = cgroup.entrance()?.into();
     let code = match launch::start(&settings.command, entrance, signals.before()) {
         Ok(mut child) => {
-            let mut session =
-                Session { guard, settings, cgroup, table, reporter, ring: readable(ring)? };
+            let mut session = Session {
+                guard,
+                settings,
+                cgroup,
+                table,
+                reporter,
+                ring: readable(ring)?,
+                diagnostics,
+            };
             let status = session.watch(&mut child, signals).await;
             if cgroup.is_populated()? {
                 eprintln!("agent-guard: the command left processes behind; they are ended with it");
@@ -190,6 +202,7 @@ struct Session<'a> {
     table: &'a MountTable,
     reporter: Reporter,
     ring: AsyncFd<RingBuf<MapData>>,
+    diagnostics: AsyncFd<EbpfLogger<&'static dyn log::Log>>,
 }
 
 impl Session<'_> {
@@ -213,6 +226,11 @@ impl Session<'_> {
                     while let Some(entry) = ring.next() {
                         self.reporter.take(&entry);
                     }
+                    ready.clear_ready();
+                }
+                ready = self.diagnostics.readable_mut() => {
+                    let mut ready = ready?;
+                    ready.get_inner_mut().flush();
                     ready.clear_ready();
                 }
                 changed = mounts.ready(Interest::PRIORITY) => {
