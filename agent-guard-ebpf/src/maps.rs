@@ -64,6 +64,8 @@ pub struct Scratch {
     pub dentry: u64,
     /// `s_root` of the file system.
     pub root: u64,
+    /// The dentry whose observed denial an early hook has just told of, or 0.
+    pub foretold: u64,
     /// Bytes used in `path`.
     pub path_len: u64,
     /// Entries used in `components`.
