@@ -1,7 +1,11 @@
 //! The corpus put to `decide` on tables in memory: no kernel, no privileges. `enforce` puts the same
 //! cases to the kernel and demands the same answers.
 
-#[expect(dead_code, reason = "what lies around and how it is tried matters to a kernel alone")]
+#[expect(
+    dead_code,
+    unused_imports,
+    reason = "what lies around and how it is tried matters to a kernel alone"
+)]
 mod support;
 
 use support::{Answer, Place, Tables, scenes};

@@ -27,6 +27,7 @@ mod roles;
 mod scenes;
 #[path = "enforce/scratch.rs"]
 mod scratch;
+#[expect(dead_code, reason = "an imagined place is for the runner without a kernel")]
 mod support;
 
 use libtest_mimic::Arguments;

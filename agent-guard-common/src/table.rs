@@ -238,6 +238,8 @@ pub struct Label {
     pub generation: u32,
     /// Agent id, or 0. Sticky: it outlives a change of cgroup.
     pub agent: u32,
+    /// The dentry whose observed denial an early hook of the call has just told of, or 0.
+    pub foretold: u64,
 }
 
 /// What `COUNTERS` counts for each hook.
@@ -267,6 +269,6 @@ const _: () = {
     assert!(size_of::<PortSet>() == 8);
     assert!(size_of::<IntervalKey>() == 8);
     assert!(size_of::<Interval>() == 12);
-    assert!(size_of::<Label>() == 16);
+    assert!(size_of::<Label>() == 24);
     assert!(size_of::<Lexer>() == 256 + 8 + 2 * LEXER_CELLS + 2 * LEXER_STATES);
 };

@@ -55,19 +55,20 @@ impl Caller {
     }
 }
 
-/// Decides `request` on a file. Allowed requests are silent where `quiet`, because a later hook of
-/// the same call speaks for them.
+/// Decides `request` on a file. A hook that is `early` speaks only of denials, because a later one of
+/// the same call speaks for the rest; and where its denial was only observed, the later one, which is
+/// the task's next decision, does not tell of it again.
 #[inline(always)]
 pub fn file(
     caller: Caller,
     object: Result<Object, Reason>,
     request: Request,
-    quiet: bool,
+    early: bool,
 ) -> Verdict {
     let Some(scratch) = maps::scratch() else {
         return without_memory(caller);
     };
-    let verdict = file_with(scratch, caller, object, request, quiet);
+    let verdict = file_with(scratch, caller, object, request, early);
     maps::release(scratch);
     verdict
 }
@@ -78,20 +79,28 @@ fn file_with(
     caller: Caller,
     object: Result<Object, Reason>,
     request: Request,
-    quiet: bool,
+    early: bool,
 ) -> Verdict {
     let agent = maps::agent(caller.agent);
     // SAFETY: the caller holds the slot; nobody else has a reference.
     unsafe { (*scratch).path_len = 0 };
+    let told = scope::foretold(0);
     let decision = match (agent, &object) {
         (None, _) => Decision::deny(Reason::NoPolicy),
         (_, Err(reason)) => Decision::deny(*reason),
         (Some(agent), Ok(object)) => judge_file(scratch, agent, object, request),
     };
-    if quiet && decision.effect == Effect::Allow {
+    if early && decision.effect == Effect::Allow {
         return Verdict::Proceed;
     }
     let outcome = emit::outcome(agent, &decision, caller.enforcement);
+    if let (Ok(object), Outcome::Observed) = (&object, outcome) {
+        if early {
+            scope::foretold(object.dentry);
+        } else if object.dentry == told {
+            return Verdict::Proceed;
+        }
+    }
     if emit::count(caller.hook, agent, &decision) {
         let policy = agent.map_or(0, |agent| agent.policy);
         // SAFETY: as above.

@@ -34,7 +34,7 @@ pub fn agent_of(task: *mut task_struct) -> u32 {
     let agent = agent_of_current_cgroup();
     if let Some(label) = maps::label_or_create(task) {
         // SAFETY: as above; only the task itself writes its label.
-        unsafe { *label = Label { cgroup, generation, agent } };
+        unsafe { *label = Label { cgroup, generation, agent, foretold: 0 } };
     }
     agent
 }
@@ -58,6 +58,17 @@ pub fn agent_of_current_cgroup() -> u32 {
     agent
 }
 
+/// Remembers the dentry of which the current task's call was told, and returns the one before. Without
+/// a label nothing is remembered, and told twice.
+#[inline(always)]
+pub fn foretold(dentry: u64) -> u64 {
+    match maps::label(current()) {
+        // SAFETY: as in `agent_of`.
+        Some(label) => unsafe { core::mem::replace(&mut (*label).foretold, dentry) },
+        None => 0,
+    }
+}
+
 /// Copies the label of the current task to a child that is being made. False where an agent's child
 /// could not be given it.
 #[inline(always)]
@@ -68,6 +79,6 @@ pub fn inherit(child: *mut task_struct) -> bool {
     }
     let Some(label) = maps::label_or_create(child) else { return false };
     // SAFETY: the child does not run yet; nobody else writes its label.
-    unsafe { *label = Label { cgroup: 0, generation: 0, agent } };
+    unsafe { *label = Label { cgroup: 0, generation: 0, agent, foretold: 0 } };
     true
 }

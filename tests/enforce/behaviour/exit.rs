@@ -66,7 +66,7 @@ fn denied_command() {
     if tier() != Tier::Observe {
         assert_eq!(denials.len(), 1);
     }
-    assert_eq!(denials[0].access(), ["exec"]);
+    assert_eq!(denials[0].access()[0], "exec");
 }
 
 fn left_behind() {

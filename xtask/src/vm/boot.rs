@@ -280,6 +280,7 @@ mod tests {
     fn machine() -> Machine<'static> {
         Machine {
             kernel: Path::new("/k"),
+            processor: "EPYC",
             root: Path::new("/r"),
             source: Path::new("/a,b"),
             share: None,
