@@ -1,4 +1,11 @@
 //! The command line where it needs no privileges: words, exit codes, and what goes to which stream.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
 use std::{
     fs,

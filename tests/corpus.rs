@@ -1,5 +1,12 @@
 //! The corpus put to `decide` on tables in memory: no kernel, no privileges. `enforce` puts the same
 //! cases to the kernel and demands the same answers.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
 #[expect(
     dead_code,

@@ -28,8 +28,11 @@ pub struct Answer {
 pub struct Tables {
     compiled: Compiled,
     /// Where each file system is mounted: number, root in it, mount point, the last on top.
-    mounts: Vec<(u32, Vec<Vec<u8>>, Vec<Vec<u8>>)>,
+    mounts: Vec<(u32, Components, Components)>,
 }
+
+/// The names in a path, from the root down.
+type Components = Vec<Vec<u8>>;
 
 impl Tables {
     /// For paths as they are written.
