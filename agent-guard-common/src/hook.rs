@@ -1,4 +1,5 @@
-//! The table of hooks: what each is called, what it is given, since when, and what its absence means.
+//! The table of hooks: what each is called, what it is given and what it decides. All of them are in
+//! every kernel from 6.1 on; a tier whose hook is missing is not to be had.
 
 /// The tier whose programs a hook belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

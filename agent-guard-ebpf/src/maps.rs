@@ -77,7 +77,7 @@ pub struct Scratch {
     pub depth: u64,
     /// State of the automaton.
     pub state: u32,
-    /// How the walk ended, [`crate::walk::Status`].
+    /// How the walk ended: see the constants of [`crate::walk`].
     pub status: u32,
     /// The file system is a procfs.
     pub is_proc: u32,

@@ -68,7 +68,7 @@ pub struct AgentIdentity {
     pub id: u32,
     /// The id of its cgroup.
     pub cgroup_id: u64,
-    /// The path of its cgroup below the cgroup2 mount.
+    /// The directory of its cgroup.
     pub cgroup: SafeText,
 }
 

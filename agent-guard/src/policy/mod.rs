@@ -176,7 +176,8 @@ pub struct FileMatch {
 pub enum AccessSet {
     /// Reading only.
     Read,
-    /// Writing only: create, truncate, rename, link, unlink and metadata are writes.
+    /// Writing only: opening for write, creating, truncating by open. The contract also counts rename,
+    /// link, unlink and metadata, which this version does not judge.
     Write,
     /// Both.
     ReadWrite,

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 /// Longest name of one directory entry, bytes: `NAME_MAX`. A longer literal matches nothing.
 pub const MAX_NAME: usize = 255;
-/// Most components of one pattern: the depth the kernel side walks.
+/// Most components of one pattern: half of what the kernel walks, more than any path in use has.
 pub const MAX_COMPONENTS: usize = 64;
 /// Longest pattern as written, bytes: `PATH_MAX`, what one system call can name.
 pub const MAX_TEXT: usize = 4096;
@@ -165,7 +165,7 @@ pub enum PatternFault {
         len: usize,
     },
     /// Too many components.
-    #[error("{count} components, where this version walks at most {MAX_COMPONENTS}")]
+    #[error("{count} components, where a pattern has at most {MAX_COMPONENTS}")]
     #[diagnostic(help("replace the middle by `**`"))]
     Deep {
         /// How many there are.
