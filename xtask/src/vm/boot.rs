@@ -28,6 +28,9 @@ const OFF_LIMIT: Duration = Duration::from_secs(20);
 /// How much of the console is shown when something went wrong.
 const CONSOLE_LINES: usize = 30;
 const MEMORY_MIB: u32 = 2048;
+/// An interrupt for each serial port. By default two ports share one, on whose edge a port can wait for
+/// ever once the other has lowered it: a guest that writes to both then hangs.
+const SERIAL_INTERRUPTS: [u8; 4] = [4, 3, 5, 7];
 /// A timed-out command's exit status, as of timeout(1).
 const TIMED_OUT: u8 = 124;
 
@@ -191,10 +194,13 @@ impl Qemu {
         // Dies with us, however we end.
         let mut qemu = Command::new("setpriv");
         qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]).args(machine.qemu_arguments());
-        for (index, end) in ends.iter().enumerate() {
+        for ((index, end), irq) in ends.iter().enumerate().zip(SERIAL_INTERRUPTS) {
             let fd = end.as_raw_fd();
             qemu.args(["-chardev", &format!("socket,id=wire{index},fd={fd}")]);
-            qemu.args(["-serial", &format!("chardev:wire{index}")]);
+            qemu.args([
+                "-device",
+                &format!("isa-serial,chardev=wire{index},index={index},irq={irq}"),
+            ]);
         }
         let console = ends.first().context("no console")?.try_clone()?;
         qemu.env("TMPDIR", machine.scratch)
