@@ -1,5 +1,7 @@
 //! The command line where it needs no privileges: words, exit codes, and what goes to which stream.
 
+#![expect(clippy::unwrap_used, reason = "a test: what it does not expect, it fails by")]
+
 use std::{
     fs,
     io::Write,

@@ -85,7 +85,7 @@ impl Signals {
     /// The next signal that reached the guard and not the command.
     pub async fn next(&self) -> io::Result<libc::c_int> {
         loop {
-            let info = self.fd.async_io(Interest::READABLE, |fd| read(fd)).await?;
+            let info = self.fd.async_io(Interest::READABLE, read).await?;
             let signal = i32::try_from(info.ssi_signo).map_err(io::Error::other)?;
             let is_for_us_alone =
                 info.ssi_code != SI_KERNEL || (signal == libc::SIGHUP && leads_session());
