@@ -6,6 +6,7 @@
     clippy::unwrap_used,
     reason = "a test fails by panicking"
 )]
+#![expect(clippy::unwrap_used, reason = "a test: what it does not expect, it fails by")]
 
 use std::{
     fs,

@@ -1,5 +1,13 @@
 //! The corpus: what a policy must answer, once for every runner.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "only tests use it: what it does not expect, they fail by"
+)]
+
 mod place;
 mod question;
 

@@ -27,18 +27,25 @@ pub struct Answer {
 /// A scene's compiled policy.
 pub struct Tables {
     compiled: Compiled,
-    /// Where each file system is mounted: number, root in it, mount point, the last on top.
-    mounts: Vec<(u32, Components, Components)>,
+    mounts: Vec<Mounted>,
 }
 
-/// The names in a path, from the root down.
-type Components = Vec<Vec<u8>>;
+/// The components of a path.
+type Names = Vec<Vec<u8>>;
+
+/// Where a file system is mounted.
+struct Mounted {
+    dev: u32,
+    /// What of it.
+    root: Names,
+    point: Names,
+}
 
 impl Tables {
     /// For paths as they are written.
     pub fn lexical(scene: &Scene, place: &Place) -> Self {
         let compiled = compiled(&scene.policy(place), &Filesystems::lexical(), &NoLinks);
-        Self { compiled, mounts: vec![(0, Vec::new(), Vec::new())] }
+        Self { compiled, mounts: vec![Mounted { dev: 0, root: Names::new(), point: Names::new() }] }
     }
 
     /// For the mounts and links of this host.
@@ -49,7 +56,11 @@ impl Tables {
         let bytes = |path: &std::path::Path| components(path.as_os_str().as_encoded_bytes());
         let mounts = table
             .iter()
-            .map(|mount| (mount.dev, bytes(&mount.root), bytes(&mount.mount_point)))
+            .map(|mount| Mounted {
+                dev: mount.dev,
+                root: bytes(&mount.root),
+                point: bytes(&mount.mount_point),
+            })
             .collect();
         Self { compiled, mounts }
     }
@@ -84,14 +95,14 @@ impl Tables {
     }
 
     /// The file system on top at `path`, and the path inside it.
-    fn locate(&self, path: &[Vec<u8>]) -> (u32, Vec<Vec<u8>>) {
-        let (dev, root, point) = self
+    fn locate(&self, path: &[Vec<u8>]) -> (u32, Names) {
+        let on_top = self
             .mounts
             .iter()
-            .filter(|(_, _, point)| path.starts_with(point))
-            .max_by_key(|(_, _, point)| point.len())
+            .filter(|mount| path.starts_with(&mount.point))
+            .max_by_key(|mount| mount.point.len())
             .expect("something is mounted at /");
-        (*dev, [root, &path[point.len()..]].concat())
+        (on_top.dev, [&on_top.root, &path[on_top.point.len()..]].concat())
     }
 }
 
@@ -107,7 +118,7 @@ fn compiled(policy: &Policy, filesystems: &Filesystems, links: &dyn Links) -> Co
     panic!("names collide under every key");
 }
 
-fn components(path: &[u8]) -> Vec<Vec<u8>> {
+fn components(path: &[u8]) -> Names {
     path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect()
 }
 

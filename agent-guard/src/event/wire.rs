@@ -233,7 +233,7 @@ pub(super) mod tests {
     fn numbers_without_a_meaning_are_refused() {
         for (field, broken) in [
             ("hook", EventHeader { hook: 200, ..HEADER }),
-            ("action", EventHeader { action: 8, ..HEADER }),
+            ("action", EventHeader { action: 9, ..HEADER }),
             ("reason", EventHeader { reason: 12, ..HEADER }),
             ("outcome", EventHeader { outcome: 4, ..HEADER }),
         ] {
