@@ -59,12 +59,7 @@ impl Caller {
 /// the same call speaks for the rest; and where its denial was only observed, the later one, which is
 /// the task's next decision, does not tell of it again.
 #[inline(always)]
-pub fn file(
-    caller: Caller,
-    object: Result<Object, Reason>,
-    request: Request,
-    early: bool,
-) -> Verdict {
+pub fn file(caller: Caller, object: &Object, request: Request, early: bool) -> Verdict {
     let Some(scratch) = maps::scratch() else {
         return without_memory(caller);
     };
@@ -77,7 +72,7 @@ pub fn file(
 fn file_with(
     scratch: *mut Scratch,
     caller: Caller,
-    object: Result<Object, Reason>,
+    object: &Object,
     request: Request,
     early: bool,
 ) -> Verdict {
@@ -85,19 +80,19 @@ fn file_with(
     // SAFETY: the caller holds the slot; nobody else has a reference.
     unsafe { (*scratch).path_len = 0 };
     let told = scope::foretold(0);
-    let decision = match (agent, &object) {
+    let decision = match (agent, object.fault) {
         (None, _) => Decision::deny(Reason::NoPolicy),
-        (_, Err(reason)) => Decision::deny(*reason),
-        (Some(agent), Ok(object)) => judge_file(scratch, agent, object, request),
+        (_, Some(reason)) => Decision::deny(reason),
+        (Some(agent), None) => judge_file(scratch, agent, object, request),
     };
     if early && decision.effect == Effect::Allow {
         return Verdict::Proceed;
     }
     let outcome = emit::outcome(agent, &decision, caller.enforcement);
-    if let (Ok(object), Outcome::Observed) = (&object, outcome) {
+    if outcome == Outcome::Observed {
         if early {
             scope::foretold(object.dentry);
-        } else if object.dentry == told {
+        } else if told != 0 && object.dentry == told {
             return Verdict::Proceed;
         }
     }
@@ -106,10 +101,8 @@ fn file_with(
         // SAFETY: as above.
         let header = unsafe { &mut (*scratch).header };
         emit::fill(header, caller.agent, policy, caller.hook, action(request), &decision, outcome);
-        if let Ok(object) = &object {
-            header.dev = object.dev;
-            header.inode = object.number;
-        }
+        header.dev = object.dev;
+        header.inode = object.number;
         emit::send_with_path(caller.hook, scratch);
     }
     outcome.into()

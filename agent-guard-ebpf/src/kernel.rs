@@ -51,7 +51,9 @@ pub fn read<T>(base: u64, offset: u32) -> Result<T, Reason> {
         .map_err(|_| Reason::Failed)
 }
 
-/// A `struct dentry` and what the decision needs of its file system and inode.
+/// A `struct dentry` and what the decision needs of its file system and inode. A member that could not
+/// be read is zero, and `fault` says so: every member is written on every path, because the compiler
+/// moves loads before checks, and kernels before 6.3 refuse to read a stack slot that may be unwritten.
 #[derive(Clone, Copy)]
 pub struct Object {
     pub dentry: u64,
@@ -61,6 +63,7 @@ pub struct Object {
     pub number: u64,
     pub mode: u16,
     pub rdev: u32,
+    pub fault: Option<Reason>,
 }
 
 /// `s_magic` of the file systems that are treated apart (`include/uapi/linux/magic.h`).
@@ -68,37 +71,37 @@ pub const PROC_MAGIC: u64 = 0x9fa0;
 pub const PIPE_MAGIC: u64 = 0x5049_5045;
 
 impl Object {
-    /// The object that `struct file` has open.
+    /// The object that `struct file` has open; at address 0, a fault.
     #[inline(always)]
-    pub fn of_file(file: u64) -> Result<Self, Reason> {
-        let inode = read(file, offset!(file_inode))?;
-        Self::new(read(file, offset!(file_dentry))?, inode)
+    pub fn of_file(file: u64) -> Self {
+        let mut reads = Reads { fault: None };
+        let inode = reads.get(file, offset!(file_inode));
+        let dentry = reads.get(file, offset!(file_dentry));
+        let number = reads.get(inode, offset!(inode_ino));
+        let mode = reads.get(inode, offset!(inode_mode));
+        let rdev = reads.get(inode, offset!(inode_rdev));
+        Self { number, mode, rdev, ..Self::placed(reads, dentry) }
     }
 
     /// An object that has a name and, at creation, no inode.
     #[inline(always)]
-    pub fn of_new_dentry(dentry: u64) -> Result<Self, Reason> {
-        Self::new(dentry, 0)
+    pub fn of_new_dentry(dentry: u64) -> Self {
+        Self::placed(Reads { fault: None }, dentry)
     }
 
     #[inline(always)]
-    fn new(dentry: u64, inode: u64) -> Result<Self, Reason> {
-        let sb: u64 = read(dentry, offset!(dentry_sb))?;
-        let mut object = Self {
+    fn placed(mut reads: Reads, dentry: u64) -> Self {
+        let sb: u64 = reads.get(dentry, offset!(dentry_sb));
+        Self {
             dentry,
-            root: read(sb, offset!(sb_root))?,
-            magic: read(sb, offset!(sb_magic))?,
-            dev: read(sb, offset!(sb_dev))?,
+            root: reads.get(sb, offset!(sb_root)),
+            magic: reads.get(sb, offset!(sb_magic)),
+            dev: reads.get(sb, offset!(sb_dev)),
             number: 0,
             mode: 0,
             rdev: 0,
-        };
-        if inode != 0 {
-            object.number = read(inode, offset!(inode_ino))?;
-            object.mode = read(inode, offset!(inode_mode))?;
-            object.rdev = read(inode, offset!(inode_rdev))?;
+            fault: reads.fault,
         }
-        Ok(object)
     }
 
     /// Whether a rule must name it exactly.
@@ -106,5 +109,23 @@ impl Object {
     pub fn is_guarded(&self, request: Request) -> bool {
         let writes = matches!(request, Request::Write | Request::ReadWrite);
         guarded::is_guarded(&Node { magic: self.magic, mode: self.mode, rdev: self.rdev }, writes)
+    }
+}
+
+/// Reads of which any may fail.
+struct Reads {
+    fault: Option<Reason>,
+}
+
+impl Reads {
+    #[inline(always)]
+    fn get<T: Default>(&mut self, base: u64, offset: u32) -> T {
+        match read(base, offset) {
+            Ok(value) => value,
+            Err(reason) => {
+                self.fault = Some(reason);
+                T::default()
+            }
+        }
     }
 }

@@ -46,13 +46,13 @@ fn judge(ctx: &SockAddrContext, hook: Hook, action: Action, family: u16) -> i32 
         return PASS;
     }
     // SAFETY: the kernel passes a valid context; each field is read with the width it asks for.
-    let (v4, v6, port, protocol) = unsafe {
+    let (v4, v6, port, protocol, kind) = unsafe {
         let addr = &*ctx.sock_addr;
         let v6 = if family == AF_INET6 { addr.user_ip6 } else { [0; 4] };
         let v4 = if family == AF_INET { addr.user_ip4 } else { 0 };
-        (v4, v6, u16::from_be(addr.user_port as u16), addr.protocol as u16)
+        (v4, v6, u16::from_be(addr.user_port as u16), addr.protocol as u16, addr.type_ as u16)
     };
-    let endpoint = transport(protocol).map(|transport| {
+    let endpoint = transport(kind, protocol).map(|transport| {
         if family == AF_INET {
             Endpoint::v4(v4.to_ne_bytes(), port, transport)
         } else {

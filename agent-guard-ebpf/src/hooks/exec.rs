@@ -21,6 +21,6 @@ fn bprm_check(ctx: LsmContext) -> i32 {
     }
     let Some(caller) = Caller::current(Hook::BprmCheck, Enforcement::Refuse) else { return 0 };
     let bprm: u64 = ctx.arg(0);
-    let object = read(bprm, offset!(bprm_file)).and_then(Object::of_file);
-    lsm_result(guard::file(caller, object, Request::Exec, false))
+    let object = Object::of_file(read(bprm, offset!(bprm_file)).unwrap_or(0));
+    lsm_result(guard::file(caller, &object, Request::Exec, false))
 }

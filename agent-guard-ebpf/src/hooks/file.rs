@@ -51,7 +51,7 @@ fn file_open(ctx: LsmContext) -> i32 {
     let request = open_request(file);
     lsm_result(guard::file(
         caller,
-        Object::of_file(file),
+        &Object::of_file(file),
         request,
         matches!(request, Request::Load),
     ))
@@ -70,5 +70,5 @@ fn inode_create(ctx: LsmContext) -> i32 {
     let Some(caller) = Caller::current(Hook::InodeCreate, Enforcement::Refuse) else { return 0 };
     let dentry: u64 = ctx.arg(1);
     // The open that follows tells what was allowed.
-    lsm_result(guard::file(caller, Object::of_new_dentry(dentry), Request::Write, true))
+    lsm_result(guard::file(caller, &Object::of_new_dentry(dentry), Request::Write, true))
 }

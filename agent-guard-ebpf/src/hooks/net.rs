@@ -27,12 +27,17 @@ const IPPROTO_TCP: u16 = 6;
 const IPPROTO_UDP: u16 = 17;
 const IPPROTO_MPTCP: u16 = 262;
 
-/// The transport that a rule can name, for a socket's protocol number.
+/// `SOCK_*`
+const SOCK_STREAM: u16 = 1;
+const SOCK_DGRAM: u16 = 2;
+
+/// The transport that a rule can name, for a socket's type and protocol. A raw socket may carry the
+/// number of TCP and has no ports: its type tells it apart.
 #[inline(always)]
-pub fn transport(protocol: u16) -> Result<Transport, Reason> {
-    match protocol {
-        IPPROTO_TCP | IPPROTO_MPTCP => Ok(Transport::Tcp),
-        IPPROTO_UDP => Ok(Transport::Udp),
+pub fn transport(kind: u16, protocol: u16) -> Result<Transport, Reason> {
+    match (kind, protocol) {
+        (SOCK_STREAM, IPPROTO_TCP | IPPROTO_MPTCP) => Ok(Transport::Tcp),
+        (SOCK_DGRAM, IPPROTO_UDP) => Ok(Transport::Udp),
         _ => Err(Reason::Protocol),
     }
 }
@@ -86,6 +91,7 @@ fn judge(caller: Caller, action: Action, target: Result<Option<Target>, Reason>)
 #[derive(Clone, Copy)]
 struct Socket {
     family: u16,
+    kind: u16,
     protocol: u16,
 }
 
@@ -95,6 +101,7 @@ impl Socket {
         let sk: u64 = read(socket, offset!(socket_sk))?;
         Ok(Self {
             family: read(sk, offset!(sock_family))?,
+            kind: read(socket, offset!(socket_type))?,
             protocol: read(sk, offset!(sock_protocol))?,
         })
     }
@@ -136,8 +143,8 @@ impl Socket {
     #[inline(always)]
     fn target(self, family: u16, address: u64, len: u32) -> Target {
         let endpoint = match family {
-            AF_INET => v4_endpoint(address, len, self.protocol),
-            AF_INET6 => v6_endpoint(address, len, self.protocol),
+            AF_INET => v4_endpoint(address, len, transport(self.kind, self.protocol)),
+            AF_INET6 => v6_endpoint(address, len, transport(self.kind, self.protocol)),
             _ => Err(Reason::Protocol),
         };
         Target { family, protocol: self.protocol, endpoint }
@@ -156,20 +163,28 @@ fn address_family(address: u64, len: u32) -> Result<u16, Reason> {
 
 /// `struct sockaddr_in`: port at 2, address at 4.
 #[inline(always)]
-fn v4_endpoint(address: u64, len: u32, protocol: u16) -> Result<Endpoint, Reason> {
+fn v4_endpoint(
+    address: u64,
+    len: u32,
+    transport: Result<Transport, Reason>,
+) -> Result<Endpoint, Reason> {
     if len < 8 {
         return Err(Reason::Failed);
     }
     let port: u16 = read(address, 2)?;
-    Ok(Endpoint::v4(read(address, 4)?, u16::from_be(port), transport(protocol)?))
+    Ok(Endpoint::v4(read(address, 4)?, u16::from_be(port), transport?))
 }
 
 /// `struct sockaddr_in6`: port at 2, address at 8.
 #[inline(always)]
-fn v6_endpoint(address: u64, len: u32, protocol: u16) -> Result<Endpoint, Reason> {
+fn v6_endpoint(
+    address: u64,
+    len: u32,
+    transport: Result<Transport, Reason>,
+) -> Result<Endpoint, Reason> {
     if len < 24 {
         return Err(Reason::Failed);
     }
     let port: u16 = read(address, 2)?;
-    Ok(Endpoint::v6(read(address, 8)?, u16::from_be(port), transport(protocol)?))
+    Ok(Endpoint::v6(read(address, 8)?, u16::from_be(port), transport?))
 }

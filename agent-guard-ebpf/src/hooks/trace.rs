@@ -69,7 +69,7 @@ fn sys_exit(ctx: RawTracePointContext) -> i32 {
                 Request::Read if truncates => Request::ReadWrite,
                 request => request,
             };
-            guard::file(caller, file.and_then(Object::of_file), request, false)
+            guard::file(caller, &Object::of_file(file.unwrap_or(0)), request, false)
         }
         Call::IoUring => guard::close_interface(caller, Action::IoUring),
         // What one process of the two opened before its end, the other would keep.
@@ -89,8 +89,8 @@ fn sys_exit(ctx: RawTracePointContext) -> i32 {
 fn sched_exec(ctx: RawTracePointContext) -> i32 {
     let Some(caller) = Caller::current(Hook::SchedExec, Enforcement::Kill) else { return 0 };
     let bprm: u64 = ctx.arg(2);
-    let object = read(bprm, offset!(bprm_file)).and_then(Object::of_file);
-    kill_if(Hook::SchedExec, guard::file(caller, object, Request::Exec, false))
+    let object = Object::of_file(read(bprm, offset!(bprm_file)).unwrap_or(0));
+    kill_if(Hook::SchedExec, guard::file(caller, &object, Request::Exec, false))
 }
 
 #[inline(always)]
