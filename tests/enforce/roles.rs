@@ -30,6 +30,9 @@ pub fn play(arguments: &[String]) {
         ["burst", endpoint, count] => burst(endpoint, count.parse().unwrap()),
         ["alternate", allowed, denied, mounted] => alternate(allowed, denied, mounted),
         ["io-uring"] => say(try_in_child(io_uring)),
+        ["raw-tcp"] => say(try_in_child(raw_tcp)),
+        ["packet-in-disguise"] => say(try_in_child(packet_in_disguise)),
+        ["share-descriptors"] => say(try_in_child(share_descriptors)),
         ["open-as", name, path] => open_as(name, path),
         other => panic!("{other:?}: no such role"),
     }
@@ -216,6 +219,73 @@ fn io_uring() -> io::Result<()> {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),
     }
+}
+
+/// Connects a raw socket that carries the number of TCP.
+fn raw_tcp() -> io::Result<()> {
+    // SAFETY: plain numbers.
+    let socket =
+        done(unsafe { libc::socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_TCP) }.into())?;
+    let to = libc::sockaddr_in {
+        sin_family: libc::AF_INET as u16,
+        sin_port: 0,
+        sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes([127, 0, 0, 1]) },
+        sin_zero: [0; 8],
+    };
+    // SAFETY: an address with its size.
+    done(unsafe { libc::connect(socket, (&raw const to).cast(), size_of_val(&to) as u32) }.into())?;
+    Ok(())
+}
+
+/// Sends a frame on loopback from a packet socket, to an address that says that it is a local one.
+fn packet_in_disguise() -> io::Result<()> {
+    let experimental = 0x88b5_u16.to_be();
+    // SAFETY: plain numbers.
+    let socket =
+        unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_DGRAM, i32::from(experimental)) };
+    let socket = done(socket.into())?;
+    let to = libc::sockaddr_ll {
+        sll_family: libc::AF_UNIX as u16,
+        sll_protocol: experimental,
+        sll_ifindex: 1,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 6,
+        sll_addr: [0; 8],
+    };
+    let frame = [0_u8; 60];
+    // SAFETY: a buffer and an address with their sizes.
+    let sent = unsafe {
+        libc::sendto(
+            socket,
+            frame.as_ptr().cast(),
+            frame.len(),
+            0,
+            (&raw const to).cast(),
+            size_of_val(&to) as u32,
+        )
+    };
+    done(sent as i64)?;
+    Ok(())
+}
+
+/// Makes a process that shares its descriptors, and waits for it.
+fn share_descriptors() -> io::Result<()> {
+    // SAFETY: without CLONE_VM it is a fork; the child ends at once.
+    let pid =
+        unsafe { libc::syscall(libc::SYS_clone, libc::CLONE_FILES | libc::SIGCHLD, 0, 0, 0, 0) };
+    if pid == 0 {
+        // SAFETY: ends the process without running what belongs to the parent.
+        unsafe { libc::_exit(0) };
+    }
+    let pid = done(pid)?;
+    // SAFETY: the child is ours.
+    done(unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) }.into())?;
+    Ok(())
+}
+
+fn done(result: i64) -> io::Result<i32> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
 }
 
 /// Opens `path` in a thread that calls itself `name`.

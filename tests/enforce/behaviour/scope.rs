@@ -25,6 +25,9 @@ pub const PROMISES: &[Behaviour] = &[
     ("an agent can not leave its cgroup, whatever else it may", leavers),
     ("two agents at once keep to their own policies", two_agents),
     ("io_uring is closed where the tier can not judge it", io_uring),
+    ("a raw socket is not TCP because it says so, where sockets are judged", raw_tcp),
+    ("a packet socket is not local because its address says so, where sockets are judged", packet),
+    ("no other process shares an agent's descriptors, where it would keep a denied file", shared),
     ("whoever is not in an agent is not judged", outsiders),
 ];
 
@@ -150,6 +153,50 @@ fn io_uring() {
             assert_eq!((events.len(), events[0].by()), (1, "interface"));
         }
         // Its opens and connects pass the hooks of `lsm`.
+        Tier::Lsm | Tier::Observe => assert_eq!(inside.end, End::Done),
+    }
+}
+
+fn raw_tcp() {
+    judged_by_socket("raw-tcp");
+}
+
+fn packet() {
+    judged_by_socket("packet-in-disguise");
+}
+
+/// What `role` does works outside, and inside only where no hook sees it.
+#[track_caller]
+fn judged_by_socket(role: &str) {
+    let scratch = Scratch::new();
+    let command = actor(&scratch, &[role]);
+    let outside = std::process::Command::new(&command[0]).args(&command[1..]).output().unwrap();
+    let outside: Report = serde_json::from_slice(&outside.stdout).unwrap();
+    assert_eq!(outside.end, End::Done, "the control");
+    let policy = ALLOW_ALL
+        .replace("egress: {default: allow}", "egress: {rules: [{effect: allow, to: [\"*\"]}]}");
+    let outcome = Run::under(&policy).go(&command);
+    outcome.exits(0);
+    let inside = reports(&outcome)[0];
+    let denials = outcome.decided_by(inside.pid).into_iter().filter(Decided::is_denial);
+    let reasons: Vec<_> = denials.map(|event| event.by().to_owned()).collect();
+    match tier() {
+        Tier::Lsm => {
+            assert_eq!(inside.end, End::Errno(libc::EACCES));
+            assert_eq!(reasons, ["protocol"]);
+        }
+        Tier::Trace | Tier::Observe => assert_eq!(inside.end, End::Done),
+    }
+}
+
+fn shared() {
+    let scratch = Scratch::new();
+    let outcome = Run::under(ALLOW_ALL).go(&actor(&scratch, &["share-descriptors"]));
+    outcome.exits(0);
+    let inside = reports(&outcome)[0];
+    match tier() {
+        Tier::Trace => assert_eq!(inside.end, End::Signal(libc::SIGKILL)),
+        // No descriptor of a denied file comes to be there, or none is denied.
         Tier::Lsm | Tier::Observe => assert_eq!(inside.end, End::Done),
     }
 }
