@@ -166,15 +166,10 @@ pub fn decide_file(
     request: Request,
     guarded: bool,
 ) -> Decision {
-    let row = if state == DEAD {
-        None
-    } else {
-        match tables.state(state) {
-            Some(row) => Some(row),
-            None => return Decision::deny(Reason::Failed),
-        }
-    };
-    let of = |access: Access| one_access(row.as_ref(), agent, access, guarded);
+    // A row on every path: see `State::NOTHING`.
+    let row = if state == DEAD { Some(State::NOTHING) } else { tables.state(state) };
+    let Some(row) = row else { return Decision::deny(Reason::Failed) };
+    let of = |access: Access| one_access(&row, agent, access, guarded);
     match request {
         Request::Read => of(Access::Read),
         Request::Write => of(Access::Write),
@@ -193,24 +188,16 @@ pub fn decide_file(
 }
 
 #[inline(always)]
-fn one_access(row: Option<&State>, agent: &Agent, access: Access, guarded: bool) -> Decision {
+fn one_access(row: &State, agent: &Agent, access: Access, guarded: bool) -> Decision {
     let (default, plain, exact) = match access {
-        Access::Read => {
-            (agent.default_file[0], row.map(|row| row.verdicts[0]), row.map(|row| row.guarded[0]))
-        }
-        Access::Write => {
-            (agent.default_file[1], row.map(|row| row.verdicts[1]), row.map(|row| row.guarded[1]))
-        }
-        Access::Exec => {
-            (agent.default_file[2], row.map(|row| row.verdicts[2]), row.map(|row| row.guarded[2]))
-        }
+        Access::Read => (agent.default_file[0], row.verdicts[0], row.guarded[0]),
+        Access::Write => (agent.default_file[1], row.verdicts[1], row.guarded[1]),
+        Access::Exec => (agent.default_file[2], row.verdicts[2], row.guarded[2]),
     };
-    if !guarded {
-        return Decision::from_verdict(plain.unwrap_or(Verdict::UNMATCHED), default);
-    }
-    match exact.and_then(Verdict::effect) {
-        Some(_) => Decision::from_verdict(exact.unwrap_or(Verdict::UNMATCHED), default),
-        None => Decision::deny(Reason::Guarded),
+    match (guarded, exact.effect()) {
+        (false, _) => Decision::from_verdict(plain, default),
+        (true, Some(_)) => Decision::from_verdict(exact, default),
+        (true, None) => Decision::deny(Reason::Guarded),
     }
 }
 

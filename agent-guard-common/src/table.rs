@@ -150,6 +150,18 @@ pub struct State {
     pub reserved: u32,
 }
 
+impl State {
+    /// The row of [`DEAD`]: no rule matches. A value rather than the absence of one, because the
+    /// compiler reads what is absent before it looks whether it is, and kernels before 6.3 refuse to
+    /// read what may not have been written.
+    pub const NOTHING: Self = Self {
+        next: DEAD,
+        verdicts: [Verdict::UNMATCHED; ACCESS_KINDS],
+        guarded: [Verdict::UNMATCHED; ACCESS_KINDS],
+        reserved: 0,
+    };
+}
+
 /// The value of `LEXERS`, keyed by policy id: a byte automaton that puts a component's name into a
 /// glob class, the set of component globs that it matches. Class 0 matches none.
 #[repr(C)]

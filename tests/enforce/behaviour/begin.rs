@@ -24,6 +24,7 @@ pub const PROMISES: &[Behaviour] = &[
     ("events that can not be written end the run before the command starts", bad_events),
     ("a tier that is not to be had ends the run before the command starts", no_such_tier),
     ("tier auto takes the strongest that this host offers", strongest_tier),
+    ("every tier that is weaker than this one can be had too", weaker_tiers),
     ("a policy to enforce is refused on tier observe unless that is allowed", observe_refuses),
     ("a run that was allowed to be degraded says so in every event", observe_says_so),
     ("a cgroup that a killed run left empty is taken over", cgroup_taken_over),
@@ -105,6 +106,13 @@ fn strongest_tier() {
         Tier::Lsm => assert_eq!(took, "lsm"),
         Tier::Trace => assert_eq!(took, "trace"),
         Tier::Observe => assert!(Tier::ALL.iter().any(|tier| tier.name() == took)),
+    }
+}
+
+fn weaker_tiers() {
+    for weaker in Tier::ALL.into_iter().filter(|weaker| *weaker > tier()) {
+        let run = Run::under(ALLOW_ALL).on(weaker.name()).with(&["--mode", "audit"]);
+        run.go(&["/bin/true"]).exits(0);
     }
 }
 
