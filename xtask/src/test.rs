@@ -5,6 +5,7 @@ use std::{
     io::{self, BufRead as _, BufReader, Read, Write},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::Mutex,
     thread,
     time::Duration,
 };
@@ -55,17 +56,8 @@ pub fn run_all(rustc: &Rustc, selection: &Selection) -> Result<bool> {
                 say("Tests on this host's kernel");
                 add("host trace", on_host(&bin, &tests));
             }
-            for kernel in &selection.kernels {
-                say(format!("Tests in a guest with kernel {kernel}"));
-                add(&format!("vm {kernel} lsm"), in_guest(rustc, &tests, *kernel, "", "lsm"));
-            }
-            if selection.kernels.contains(&Kernel::V6_12) {
-                let kernel = Kernel::V6_12;
-                say(format!("Tests in a guest with kernel {kernel} and {WITHOUT_BPF}"));
-                add(
-                    &format!("vm {kernel} trace"),
-                    in_guest(rustc, &tests, kernel, WITHOUT_BPF, "trace"),
-                );
+            for (place, done) in in_guests(rustc, &tests, &selection.kernels) {
+                add(&place, done);
             }
         }
         Err(error) => add("tests that need a kernel", Err(error)),
@@ -101,17 +93,49 @@ fn on_host(bin: &Path, tests: &Path) -> Result<Counts> {
     counted(&mut tests)
 }
 
-fn in_guest(
-    rustc: &Rustc,
-    tests: &Path,
+/// A guest to run the tests in.
+struct Place {
     kernel: Kernel,
-    append: &str,
-    tier: &str,
-) -> Result<Counts> {
+    append: &'static str,
+    tier: &'static str,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "vm {} {}", self.kernel, self.tier)
+    }
+}
+
+/// Runs the tests in a guest for each kernel at tier `lsm`, and in one without `bpf` at tier `trace`:
+/// as many at once as there are processors, since a guest has one.
+fn in_guests(rustc: &Rustc, tests: &Path, kernels: &[Kernel]) -> Vec<(String, Result<Counts>)> {
+    let lsm = kernels.iter().map(|kernel| Place { kernel: *kernel, append: "", tier: "lsm" });
+    let trace = kernels.iter().filter(|kernel| **kernel == Kernel::V6_12);
+    let trace = trace.map(|kernel| Place { kernel: *kernel, append: WITHOUT_BPF, tier: "trace" });
+    let places: Vec<Place> = lsm.chain(trace).collect();
+    let waiting = Mutex::new(places.iter());
+    let at_once = thread::available_parallelism().map_or(1, usize::from).min(places.len());
+    let work = || {
+        let mut done = Vec::new();
+        loop {
+            let place = waiting.lock().ok().and_then(|mut waiting| waiting.next());
+            let Some(place) = place else { return done };
+            say(format!("Tests in a guest: {place}"));
+            done.push((place.to_string(), in_guest(rustc, tests, place)));
+        }
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..at_once).map(|_| scope.spawn(work)).collect();
+        let failed = || vec![("a guest".to_owned(), Err(anyhow!("its thread ended early")))];
+        workers.into_iter().flat_map(|worker| worker.join().unwrap_or_else(|_| failed())).collect()
+    })
+}
+
+fn in_guest(rustc: &Rustc, tests: &Path, place: &Place) -> Result<Counts> {
     let name = tests.file_name().context("the tests' program has no name")?;
     let guest = Guest {
-        kernel,
-        append: append.to_owned(),
+        kernel: place.kernel,
+        append: place.append.to_owned(),
         icount: false,
         share: None,
         timeout: GUEST_LIMIT,
@@ -120,12 +144,13 @@ fn in_guest(
             "env".into(),
             "AGENT_GUARD_SRC=/src".into(),
             format!("AGENT_GUARD_BIN={PROGRAMS}/agent-guard").into(),
-            format!("AGENT_GUARD_TEST_TIER={tier}").into(),
+            format!("AGENT_GUARD_TEST_TIER={}", place.tier).into(),
             Path::new(PROGRAMS).join(name).into(),
         ],
     };
     let (output, end) = io::pipe()?;
-    let counting = thread::spawn(move || count(output, io::stdout()));
+    let prefix = format!("{place} | ");
+    let counting = thread::spawn(move || count(output, &prefix, io::stdout()));
     let ended = guest.run(rustc, &end);
     // The counting ends when the pipe does.
     drop(end);
@@ -138,17 +163,19 @@ fn counted(tests: &mut Command) -> Result<Counts> {
     let started = tests.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
     let mut child = started.with_context(|| format!("cannot start {:?}", tests.get_program()))?;
     let output = child.stdout.take().context("the tests' standard output")?;
-    let counts = count(output, io::stdout())?;
+    let counts = count(output, "", io::stdout())?;
     Ok(counts.for_exit(child.wait()?.success()))
 }
 
-/// Passes on what tests print `to` there, and adds up libtest's result lines in it.
-fn count(output: impl Read, mut to: impl Write) -> Result<Counts> {
+/// Passes on what tests print `to` there, line by line behind `prefix`, and adds up libtest's result
+/// lines in it.
+fn count(output: impl Read, prefix: &str, mut to: impl Write) -> Result<Counts> {
     let mut counts = Counts::default();
     let mut lines = BufReader::new(output);
     let mut line = Vec::new();
     while lines.read_until(b'\n', &mut line)? > 0 {
-        to.write_all(&line)?;
+        // In one write, so that lines of several guests stay whole.
+        to.write_all(&[prefix.as_bytes(), &line].concat())?;
         if let Some(result) = Counts::in_line(&String::from_utf8_lossy(&line)) {
             counts = counts.plus(result);
         }
@@ -228,9 +255,19 @@ mod tests {
                       0 filtered out; finished in 0.01s\nno newline \u{1b}\n\
                       test result: FAILED. 3 passed; 4 failed; 0 ignored; 0 measured; 0 filtered out\n";
         let mut passed_on = Vec::new();
-        let counts = count(output.as_bytes(), &mut passed_on).unwrap();
+        let counts = count(output.as_bytes(), "", &mut passed_on).unwrap();
         assert_eq!(counts, Counts { passed: 5, failed: 4 });
         assert_eq!(passed_on, output.as_bytes());
+    }
+
+    #[test]
+    fn a_guests_lines_say_whose_they_are() {
+        let mut passed_on = Vec::new();
+        let output = &b"test a ... ok\ntest result: ok. 1 passed; 0 failed"[..];
+        let counts = count(output, "vm 6.1 lsm | ", &mut passed_on).unwrap();
+        assert_eq!(counts, Counts { passed: 1, failed: 0 });
+        let lines = "vm 6.1 lsm | test a ... ok\nvm 6.1 lsm | test result: ok. 1 passed; 0 failed";
+        assert_eq!(passed_on, lines.as_bytes());
     }
 
     #[test]
