@@ -3,7 +3,7 @@
 mod policy;
 mod run;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
@@ -73,7 +73,8 @@ pub fn main() -> ExitCode {
     match dispatch(cli.command) {
         Ok(code) => code,
         Err(Failure { report, code }) => {
-            eprintln!("agent-guard: {report}");
+            // Whoever closed stderr still gets the exit code.
+            let _ = writeln!(std::io::stderr(), "agent-guard: {report}");
             ExitCode::from(code)
         }
     }

@@ -3,6 +3,7 @@
 mod launch;
 mod names;
 mod report;
+mod stderr;
 
 use std::{
     ffi::OsString,
@@ -19,7 +20,7 @@ use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
 use tokio::io::{Interest, unix::AsyncFd};
 
-use self::{names::RunNames, report::Reporter};
+use self::{names::RunNames, report::Reporter, stderr::say};
 use crate::{
     cgroup::{self, Cgroup},
     event::{
@@ -89,7 +90,7 @@ async fn guarded(settings: &Settings) -> anyhow::Result<u8> {
     let resolver = HostResolver::default();
     let compiled = compile_policy(&settings.policy, &mounts, &resolver)?;
     for note in compiled.notes.iter().filter(|note| note.is_warning()) {
-        eprintln!("agent-guard: warning: {note}");
+        say(format_args!("agent-guard: warning: {note}"));
     }
 
     let cgroup = Cgroup::create(&mounts, &settings.agent)?;
@@ -97,7 +98,7 @@ async fn guarded(settings: &Settings) -> anyhow::Result<u8> {
     let outcome = under_guard(settings, &place, &table, compiled, log, &signals).await;
     // Also where the guard failed: what was made is taken away, and whoever was in it ended.
     if let Err(error) = cgroup.remove() {
-        eprintln!("agent-guard: {error}");
+        say(format_args!("agent-guard: {error}"));
     }
     outcome
 }
@@ -163,16 +164,16 @@ async fn under_guard(
             let status = match session.watch(&mut child, signals).await {
                 Ok(status) => status,
                 Err(error) => {
-                    eprintln!(
+                    say(format_args!(
                         "agent-guard: the guard can not go on, and the command is ended: {error}"
-                    );
+                    ));
                     child.kill().await?;
                     child.wait().await?
                 }
             };
             // The command has run: what fails from here on is told, and changes no exit code.
             if let Err(error) = session.end() {
-                eprintln!("agent-guard: {error:#}");
+                say(format_args!("agent-guard: {error:#}"));
             }
             launch::exit_code(status)
         }
@@ -182,19 +183,19 @@ async fn under_guard(
                 reporter.take(&entry);
             }
             warn_of_unwritten(reporter.finish(&guard.counts()?));
-            eprintln!("agent-guard: {error}");
+            say(format_args!("agent-guard: {error}"));
             error.exit_code()
         }
     };
     if let Err(error) = reaper.dismiss() {
-        eprintln!("agent-guard: dismissing the reaper: {error}");
+        say(format_args!("agent-guard: dismissing the reaper: {error}"));
     }
     Ok(code)
 }
 
 fn warn_of_unwritten(lines: u64) {
     if lines > 0 {
-        eprintln!("agent-guard: {lines} event(s) could not be written and are lost");
+        say(format_args!("agent-guard: {lines} event(s) could not be written and are lost"));
     }
 }
 
@@ -251,7 +252,7 @@ impl Session<'_> {
                 signal = signals.next() => forward(pid, signal?),
                 _ = losses.tick() => match self.guard.counts() {
                     Ok(counts) => self.reporter.losses(&counts),
-                    Err(error) => eprintln!("agent-guard: the counters can not be read: {error}"),
+                    Err(error) => say(format_args!("agent-guard: the counters can not be read: {error}")),
                 },
             }
         }
@@ -260,7 +261,7 @@ impl Session<'_> {
     /// Ends what the command left behind, while the programs are still in force, and the report.
     fn end(mut self) -> anyhow::Result<()> {
         if self.cgroup.is_populated()? {
-            eprintln!("agent-guard: the command left processes behind; they are ended with it");
+            say("agent-guard: the command left processes behind; they are ended with it");
         }
         cgroup::kill(self.cgroup.path())?;
         let ring = self.ring.get_mut();
@@ -275,9 +276,9 @@ impl Session<'_> {
     /// policy in force stays: it denies what lies on mounts that it does not know.
     fn follow_mounts(&mut self) {
         if let Err(error) = self.try_follow_mounts() {
-            eprintln!(
+            say(format_args!(
                 "agent-guard: the mounts changed, and the policy could not be adapted; files on new mounts stay denied: {error:#}"
-            );
+            ));
         }
     }
 
@@ -373,12 +374,15 @@ fn announce(settings: &Settings, guard: &Guard) {
         Mode::Audit => "audit: denials are recorded and nothing is blocked",
     };
     if io::stderr().is_terminal() {
-        eprint!("{}", weaker(guard));
+        let weaker = weaker(guard);
+        if !weaker.is_empty() {
+            say(weaker.trim_end());
+        }
     }
-    eprintln!(
+    say(format_args!(
         "agent-guard: {} under policy {} ({}), tier {}, mode {mode}",
         settings.agent, settings.policy.name, settings.policy_file, guard.tier
-    );
+    ));
 }
 
 /// A line for each stronger tier that is not in force.

@@ -9,7 +9,7 @@ use std::{
 
 use agent_guard_common::{event::Outcome, hook::Hook};
 
-use super::names::RunNames;
+use super::{names::RunNames, stderr::say};
 use crate::{
     event::{
         Body, EventLog, HookTotals, Losses, Names, Notice, Record, TextLine, WireEvent, resolve,
@@ -78,7 +78,7 @@ impl Reporter {
         }
         if !losses.is_empty() {
             let notice = Notice::EventsLost(losses);
-            eprintln!("agent-guard: {notice}");
+            say(format_args!("agent-guard: {notice}"));
             self.notice(notice);
         }
     }
@@ -102,10 +102,10 @@ impl Reporter {
 
     fn send(&mut self, record: &Record, show: bool) {
         if show {
-            eprintln!("{}", TextLine { record, colour: self.colour });
+            say(TextLine { record, colour: self.colour });
         }
         if let Some(fault) = self.log.as_mut().and_then(|log| log.append(record, Instant::now())) {
-            eprintln!("agent-guard: {fault}");
+            say(format_args!("agent-guard: {fault}"));
         }
     }
 }
