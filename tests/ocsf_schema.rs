@@ -17,9 +17,13 @@ use std::{
     sync::Arc,
 };
 
-use agent_guard::event::{
-    AgentIdentity, Body, Context, Decision, Encoder, Endpoint, File, HookTotals, Host, Losses,
-    Mode, Notice, Object, PathScope, PolicyIdentity, Process, Record, Rule, SafeText, Tier,
+use agent_guard::{
+    event::{
+        AgentIdentity, Body, Context, Decision, Encoder, Endpoint, File, HookTotals, Host, Losses,
+        Notice, Object, PathScope, PolicyIdentity, Process, Record, Rule, SafeText,
+    },
+    policy::Mode,
+    tier::Tier,
 };
 use agent_guard_common::{
     decide::Reason,
