@@ -125,7 +125,20 @@ fn paths() -> Vec<Vec<u8>> {
 
 fn objects(action: Action) -> Vec<Object> {
     match action {
-        Action::Read | Action::Write | Action::ReadWrite | Action::Exec | Action::Load => {
+        Action::Read
+        | Action::Write
+        | Action::ReadWrite
+        | Action::Exec
+        | Action::Load
+        | Action::Map
+        | Action::Create
+        | Action::Delete
+        | Action::Rename
+        | Action::Link
+        | Action::Truncate
+        | Action::SetMetadata
+        | Action::Receive
+        | Action::ConnectLocal => {
             let scopes = [PathScope::Absolute, PathScope::Filesystem, PathScope::Tail];
             paths()
                 .iter()
@@ -141,18 +154,26 @@ fn objects(action: Action) -> Vec<Object> {
                 })
                 .collect()
         }
-        Action::Connect | Action::Send => [
-            (Some(IpAddr::from(Ipv4Addr::LOCALHOST)), 6, libc::AF_INET),
-            (Some(Ipv4Addr::UNSPECIFIED.into()), 17, libc::AF_INET),
-            (Some(Ipv6Addr::LOCALHOST.into()), 6, libc::AF_INET6),
-            (Some(Ipv6Addr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]).into()), 132, libc::AF_INET6),
-            (None, 0, libc::AF_VSOCK),
-        ]
-        .map(|(addr, protocol, family)| {
-            Object::Endpoint(Endpoint { addr, port: 65535, protocol, family: family as u16 })
-        })
-        .to_vec(),
-        Action::IoUring | Action::ShareDescriptors => vec![Object::Interface("io_uring")],
+        Action::Connect | Action::Send | Action::CreateSocket | Action::Listen | Action::Accept => {
+            [
+                (Some(IpAddr::from(Ipv4Addr::LOCALHOST)), 6, libc::AF_INET),
+                (Some(Ipv4Addr::UNSPECIFIED.into()), 17, libc::AF_INET),
+                (Some(Ipv6Addr::LOCALHOST.into()), 6, libc::AF_INET6),
+                (
+                    Some(Ipv6Addr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]).into()),
+                    132,
+                    libc::AF_INET6,
+                ),
+                (None, 0, libc::AF_VSOCK),
+            ]
+            .map(|(addr, protocol, family)| {
+                Object::Endpoint(Endpoint { addr, port: 65535, protocol, family: family as u16 })
+            })
+            .to_vec()
+        }
+        Action::IoUring | Action::ShareDescriptors | Action::Operate => {
+            vec![Object::Interface("io_uring")]
+        }
     }
 }
 
@@ -160,10 +181,20 @@ fn hooks(action: Action) -> &'static [Hook] {
     match action {
         Action::Read | Action::ReadWrite | Action::Load => &[Hook::FileOpen, Hook::SysExit],
         Action::Write => &[Hook::FileOpen, Hook::InodeCreate],
-        Action::Exec => &[Hook::BprmCheck, Hook::SchedExec],
+        Action::Exec | Action::Map => &[Hook::BprmCheck, Hook::SchedExec],
+        Action::Create
+        | Action::Delete
+        | Action::Rename
+        | Action::Link
+        | Action::Truncate
+        | Action::SetMetadata
+        | Action::Receive => &[Hook::FileOpen],
+        Action::CreateSocket | Action::Listen | Action::Accept | Action::ConnectLocal => {
+            &[Hook::SocketConnect]
+        }
         Action::Connect => &[Hook::SocketConnect, Hook::Connect4, Hook::Connect6],
         Action::Send => &[Hook::SocketSendmsg, Hook::Sendmsg4, Hook::Sendmsg6],
-        Action::IoUring | Action::ShareDescriptors => &[Hook::SysExit],
+        Action::IoUring | Action::ShareDescriptors | Action::Operate => &[Hook::SysExit],
     }
 }
 
@@ -179,19 +210,9 @@ fn every_record() -> Vec<Record> {
     let mut add = |context: &Arc<Context>, body| {
         records.push(Record { time_ns: 1_795_000_000_123_456_789, context: context.clone(), body });
     };
-    let mut reasons = Reason::ALL.into_iter().cycle();
+    let mut reasons = Reason::ALL.iter().copied().cycle();
     let [full, bare] = contexts();
-    for action in [
-        Action::Read,
-        Action::Write,
-        Action::ReadWrite,
-        Action::Exec,
-        Action::Load,
-        Action::Connect,
-        Action::Send,
-        Action::IoUring,
-        Action::ShareDescriptors,
-    ] {
+    for action in Action::ALL.iter().copied() {
         for outcome in OUTCOMES {
             for hook in hooks(action) {
                 for object in objects(action) {
@@ -216,18 +237,15 @@ fn every_record() -> Vec<Record> {
         }
     }
     for context in [&full, &bare] {
-        let totals = Hook::TABLE.map(|spec| HookTotals {
-            hook: spec.hook,
-            decided: 9,
-            denied: 2,
-            lost: 1,
-            failed: 0,
-        });
+        let totals: Vec<_> = Hook::TABLE
+            .iter()
+            .map(|spec| HookTotals { hook: spec.hook, decided: 9, denied: 2, lost: 1, failed: 0 })
+            .collect();
         let losses =
             Losses { hooks: vec![(Hook::FileOpen, 12)], malformed: 1, unwritten: u64::MAX };
         for notice in [
             Notice::Started,
-            Notice::Stopped { totals: totals.to_vec() },
+            Notice::Stopped { totals },
             Notice::Stopped { totals: Vec::new() },
             Notice::PolicyLoaded { replaces: None },
             Notice::PolicyLoaded { replaces: Some("00ff".to_owned()) },

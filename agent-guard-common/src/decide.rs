@@ -4,6 +4,7 @@
 
 use crate::{
     limits::MAX_INTERVALS,
+    numbered::numbered,
     table::{Access, Agent, DEAD, Effect, Family, Interval, NO_RULE, PortSet, State, Verdict},
 };
 
@@ -23,53 +24,43 @@ pub trait Tables {
     fn interval(&self, index: u32) -> Option<Interval>;
 }
 
-/// Why a decision came out as it did.
-#[repr(u8)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// The rule that the decision names.
-    Rule = 0,
-    /// No rule matched.
-    Default = 1,
-    /// A guarded object (device, kernel memory, other process) that no rule names exactly.
-    Guarded = 2,
-    /// A pipe reached by name: both ends were opened by somebody who could.
-    Pipe = 3,
-    /// The file system is not one that the policy was compiled for.
-    UnknownFilesystem = 4,
-    /// The object hangs in no tree: its path can not be known.
-    Detached = 5,
-    /// More components than [`crate::limits::MAX_DEPTH`].
-    TooDeep = 6,
-    /// More bytes than [`crate::limits::PATH_BYTES`].
-    TooLong = 7,
-    /// A kernel read or a look-up that must succeed did not.
-    Failed = 8,
-    /// Not TCP or UDP over IPv4 or IPv6.
-    Protocol = 9,
-    /// An interface that this tier can not judge, closed to agents.
-    Interface = 10,
-    /// The agent is known and its policy is not in the kernel.
-    NoPolicy = 11,
+numbered! {
+    /// Why a decision came out as it did.
+    pub enum Reason {
+        /// The rule that the decision names.
+        Rule,
+        /// No rule matched.
+        Default,
+        /// A guarded object (device, kernel memory, other process) that no rule names exactly.
+        Guarded,
+        /// A pipe reached by name: both ends were opened by somebody who could.
+        Pipe,
+        /// The file system is not one that the policy was compiled for.
+        UnknownFilesystem,
+        /// The object hangs in no tree: its path can not be known.
+        Detached,
+        /// More components than [`crate::limits::MAX_DEPTH`].
+        TooDeep,
+        /// More bytes than [`crate::limits::PATH_BYTES`].
+        TooLong,
+        /// A kernel read or a look-up that must succeed did not.
+        Failed,
+        /// Not TCP or UDP over IPv4 or IPv6.
+        Protocol,
+        /// An interface that this tier can not judge, closed to agents.
+        Interface,
+        /// The agent is known and its policy is not in the kernel.
+        NoPolicy,
+        /// A rename or link between places whose verdicts differ.
+        Differs,
+        /// A socket, process or the like of the agent itself.
+        Own,
+        /// The file has another name that is denied.
+        Alias,
+    }
 }
 
 impl Reason {
-    /// All reasons, by number.
-    pub const ALL: [Self; 12] = [
-        Self::Rule,
-        Self::Default,
-        Self::Guarded,
-        Self::Pipe,
-        Self::UnknownFilesystem,
-        Self::Detached,
-        Self::TooDeep,
-        Self::TooLong,
-        Self::Failed,
-        Self::Protocol,
-        Self::Interface,
-        Self::NoPolicy,
-    ];
-
     /// Whether the guard itself fell short here, rather than the policy having spoken.
     #[inline(always)]
     pub fn is_failure(self) -> bool {

@@ -1,6 +1,9 @@
 //! The wire event: what a kernel program writes into the ring buffer.
 
-use crate::limits::{NAME_MAX, PATH_BYTES};
+use crate::{
+    limits::{NAME_MAX, PATH_BYTES},
+    numbered::numbered,
+};
 
 /// What became of the action.
 #[repr(u8)]
@@ -16,28 +19,83 @@ pub enum Outcome {
     Observed = 3,
 }
 
-/// What was done, by number on the wire.
-#[repr(u8)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// A file was opened for reading.
-    Read = 0,
-    /// A file was opened for writing, created or truncated.
-    Write = 1,
-    /// A file was opened for both.
-    ReadWrite = 2,
-    /// A program was run.
-    Exec = 3,
-    /// A file was opened by the kernel as program or loader.
-    Load = 4,
-    /// A socket was connected.
-    Connect = 5,
-    /// A datagram was sent to an address.
-    Send = 6,
-    /// An io_uring was set up, where the tier can not judge what goes through it.
-    IoUring = 7,
-    /// A process was made that shares the caller's descriptors, where the tier ends only one of them.
-    ShareDescriptors = 8,
+numbered! {
+    /// What was done, by number on the wire.
+    pub enum Action {
+        /// A file was opened for reading.
+        Read,
+        /// A file was opened for writing, created or truncated.
+        Write,
+        /// A file was opened for both.
+        ReadWrite,
+        /// A program was run.
+        Exec,
+        /// A file was opened by the kernel as program or loader.
+        Load,
+        /// A socket was connected.
+        Connect,
+        /// A datagram was sent to an address.
+        Send,
+        /// An io_uring was set up, where the tier can not judge what goes through it.
+        IoUring,
+        /// A process was made that shares the caller's descriptors, where the tier ends only one of them.
+        ShareDescriptors,
+        /// A file, directory, link or device node was made.
+        Create,
+        /// A name was removed.
+        Delete,
+        /// A name was changed, or exchanged with another.
+        Rename,
+        /// A second name was given to a file.
+        Link,
+        /// A file was cut or grown by its name.
+        Truncate,
+        /// Mode, owner, times, extended attributes or flags of a file were set.
+        SetMetadata,
+        /// A file was mapped as code.
+        Map,
+        /// A descriptor was received from another process.
+        Receive,
+        /// A socket was made.
+        CreateSocket,
+        /// A socket was bound to a local address, or began to listen there.
+        Listen,
+        /// A connection was accepted.
+        Accept,
+        /// A UNIX-domain socket was connected, or a datagram sent over it.
+        ConnectLocal,
+        /// Something was done to the system or to a process outside the agent: see [`Operation`].
+        Operate,
+    }
+}
+
+numbered! {
+    /// What reaches out of an agent without a file or a connection.
+    pub enum Operation {
+        /// Reading or steering a process outside the agent, or being steered by one: ptrace, its memory,
+        /// its descriptors.
+        Trace,
+        /// Sending a signal to a process outside the agent, or having the kernel send one.
+        Signal,
+        /// Changing limits, priority or scheduling of a process outside the agent.
+        Tune,
+        /// Mounting, moving, remounting and unmounting.
+        Mount,
+        /// Changing the root directory.
+        Chroot,
+        /// Making a user namespace.
+        UserNamespace,
+        /// The bpf(2) system call.
+        Bpf,
+        /// Opening a performance counter.
+        Perf,
+        /// Loading a kernel module.
+        Module,
+        /// Loading another kernel.
+        Kexec,
+        /// Typing into a terminal in its user's place.
+        TerminalInput,
+    }
 }
 
 /// The fixed part of an event. `path_len` bytes of the path follow.
@@ -87,6 +145,12 @@ pub struct EventHeader {
     pub reason: u8,
     /// [`Outcome`] number.
     pub outcome: u8,
+    /// [`Operation`] number, for [`Action::Operate`].
+    pub operation: u8,
+    /// Nothing; keeps the members aligned without padding.
+    pub reserved: [u8; 3],
+    /// Process (thread group) id of the process that was acted on, or 0.
+    pub target: u32,
     /// Address as it was judged, in network byte order; IPv4 in the first four bytes.
     pub addr: [u8; 16],
     /// Name of the thread, NUL-terminated. Chosen by the process: for showing only.
@@ -96,4 +160,4 @@ pub struct EventHeader {
 /// Room for a path: the last name may start just below the bound.
 pub const PATH_ROOM: usize = PATH_BYTES + NAME_MAX + 1;
 
-const _: () = assert!(size_of::<EventHeader>() == 104);
+const _: () = assert!(size_of::<EventHeader>() == 112);

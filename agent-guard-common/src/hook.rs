@@ -1,5 +1,7 @@
-//! The table of hooks: what each is called, what it is given and what it decides. All of them are in
-//! every kernel from 6.1 on; a tier whose hook is missing is not to be had.
+//! The table of hooks: what each is called, what it is given and what it decides.
+//!
+//! A tier whose hook is missing is not to be had, unless the row says that the hook is optional: then
+//! `doctor` and every start tell what stays open without it.
 
 /// The tier whose programs a hook belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,34 +14,13 @@ pub enum HookTier {
     Cgroup,
 }
 
-/// A place in the kernel where an action is decided. The number is on the wire and in `COUNTERS`.
-#[repr(u8)]
+/// What a kernel that lacks the hook comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hook {
-    /// LSM `file_open`
-    FileOpen = 0,
-    /// LSM `bprm_check_security`
-    BprmCheck = 1,
-    /// LSM `socket_connect`
-    SocketConnect = 2,
-    /// LSM `socket_sendmsg`
-    SocketSendmsg = 3,
-    /// LSM `inode_create`
-    InodeCreate = 4,
-    /// LSM `task_alloc`
-    TaskAlloc = 5,
-    /// Raw tracepoint `sys_exit`
-    SysExit = 6,
-    /// Raw tracepoint `sched_process_exec`
-    SchedExec = 7,
-    /// cgroup `connect4`
-    Connect4 = 8,
-    /// cgroup `connect6`
-    Connect6 = 9,
-    /// cgroup `sendmsg4`
-    Sendmsg4 = 10,
-    /// cgroup `sendmsg6`
-    Sendmsg6 = 11,
+pub enum Need {
+    /// The tier is not to be had.
+    Required,
+    /// The tier is in force all the same.
+    Optional,
 }
 
 /// A row of the hook table.
@@ -53,73 +34,97 @@ pub struct HookSpec {
     pub name: &'static str,
     /// Name of the program in the object file.
     pub program: &'static str,
-    /// Parameters by position, as the programs read them; empty where the context is a fixed ABI.
-    pub params: &'static [&'static str],
+    /// The prototypes that the program knows, each as the names of its parameters; empty where the
+    /// context is a fixed ABI. The loader tells the program which of them the kernel has.
+    pub prototypes: &'static [&'static [&'static str]],
     /// What the hook decides, for `doctor`.
     pub decides: &'static str,
+    /// What goes undecided without it.
+    pub without: &'static str,
+    /// Whether the tier needs it.
+    pub need: Need,
+}
+
+/// Declares the hooks: the enum and the table come from the same lines, so a hook has the number of its
+/// row.
+macro_rules! hooks {
+    ($($(#[$doc:meta])* $hook:ident: $tier:ident $need:ident $name:literal program $program:literal
+        $(($($parameter:literal),*))* decides $decides:literal without $without:literal;)*) => {
+        /// A place in the kernel where an action is decided. The number is on the wire and in
+        /// `COUNTERS`.
+        #[repr(u8)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Hook {
+            $(#[doc = $decides] $(#[$doc])* $hook,)*
+        }
+
+        impl Hook {
+            /// Every hook, by number.
+            pub const TABLE: &'static [HookSpec] = &[$(HookSpec {
+                hook: Self::$hook,
+                tier: HookTier::$tier,
+                name: $name,
+                program: $program,
+                prototypes: &[$(&[$($parameter),*]),*],
+                decides: $decides,
+                without: $without,
+                need: Need::$need,
+            },)*];
+        }
+    };
+}
+
+hooks! {
+    // Files
+    FileOpen: Lsm Required "file_open" program "file_open" ("file")
+        decides "opening a file"
+        without "files could be opened whatever the policy says";
+    InodeCreate: Lsm Required "inode_create" program "inode_create" ("dir", "dentry", "mode")
+        decides "creating a file"
+        without "a refused open could leave an empty file behind";
+
+    // Programs
+    BprmCheck: Lsm Required "bprm_check_security" program "bprm_check" ("bprm")
+        decides "running a program"
+        without "programs could be run whatever the policy says";
+
+    // Sockets
+    SocketConnect: Lsm Required "socket_connect" program "socket_connect" ("sock", "address", "addrlen")
+        decides "connecting a socket"
+        without "connections could be made whatever the policy says";
+    SocketSendmsg: Lsm Required "socket_sendmsg" program "socket_sendmsg" ("sock", "msg", "size")
+        decides "sending to an address"
+        without "datagrams could be sent anywhere without a connection";
+
+    // Tasks, and what else reaches out of an agent
+    TaskAlloc: Lsm Required "task_alloc" program "task_alloc" ("task", "clone_flags")
+        decides "inheriting the agent at fork"
+        without "a child could shed the policy by leaving the cgroup";
+
+    // Tiers trace and observe
+    SysExit: Tracepoint Required "sys_exit" program "sys_exit"
+        decides "opening a file"
+        without "an open could not be judged by the file that it resolved to";
+    SchedExec: Tracepoint Required "sched_process_exec" program "sched_exec"
+        decides "running a program"
+        without "programs could be run whatever the policy says";
+    Connect4: Cgroup Required "connect4" program "connect4"
+        decides "connecting over IPv4"
+        without "IPv4 connections could be made whatever the policy says";
+    Connect6: Cgroup Required "connect6" program "connect6"
+        decides "connecting over IPv6"
+        without "IPv6 connections could be made whatever the policy says";
+    Sendmsg4: Cgroup Required "sendmsg4" program "sendmsg4"
+        decides "sending over IPv4"
+        without "IPv4 datagrams could be sent anywhere without a connection";
+    Sendmsg6: Cgroup Required "sendmsg6" program "sendmsg6"
+        decides "sending over IPv6"
+        without "IPv6 datagrams could be sent anywhere without a connection";
 }
 
 impl Hook {
     /// Number of hooks.
     pub const COUNT: u32 = Self::TABLE.len() as u32;
-
-    /// Every hook, by number.
-    pub const TABLE: [HookSpec; 12] = [
-        row(Self::FileOpen, HookTier::Lsm, "file_open", "file_open", &["file"], "opening a file"),
-        row(
-            Self::BprmCheck,
-            HookTier::Lsm,
-            "bprm_check_security",
-            "bprm_check",
-            &["bprm"],
-            "running a program",
-        ),
-        row(
-            Self::SocketConnect,
-            HookTier::Lsm,
-            "socket_connect",
-            "socket_connect",
-            &["sock", "address", "addrlen"],
-            "connecting a socket",
-        ),
-        row(
-            Self::SocketSendmsg,
-            HookTier::Lsm,
-            "socket_sendmsg",
-            "socket_sendmsg",
-            &["sock", "msg", "size"],
-            "sending to an address",
-        ),
-        row(
-            Self::InodeCreate,
-            HookTier::Lsm,
-            "inode_create",
-            "inode_create",
-            &["dir", "dentry", "mode"],
-            "creating a file",
-        ),
-        row(
-            Self::TaskAlloc,
-            HookTier::Lsm,
-            "task_alloc",
-            "task_alloc",
-            &["task", "clone_flags"],
-            "inheriting the agent at fork",
-        ),
-        row(Self::SysExit, HookTier::Tracepoint, "sys_exit", "sys_exit", &[], "opening a file"),
-        row(
-            Self::SchedExec,
-            HookTier::Tracepoint,
-            "sched_process_exec",
-            "sched_exec",
-            &[],
-            "running a program",
-        ),
-        row(Self::Connect4, HookTier::Cgroup, "connect4", "connect4", &[], "connecting over IPv4"),
-        row(Self::Connect6, HookTier::Cgroup, "connect6", "connect6", &[], "connecting over IPv6"),
-        row(Self::Sendmsg4, HookTier::Cgroup, "sendmsg4", "sendmsg4", &[], "sending over IPv4"),
-        row(Self::Sendmsg6, HookTier::Cgroup, "sendmsg6", "sendmsg6", &[], "sending over IPv6"),
-    ];
 
     /// The hook with this number.
     pub fn from_number(number: u8) -> Option<Self> {
@@ -127,21 +132,10 @@ impl Hook {
     }
 
     /// The row of this hook.
-    #[expect(clippy::indexing_slicing, reason = "a test holds every row to its own number")]
+    #[expect(clippy::indexing_slicing, reason = "enum and table are declared by the same lines")]
     pub fn spec(self) -> &'static HookSpec {
         &Self::TABLE[self as usize]
     }
-}
-
-const fn row(
-    hook: Hook,
-    tier: HookTier,
-    name: &'static str,
-    program: &'static str,
-    params: &'static [&'static str],
-    decides: &'static str,
-) -> HookSpec {
-    HookSpec { hook, tier, name, program, params, decides }
 }
 
 #[cfg(test)]
@@ -152,6 +146,18 @@ mod tests {
     fn every_row_stands_at_its_own_number() {
         for (number, spec) in Hook::TABLE.iter().enumerate() {
             assert_eq!(spec.hook as usize, number, "{}", spec.name);
+        }
+    }
+
+    #[test]
+    fn every_program_is_named_once() {
+        for (number, spec) in Hook::TABLE.iter().enumerate() {
+            let others = Hook::TABLE.iter().skip(number + 1);
+            assert!(
+                others.into_iter().all(|other| other.program != spec.program),
+                "{}",
+                spec.program
+            );
         }
     }
 }

@@ -11,5 +11,6 @@ pub mod guarded;
 pub mod hash;
 pub mod hook;
 pub mod limits;
+mod numbered;
 pub mod offsets;
 pub mod table;

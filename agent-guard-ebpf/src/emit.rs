@@ -92,6 +92,9 @@ pub fn fill(
         action: action as u8,
         reason: decision.reason as u8,
         outcome: outcome as u8,
+        operation: 0,
+        reserved: [0; 3],
+        target: 0,
         addr: [0; 16],
         comm: bpf_get_current_comm().unwrap_or([0; 16]),
     };

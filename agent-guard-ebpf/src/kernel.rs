@@ -4,6 +4,7 @@
 use agent_guard_common::{
     decide::{Reason, Request},
     guarded::{self, Node},
+    hook::Hook,
     offsets::Offsets,
 };
 use aya_ebpf::helpers::bpf_probe_read_kernel;
@@ -15,6 +16,10 @@ static OFFSETS: Offsets = zero_offsets();
 /// Set by the loader: 1 where denials are to be enforced, 0 on tier `observe`.
 #[unsafe(no_mangle)]
 static ENFORCE: u32 = 0;
+
+/// Set by the loader: which of the prototypes in the hook table each hook has on this kernel.
+#[unsafe(no_mangle)]
+static PROTOTYPES: [u8; Hook::TABLE.len()] = [0; Hook::TABLE.len()];
 
 const fn zero_offsets() -> Offsets {
     // SAFETY: the struct holds integers only.
@@ -41,6 +46,14 @@ pub(crate) use offset;
 pub fn enforcing() -> bool {
     // SAFETY: as in `offset!`.
     unsafe { core::ptr::read_volatile(&raw const ENFORCE) == 1 }
+}
+
+/// The number of the prototype that `hook` has here. A constant to the verifier, which leaves out what
+/// speaks of the others.
+#[inline(always)]
+pub fn prototype(hook: Hook) -> u8 {
+    // SAFETY: as in `offset!`; a hook has the number of its row.
+    unsafe { core::ptr::read_volatile((&raw const PROTOTYPES).cast::<u8>().add(hook as usize)) }
 }
 
 /// Reads a `T` at `base + offset` in kernel memory.

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use agent_guard_common::table::{Agent, AgentFlag, Effect};
+use agent_guard_common::{
+    hook::{Hook, HookSpec},
+    table::{Agent, AgentFlag, Effect},
+};
 use aya::Ebpf;
 
 use crate::{
@@ -10,7 +13,7 @@ use crate::{
     cgroup::{Cgroup, CgroupError},
     kernel::{
         counters::{self, HookCounts},
-        load::{self, LoadError, MapSizes},
+        load::{self, LoadError, Loaded, MapSizes},
         tables::{InstallError, Tables},
     },
     mounts::Mount,
@@ -70,6 +73,8 @@ pub struct Guard {
     pub tables: Tables,
     /// What is in force.
     pub tier: Tier,
+    /// Optional hooks that this kernel lacks.
+    pub missing: Vec<&'static HookSpec>,
     /// Stronger tiers that were tried before, and why they are not in force.
     pub weaker_because: Vec<(Tier, TierError)>,
     baseline: Vec<HookCounts>,
@@ -103,9 +108,10 @@ impl Guard {
         mounts: &[Mount],
         sizes: MapSizes,
     ) -> Result<Self, TierError> {
-        let mut ebpf = load::load(tier, sizes)?;
-        let mut tables = Tables::take(&mut ebpf)?;
-        load::attach(&mut ebpf, tier, cgroup.open()?)?;
+        let mut loaded = load::load(tier, sizes)?;
+        let mut tables = Tables::take(&mut loaded.ebpf)?;
+        load::attach(&mut loaded, cgroup.open()?)?;
+        let Loaded { ebpf, missing, .. } = loaded;
 
         let inner = Cgroup::create_in(cgroup.path(), mounts, "canary")?;
         tables.set_agent(CANARY, nothing_allowed(inner.id()))?;
@@ -116,11 +122,11 @@ impl Guard {
         checked?;
 
         let baseline = counts(&ebpf)?.into_iter().map(|(_, counts)| counts).collect();
-        Ok(Self { ebpf, tables, tier, weaker_because: Vec::new(), baseline })
+        Ok(Self { ebpf, tables, tier, missing, weaker_because: Vec::new(), baseline })
     }
 
     /// What each hook has counted for agents; the canary's share is left out.
-    pub fn counts(&self) -> Result<Vec<(agent_guard_common::hook::Hook, HookCounts)>, TierError> {
+    pub fn counts(&self) -> Result<Vec<(Hook, HookCounts)>, TierError> {
         let mut now = counts(&self.ebpf)?;
         for ((_, counts), before) in now.iter_mut().zip(&self.baseline) {
             *counts = counts.since(before);
@@ -129,7 +135,7 @@ impl Guard {
     }
 }
 
-fn counts(ebpf: &Ebpf) -> Result<Vec<(agent_guard_common::hook::Hook, HookCounts)>, TierError> {
+fn counts(ebpf: &Ebpf) -> Result<Vec<(Hook, HookCounts)>, TierError> {
     counters::read(ebpf)
         .map_err(|source| TierError::Install(InstallError::Map { map: "COUNTERS", source }))
 }

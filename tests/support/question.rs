@@ -169,5 +169,8 @@ fn reason(reason: Reason) -> &'static str {
         Reason::Protocol => "protocol",
         Reason::Interface => "interface",
         Reason::NoPolicy => "no_policy",
+        Reason::Differs => "differs",
+        Reason::Own => "own",
+        Reason::Alias => "alias",
     }
 }

@@ -3,7 +3,7 @@
 use std::{fs, io, net::UdpSocket};
 
 use agent_guard_common::{
-    hook::{Hook, HookTier},
+    hook::{Hook, HookTier, Need},
     offsets::Offsets,
 };
 use rustix::thread::CapabilitySet;
@@ -140,7 +140,10 @@ pub fn types() -> [Finding; 2] {
     };
     let members = Offsets::PATHS.iter().filter_map(|path| types.offset(path).err());
     let lsm_hooks = || Hook::TABLE.iter().filter(|spec| spec.tier == HookTier::Lsm);
-    let hooks = lsm_hooks().filter_map(|spec| types.check_hook(spec.name, spec.params).err());
+    let hooks = lsm_hooks().filter_map(|spec| match types.prototype(spec.name, spec.prototypes) {
+        Err(BtfError::NoHook(_)) if spec.need == Need::Optional => None,
+        found => found.err(),
+    });
     [
         resolved(
             MEMBERS,

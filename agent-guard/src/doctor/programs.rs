@@ -1,6 +1,6 @@
 //! The programs, loaded for real: one answer for each hook.
 
-use agent_guard_common::hook::{Hook, HookSpec, HookTier};
+use agent_guard_common::hook::{HookSpec, HookTier};
 use aya::programs::ProgramError;
 use serde::Serialize;
 
@@ -92,7 +92,7 @@ fn finding(spec: &'static HookSpec, result: Result<(), Refusal>) -> HookFinding 
             Some(Refusal { sort: Sort::Permission | Sort::Other, .. }) => State::No,
         },
         detail: refusal.as_ref().map(|refusal| refusal.why.clone()),
-        without_it: without(spec.hook),
+        without_it: spec.without,
         tier: spec.tier,
         refusal,
     }
@@ -218,24 +218,6 @@ pub fn kind(tier: HookTier) -> &'static str {
         HookTier::Lsm => "lsm",
         HookTier::Tracepoint => "tracepoint",
         HookTier::Cgroup => "cgroup",
-    }
-}
-
-/// What goes undecided where a hook is missing; a tier is refused as a whole then.
-fn without(hook: Hook) -> &'static str {
-    match hook {
-        Hook::FileOpen => "files could be opened whatever the policy says",
-        Hook::BprmCheck => "programs could be run whatever the policy says",
-        Hook::SocketConnect => "connections could be made whatever the policy says",
-        Hook::SocketSendmsg => "datagrams could be sent anywhere without a connection",
-        Hook::InodeCreate => "a refused open could leave an empty file behind",
-        Hook::TaskAlloc => "a child could shed the policy by leaving the cgroup",
-        Hook::SysExit => "an open could not be judged by the file that it resolved to",
-        Hook::SchedExec => "programs could be run whatever the policy says",
-        Hook::Connect4 => "IPv4 connections could be made whatever the policy says",
-        Hook::Connect6 => "IPv6 connections could be made whatever the policy says",
-        Hook::Sendmsg4 => "IPv4 datagrams could be sent anywhere without a connection",
-        Hook::Sendmsg6 => "IPv6 datagrams could be sent anywhere without a connection",
     }
 }
 

@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
-use agent_guard_common::{event::Action, table::NO_RULE};
+use agent_guard_common::{
+    event::{Action, Operation},
+    table::NO_RULE,
+};
 
 use super::{
     Body, Context, Decision, Endpoint, File, Object, PathScope, Process, Record, Rule, SafeText,
-    WireEvent,
+    WireEvent, words,
 };
 
 /// What the numbers of an event stand for.
@@ -64,17 +67,34 @@ pub fn resolve(event: &WireEvent<'_>, names: &impl Names) -> Record {
 
 fn object(event: &WireEvent<'_>, names: &impl Names) -> Object {
     match event.action {
-        Action::Read | Action::Write | Action::ReadWrite | Action::Exec | Action::Load => {
-            Object::File(file(event, names))
+        Action::Read
+        | Action::Write
+        | Action::ReadWrite
+        | Action::Exec
+        | Action::Load
+        | Action::Map
+        | Action::Create
+        | Action::Delete
+        | Action::Rename
+        | Action::Link
+        | Action::Truncate
+        | Action::SetMetadata
+        | Action::Receive
+        | Action::ConnectLocal => Object::File(file(event, names)),
+        Action::Connect | Action::Send | Action::CreateSocket | Action::Listen | Action::Accept => {
+            Object::Endpoint(Endpoint {
+                addr: event.addr(),
+                port: event.header.port,
+                protocol: event.header.protocol,
+                family: event.header.family,
+            })
         }
-        Action::Connect | Action::Send => Object::Endpoint(Endpoint {
-            addr: event.addr(),
-            port: event.header.port,
-            protocol: event.header.protocol,
-            family: event.header.family,
-        }),
         Action::IoUring => Object::Interface("io_uring"),
         Action::ShareDescriptors => Object::Interface("clone with shared descriptors"),
+        Action::Operate => Object::Interface(
+            Operation::from_number(event.header.operation)
+                .map_or("an unknown operation", words::operation),
+        ),
     }
 }
 

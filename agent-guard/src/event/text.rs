@@ -76,7 +76,19 @@ fn target(f: &mut fmt::Formatter<'_>, action: Action, hook: Hook, object: &Objec
         Action::Load => "load",
         Action::Connect => "connect",
         Action::Send => "send to",
-        Action::IoUring | Action::ShareDescriptors => "use",
+        Action::Create => "create",
+        Action::Delete => "remove",
+        Action::Rename => "rename",
+        Action::Link => "link",
+        Action::Truncate => "truncate",
+        Action::SetMetadata => "change the attributes of",
+        Action::Map => "map as code",
+        Action::Receive => "receive",
+        Action::CreateSocket => "make a socket for",
+        Action::Listen => "listen on",
+        Action::Accept => "accept on",
+        Action::ConnectLocal => "connect",
+        Action::IoUring | Action::ShareDescriptors | Action::Operate => "use",
     };
     write!(f, " {verb} ")?;
     match object {
@@ -137,7 +149,13 @@ fn remedy(
             return f.write_str("; `agent-guard doctor` tells what this kernel lacks");
         }
         Reason::TooDeep | Reason::TooLong => return f.write_str("; no rule allows it"),
-        Reason::Pipe | Reason::Detached | Reason::Protocol | Reason::Interface => return Ok(()),
+        Reason::Pipe
+        | Reason::Detached
+        | Reason::Protocol
+        | Reason::Interface
+        | Reason::Differs
+        | Reason::Own
+        | Reason::Alias => return Ok(()),
     }
     let Some((section, rule)) = suggestion(pid, action, object) else {
         return f.write_str("; its path is not known here, so no rule can name it");
@@ -361,7 +379,7 @@ mod tests {
 
     #[test]
     fn where_no_rule_helps_none_is_suggested() {
-        for reason in Reason::ALL {
+        for reason in Reason::ALL.iter().copied() {
             let object = match reason {
                 Reason::Default | Reason::Guarded => continue,
                 Reason::TooDeep => scoped(b"/a", PathScope::Tail),

@@ -77,8 +77,8 @@ impl<'a> WireEvent<'a> {
         Ok(Self {
             header,
             hook: Hook::from_number(header.hook).ok_or(number("hook", header.hook))?,
-            action: action(header.action).ok_or(number("action", header.action))?,
-            reason: reason(header.reason).ok_or(number("reason", header.reason))?,
+            action: Action::from_number(header.action).ok_or(number("action", header.action))?,
+            reason: Reason::from_number(header.reason).ok_or(number("reason", header.reason))?,
             outcome: outcome(header.outcome).ok_or(number("outcome", header.outcome))?,
             names: names(path)?,
         })
@@ -124,30 +124,10 @@ fn names(path: &[u8]) -> Result<Vec<&[u8]>, WireError> {
     Ok(names)
 }
 
-fn reason(number: u8) -> Option<Reason> {
-    Reason::ALL.get(usize::from(number)).copied()
-}
-
 fn outcome(number: u8) -> Option<Outcome> {
     [Outcome::Allowed, Outcome::Denied, Outcome::Killed, Outcome::Observed]
         .into_iter()
         .find(|outcome| *outcome as u8 == number)
-}
-
-fn action(number: u8) -> Option<Action> {
-    [
-        Action::Read,
-        Action::Write,
-        Action::ReadWrite,
-        Action::Exec,
-        Action::Load,
-        Action::Connect,
-        Action::Send,
-        Action::IoUring,
-        Action::ShareDescriptors,
-    ]
-    .into_iter()
-    .find(|action| *action as u8 == number)
 }
 
 #[cfg(test)]
@@ -179,6 +159,9 @@ pub(super) mod tests {
         action: Action::Read as u8,
         reason: Reason::Default as u8,
         outcome: Outcome::Denied as u8,
+        operation: 0,
+        reserved: [0; 3],
+        target: 0,
         addr: [0; 16],
         comm: *b"cat\0garbage\0\0\0\0\0",
     };

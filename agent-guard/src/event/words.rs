@@ -2,7 +2,7 @@
 
 use agent_guard_common::{
     decide::Reason,
-    event::{Action, Outcome},
+    event::{Action, Operation, Outcome},
 };
 
 use super::PathScope;
@@ -44,6 +44,9 @@ pub fn reason(reason: Reason) -> &'static str {
         Reason::Protocol => "protocol",
         Reason::Interface => "interface",
         Reason::NoPolicy => "no_policy",
+        Reason::Differs => "differs",
+        Reason::Own => "own",
+        Reason::Alias => "alias",
     }
 }
 
@@ -65,6 +68,9 @@ pub fn because(reason: Reason) -> &'static str {
         Reason::Protocol => "only TCP and UDP over IPv4 and IPv6 can be allowed",
         Reason::Interface => "this tier can not judge what goes through it",
         Reason::NoPolicy => "the agent's policy is not in the kernel",
+        Reason::Differs => "the policy says different things of the two places",
+        Reason::Own => "it is the agent's own",
+        Reason::Alias => "the file has another name, which is denied",
     }
 }
 
@@ -72,11 +78,27 @@ pub fn because(reason: Reason) -> &'static str {
 pub fn access(action: Action) -> &'static [&'static str] {
     match action {
         Action::Read => &["read"],
-        Action::Write => &["write"],
+        Action::Write
+        | Action::Create
+        | Action::Delete
+        | Action::Rename
+        | Action::Link
+        | Action::Truncate
+        | Action::SetMetadata => &["write"],
         Action::ReadWrite => &["read", "write"],
         Action::Exec => &["exec"],
         Action::Load => &["exec", "load"],
-        Action::Connect | Action::Send | Action::IoUring | Action::ShareDescriptors => &[],
+        Action::Map => &["exec", "map"],
+        Action::Receive
+        | Action::Connect
+        | Action::Send
+        | Action::CreateSocket
+        | Action::Listen
+        | Action::Accept
+        | Action::ConnectLocal
+        | Action::Operate
+        | Action::IoUring
+        | Action::ShareDescriptors => &[],
     }
 }
 
@@ -86,5 +108,22 @@ pub fn protocol(number: u16) -> Option<&'static str> {
         libc::IPPROTO_TCP => Some("tcp"),
         libc::IPPROTO_UDP => Some("udp"),
         _ => None,
+    }
+}
+
+/// The name of an operation, as `spec.system` calls it.
+pub fn operation(operation: Operation) -> &'static str {
+    match operation {
+        Operation::Trace => "trace",
+        Operation::Signal => "signal",
+        Operation::Tune => "tune",
+        Operation::Mount => "mount",
+        Operation::Chroot => "chroot",
+        Operation::UserNamespace => "user-namespace",
+        Operation::Bpf => "bpf",
+        Operation::Perf => "perf",
+        Operation::Module => "module",
+        Operation::Kexec => "kexec",
+        Operation::TerminalInput => "terminal-input",
     }
 }

@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 
 use agent_guard_common::{
-    hook::{Hook, HookSpec, HookTier},
+    hook::{Hook, HookSpec, HookTier, Need},
     offsets::Offsets,
 };
 use aya::{
@@ -88,13 +88,30 @@ pub fn hooks_of(tier: Tier) -> impl Iterator<Item = &'static HookSpec> {
     })
 }
 
+/// The programs of a tier, in the kernel.
+pub struct Loaded {
+    /// The object.
+    pub ebpf: Ebpf,
+    /// The hooks whose programs are loaded.
+    pub hooks: Vec<&'static HookSpec>,
+    /// Optional hooks that this kernel lacks.
+    pub missing: Vec<&'static HookSpec>,
+}
+
 /// Creates the maps and loads the programs of `tier`; nothing is attached yet.
-pub fn load(tier: Tier, sizes: MapSizes) -> Result<Ebpf, LoadError> {
+pub fn load(tier: Tier, sizes: MapSizes) -> Result<Loaded, LoadError> {
     let Prepared { mut ebpf, btf, types } = prepare(tier, sizes)?;
+    let (mut hooks, mut missing) = (Vec::new(), Vec::new());
     for spec in hooks_of(tier) {
-        load_program(&mut ebpf, spec, &btf, &types)?;
+        match load_program(&mut ebpf, spec, &btf, &types) {
+            Ok(()) => hooks.push(spec),
+            Err(LoadError::Types(BtfError::NoHook(_))) if spec.need == Need::Optional => {
+                missing.push(spec);
+            }
+            Err(error) => return Err(error),
+        }
     }
-    Ok(ebpf)
+    Ok(Loaded { ebpf, hooks, missing })
 }
 
 /// How loading the program of one hook went.
@@ -117,10 +134,12 @@ fn prepare(tier: Tier, sizes: MapSizes) -> Result<Prepared, LoadError> {
     let types = KernelTypes::of_running_kernel()?;
     let offsets: Row<Offsets> = Row(types.offsets()?);
     let enforce = u32::from(tier != Tier::Observe);
+    let prototypes = prototypes(&types);
     let ebpf = EbpfLoader::new()
         .allow_unsupported_maps()
         .override_global("OFFSETS", &offsets, true)
         .override_global("ENFORCE", &enforce, true)
+        .override_global("PROTOTYPES", &prototypes, true)
         .map_max_entries("EDGES", sizes.edges)
         .map_max_entries("STATES", sizes.states)
         .map_max_entries("PREFIXES", sizes.prefixes)
@@ -128,6 +147,15 @@ fn prepare(tier: Tier, sizes: MapSizes) -> Result<Prepared, LoadError> {
         .map_max_entries("STARTS", sizes.starts)
         .load(OBJECT)?;
     Ok(Prepared { ebpf, btf: Btf::from_sys_fs()?, types })
+}
+
+/// Which prototype each hook has. One that is missing or unknown ends the load of its own program.
+fn prototypes(types: &KernelTypes) -> [u8; Hook::TABLE.len()] {
+    let mut prototypes = [0; Hook::TABLE.len()];
+    for (number, spec) in prototypes.iter_mut().zip(Hook::TABLE) {
+        *number = types.prototype(spec.name, spec.prototypes).unwrap_or_default();
+    }
+    prototypes
 }
 
 fn load_program(
@@ -139,7 +167,7 @@ fn load_program(
     let program = ebpf.program_mut(spec.program).ok_or(LoadError::NoProgram(spec.program))?;
     let loaded = match spec.tier {
         HookTier::Lsm => {
-            types.check_hook(spec.name, spec.params)?;
+            types.prototype(spec.name, spec.prototypes)?;
             <&mut Lsm>::try_from(program).and_then(|program| program.load(spec.name, btf))
         }
         HookTier::Tracepoint => {
@@ -150,10 +178,11 @@ fn load_program(
     loaded.map_err(|source| LoadError::Program { hook: spec.name, decides: spec.decides, source })
 }
 
-/// Attaches every program of `tier`; cgroup programs to `cgroup`.
-pub fn attach(ebpf: &mut Ebpf, tier: Tier, cgroup: impl AsFd) -> Result<(), LoadError> {
-    for spec in hooks_of(tier) {
-        let program = ebpf.program_mut(spec.program).ok_or(LoadError::NoProgram(spec.program))?;
+/// Attaches every program that is loaded; cgroup programs to `cgroup`.
+pub fn attach(loaded: &mut Loaded, cgroup: impl AsFd) -> Result<(), LoadError> {
+    for spec in &loaded.hooks {
+        let program =
+            loaded.ebpf.program_mut(spec.program).ok_or(LoadError::NoProgram(spec.program))?;
         let attached = match spec.tier {
             HookTier::Lsm => <&mut Lsm>::try_from(program).and_then(Lsm::attach).map(drop),
             HookTier::Tracepoint => <&mut RawTracePoint>::try_from(program)

@@ -136,7 +136,7 @@ impl Encoder {
             Object::File(file) => {
                 decided.path_scope = Some(file.scope.name());
                 decided.device = (file.dev != 0).then_some(Text(DeviceNumber(file.dev)));
-                if matches!(action, Action::Exec | Action::Load) {
+                if matches!(action, Action::Exec | Action::Load | Action::Map) {
                     event.process = Some(launched(process, file));
                 } else {
                     event.file = Some(FileEntity::new(&file.path, FileEntity::UNKNOWN, file.inode));
@@ -309,12 +309,26 @@ fn activity(action: Action, hook: Hook, outcome: Outcome) -> Activity {
     match action {
         Action::Read => Class::FILE.activity(2, "Read"),
         Action::Write if hook == Hook::InodeCreate => Class::FILE.activity(1, "Create"),
-        Action::Write | Action::ReadWrite => Class::FILE.activity(3, "Update"),
-        Action::Exec | Action::Load => Class::PROCESS.activity(1, "Launch"),
-        Action::Connect | Action::Send if refused => Class::NETWORK.activity(5, "Refuse"),
-        Action::Connect => Class::NETWORK.activity(1, "Open"),
+        Action::Create | Action::Link => Class::FILE.activity(1, "Create"),
+        Action::Write | Action::ReadWrite | Action::Truncate => Class::FILE.activity(3, "Update"),
+        Action::Delete => Class::FILE.activity(4, "Delete"),
+        Action::Rename => Class::FILE.activity(5, "Rename"),
+        Action::SetMetadata => Class::FILE.activity(6, "Set Attributes"),
+        Action::Receive | Action::ConnectLocal => Class::FILE.activity(14, "Open"),
+        Action::Exec | Action::Load | Action::Map => Class::PROCESS.activity(1, "Launch"),
+        Action::Connect | Action::Send | Action::CreateSocket | Action::Listen | Action::Accept
+            if refused =>
+        {
+            Class::NETWORK.activity(5, "Refuse")
+        }
+        Action::Connect | Action::CreateSocket | Action::Accept => {
+            Class::NETWORK.activity(1, "Open")
+        }
         Action::Send => Class::NETWORK.activity(6, "Traffic"),
-        Action::IoUring | Action::ShareDescriptors => Class::KERNEL.activity(4, "Invoke"),
+        Action::Listen => Class::NETWORK.activity(7, "Listen"),
+        Action::IoUring | Action::ShareDescriptors | Action::Operate => {
+            Class::KERNEL.activity(4, "Invoke")
+        }
     }
 }
 

@@ -131,6 +131,9 @@ fn grounds(reason: Reason) -> &'static str {
         Reason::Protocol => "neither TCP nor UDP",
         Reason::Interface => "an interface that is closed to agents",
         Reason::NoPolicy => "there is no policy in the kernel",
+        Reason::Differs => "the policy says different things of the two places",
+        Reason::Own => "it is the agent's own",
+        Reason::Alias => "the file has another name, which is denied",
         Reason::Failed => "the tables are broken",
     }
 }
