@@ -249,29 +249,45 @@ pub fn decide_connect(tables: &impl Tables, agent: &Agent, endpoint: &Endpoint) 
     let Some(set) = tables.prefix(endpoint.family, endpoint.addr) else {
         return Decision::from_verdict(Verdict::UNMATCHED, default);
     };
+    if set.count == 0 {
+        return Decision::from_verdict(Verdict::UNMATCHED, default);
+    }
     if set.count > MAX_INTERVALS {
         return Decision::deny(Reason::Failed);
     }
-    let (mut low, mut high) = (0, set.count);
-    for _ in 0..=MAX_INTERVALS.ilog2() {
-        if low >= high {
-            break;
-        }
-        let middle = (low + high) / 2;
-        let Some(interval) = tables.interval(set.first.wrapping_add(middle)) else {
+    // How many intervals begin at the port or below, by steps of falling powers of two. Whether a step is
+    // taken is computed and not branched on: the kernel's verifier would follow both ways of every step,
+    // 2^11 in all.
+    let port = u64::from(endpoint.port);
+    let mut below = 0u64;
+    let mut step = u64::from(MAX_INTERVALS.next_power_of_two());
+    while step > 0 {
+        let inside = is_less(below + step - 1, u64::from(set.count));
+        let index = (below + step - 1) * inside;
+        let Some(interval) = tables.interval(set.first.wrapping_add(index as u32)) else {
             return Decision::deny(Reason::Failed);
         };
-        if endpoint.port < interval.low {
-            high = middle;
-        } else if endpoint.port > interval.high {
-            low = middle + 1;
-        } else {
-            let verdict = match endpoint.transport {
-                Transport::Tcp => interval.tcp,
-                Transport::Udp => interval.udp,
-            };
-            return Decision::from_verdict(verdict, default);
-        }
+        below += step * (inside & is_less(u64::from(interval.low), port + 1));
+        step /= 2;
     }
-    Decision::from_verdict(Verdict::UNMATCHED, default)
+    if below == 0 {
+        return Decision::from_verdict(Verdict::UNMATCHED, default);
+    }
+    let Some(interval) = tables.interval(set.first.wrapping_add(below as u32 - 1)) else {
+        return Decision::deny(Reason::Failed);
+    };
+    if port > u64::from(interval.high) {
+        return Decision::from_verdict(Verdict::UNMATCHED, default);
+    }
+    let verdict = match endpoint.transport {
+        Transport::Tcp => interval.tcp,
+        Transport::Udp => interval.udp,
+    };
+    Decision::from_verdict(verdict, default)
+}
+
+/// 1 where `left` is less than `right`, else 0, both below 2^63.
+#[inline(always)]
+fn is_less(left: u64, right: u64) -> u64 {
+    left.wrapping_sub(right) >> 63
 }

@@ -40,10 +40,10 @@ impl NameHash {
     }
 }
 
-/// Keeps the first `bytes` bytes (1 to 8) of a little-endian word.
+/// Keeps the first `bytes` bytes (0 to 7) of a little-endian word.
 #[inline(always)]
 pub fn keep_bytes(word: u64, bytes: u64) -> u64 {
-    if bytes >= 8 { word } else { word & ((1 << (bytes * 8)) - 1) }
+    word & ((1 << (bytes * 8)) - 1)
 }
 
 /// The symbol of a whole name, as the kernel computes it word by word.
@@ -94,6 +94,6 @@ mod tests {
     fn the_last_word_is_masked_to_the_name() {
         assert_eq!(keep_bytes(u64::MAX, 1), 0xff);
         assert_eq!(keep_bytes(u64::MAX, 7), u64::MAX >> 8);
-        assert_eq!(keep_bytes(u64::MAX, 8), u64::MAX);
+        assert_eq!(keep_bytes(u64::MAX, 0), 0);
     }
 }

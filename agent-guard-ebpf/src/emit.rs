@@ -3,7 +3,6 @@
 use agent_guard_common::{
     decide::{Decision, Reason},
     event::{Action, EventHeader, Outcome, PATH_ROOM},
-    hook::Hook,
     table::{Agent, AgentFlag, Counter, Effect},
 };
 use aya_ebpf::helpers::{
@@ -13,6 +12,7 @@ use aya_ebpf::helpers::{
 };
 
 use crate::{
+    guard::Caller,
     kernel::{enforcing, offset, read},
     maps::{self, EVENTS, Scratch},
 };
@@ -26,78 +26,121 @@ pub enum Enforcement {
     Kill,
 }
 
-/// What becomes of an action, and whether to enforce.
-#[inline(always)]
-pub fn outcome(agent: Option<&Agent>, decision: &Decision, enforcement: Enforcement) -> Outcome {
-    let audit = agent.is_some_and(|agent| agent.flags & AgentFlag::AUDIT != 0);
-    match decision.effect {
-        Effect::Allow => Outcome::Allowed,
-        Effect::Deny if audit || !enforcing() => Outcome::Observed,
-        Effect::Deny => match enforcement {
-            Enforcement::Refuse => Outcome::Denied,
-            Enforcement::Kill => Outcome::Killed,
-        },
-    }
-}
+/// A decision in numbers: effect | reason << 8 | failed << 16 | rule << 32.
+#[derive(Clone, Copy)]
+pub struct Judged(u64);
 
-/// Counts a decision; says whether it is to be emitted.
-#[inline(always)]
-pub fn count(hook: Hook, agent: Option<&Agent>, decision: &Decision) -> bool {
-    maps::count(hook, Counter::Decided);
-    if decision.reason.is_failure() {
-        maps::count(hook, Counter::Failed);
+impl Judged {
+    /// Takes a decision by way of the slot's memory. What the verifier reads there is unknown to it, so
+    /// that it checks what follows once, and not for each decision that could be made.
+    #[inline(always)]
+    pub fn new(scratch: *mut Scratch, decision: Decision) -> Self {
+        let failed = u64::from(decision.reason.is_failure());
+        let packed = decision.effect as u64
+            | (decision.reason as u64) << 8
+            | failed << 16
+            | u64::from(decision.rule) << 32;
+        // SAFETY: the caller holds the slot. Volatile, so that the compiler does not look through.
+        Self(unsafe {
+            core::ptr::write_volatile(&raw mut (*scratch).judged, packed);
+            core::ptr::read_volatile(&raw const (*scratch).judged)
+        })
     }
-    match decision.effect {
-        Effect::Deny => {
-            maps::count(hook, Counter::Denied);
-            true
+
+    #[inline(always)]
+    pub fn is_allowed(self) -> bool {
+        self.0 & 0xff == Effect::Allow as u64
+    }
+
+    /// What becomes of the action.
+    #[inline(always)]
+    pub fn outcome(self, policy: Option<&Agent>, enforcement: Enforcement) -> Outcome {
+        let audit = policy.is_some_and(|agent| agent.flags & AgentFlag::AUDIT != 0);
+        if self.is_allowed() {
+            Outcome::Allowed
+        } else if audit || !enforcing() {
+            Outcome::Observed
+        } else {
+            enforcement.of_denial()
         }
-        Effect::Allow => agent.is_none_or(|agent| agent.flags & AgentFlag::LOG_ALLOWED != 0),
     }
 }
 
-/// The part of an event that says who, by which hook, and how it ended.
+impl Enforcement {
+    #[inline(always)]
+    pub fn of_denial(self) -> Outcome {
+        match self {
+            Self::Refuse => Outcome::Denied,
+            Self::Kill => Outcome::Killed,
+        }
+    }
+}
+
+/// Counts a decision, and sends the event in `scratch` where it is to be told. The header's words on the
+/// object, and the path, are the caller's.
 #[inline(always)]
-pub fn fill(
-    header: &mut EventHeader,
-    agent: u32,
-    policy: u32,
-    hook: Hook,
+pub fn tell(
+    scratch: *mut Scratch,
+    caller: Caller,
+    policy: Option<&Agent>,
     action: Action,
-    decision: &Decision,
+    judged: Judged,
     outcome: Outcome,
 ) {
+    let (policy, flags) = policy.map_or((0, AgentFlag::LOG_ALLOWED), |a| (a.policy, a.flags));
+    let who = u64::from(caller.agent) | u64::from(policy) << 32;
+    let what =
+        caller.hook as u64 | (action as u64) << 8 | (outcome as u64) << 16 | u64::from(flags) << 32;
+    tell_of(scratch, who, what, judged.0);
+}
+
+/// A global function for the verifier, which checks it once by itself, and so takes numbers: agent |
+/// policy << 32; hook | action << 8 | outcome << 16 | flags of the agent << 32; and [`Judged`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn tell_of(scratch: *mut Scratch, who: u64, what: u64, judged: u64) -> u64 {
+    // SAFETY: the caller holds the slot; the verifier has the null case looked at.
+    let Some(memory) = (unsafe { scratch.as_mut() }) else { return 1 };
+    let (hook, outcome, flags) = (what as u8, (what >> 16) as u8, (what >> 32) as u32);
+    maps::count_at(hook, Counter::Decided);
+    if judged >> 16 & 1 != 0 {
+        maps::count_at(hook, Counter::Failed);
+    }
+    if outcome != Outcome::Allowed as u8 {
+        maps::count_at(hook, Counter::Denied);
+    } else if flags & AgentFlag::LOG_ALLOWED == 0 {
+        return 0;
+    }
+    let header = &mut memory.header;
+    header.agent = who as u32;
+    header.policy = (who >> 32) as u32;
+    header.hook = hook;
+    header.action = (what >> 8) as u8;
+    header.outcome = outcome;
+    header.reason = (judged >> 8) as u8;
+    header.rule = (judged >> 32) as u16;
+    fill_caller(header);
+    if !send(memory) {
+        maps::count_at(hook, Counter::Lost);
+    }
+    0
+}
+
+/// The part of an event that says who acts, and when.
+#[inline(always)]
+fn fill_caller(header: &mut EventHeader) {
     // SAFETY: these helpers have no preconditions.
     let (now, cgroup, task) =
         unsafe { (bpf_ktime_get_boot_ns(), bpf_get_current_cgroup_id(), bpf_get_current_task()) };
     let (pid_tgid, uid_gid) = (bpf_get_current_pid_tgid(), bpf_get_current_uid_gid());
-    *header = EventHeader {
-        boot_ns: now,
-        cgroup,
-        inode: 0,
-        agent,
-        policy,
-        pid: (pid_tgid >> 32) as u32,
-        tid: pid_tgid as u32,
-        ppid: parent(task).unwrap_or(0),
-        uid: uid_gid as u32,
-        gid: (uid_gid >> 32) as u32,
-        dev: 0,
-        path_len: 0,
-        rule: decision.rule,
-        port: 0,
-        protocol: 0,
-        family: 0,
-        hook: hook as u8,
-        action: action as u8,
-        reason: decision.reason as u8,
-        outcome: outcome as u8,
-        operation: 0,
-        reserved: [0; 3],
-        target: 0,
-        addr: [0; 16],
-        comm: bpf_get_current_comm().unwrap_or([0; 16]),
-    };
+    header.boot_ns = now;
+    header.cgroup = cgroup;
+    header.pid = (pid_tgid >> 32) as u32;
+    header.tid = pid_tgid as u32;
+    header.ppid = parent(task).unwrap_or(0);
+    header.uid = uid_gid as u32;
+    header.gid = (uid_gid >> 32) as u32;
+    header.comm = bpf_get_current_comm().unwrap_or([0; 16]);
 }
 
 #[inline(always)]
@@ -105,15 +148,12 @@ fn parent(task: u64) -> Result<u32, Reason> {
     read(read(task, offset!(task_parent))?, offset!(task_tgid))
 }
 
-/// Sends the event in `scratch` with the first `path_len` bytes of its path.
+/// Sends the event with the first `path_len` bytes of its path; false where it is lost.
 #[inline(always)]
-pub fn send_with_path(hook: Hook, scratch: *mut Scratch) {
-    // SAFETY: the caller holds the slot; nobody else has a reference.
-    let memory = unsafe { &mut *scratch };
+fn send(memory: &mut Scratch) -> bool {
     let path_len = memory.path_len;
     if path_len > PATH_ROOM as u64 {
-        maps::count(hook, Counter::Lost);
-        return;
+        return false;
     }
     memory.header.path_len = path_len as u32;
     // SAFETY: the header and `PATH_ROOM` bytes of path lie behind one another in the slot.
@@ -125,24 +165,5 @@ pub fn send_with_path(hook: Hook, scratch: *mut Scratch) {
             0,
         )
     };
-    if sent != 0 {
-        maps::count(hook, Counter::Lost);
-    }
-}
-
-/// Sends an event without a path.
-#[inline(always)]
-pub fn send(hook: Hook, header: &EventHeader) {
-    // SAFETY: the helper reads the header, all of whose bytes are initialised.
-    let sent = unsafe {
-        bpf_ringbuf_output(
-            (&raw const EVENTS).cast_mut().cast(),
-            core::ptr::from_ref(header).cast_mut().cast(),
-            size_of::<EventHeader>() as u64,
-            0,
-        )
-    };
-    if sent != 0 {
-        maps::count(hook, Counter::Lost);
-    }
+    sent == 0
 }

@@ -7,13 +7,13 @@ use agent_guard_common::{
     decide::{Decision, Endpoint, Reason, Request, decide_connect, decide_file},
     event::{Action, EventHeader, Outcome},
     hook::Hook,
-    table::{Agent, Counter, Effect, Family, NO_RULE},
+    table::{Agent, AgentFlag, Counter, Effect, Family, NO_RULE},
 };
 
 use crate::{
-    emit::{self, Enforcement},
+    emit::{self, Enforcement, Judged},
     hooks::{AF_INET, AF_INET6},
-    kernel::Object,
+    kernel::{Object, enforcing},
     maps::{self, KernelTables, Scratch},
     scope,
     walk::{self, End},
@@ -85,10 +85,11 @@ fn file_with(
         (_, Some(reason)) => Decision::deny(reason),
         (Some(agent), None) => judge_file(scratch, agent, object, request),
     };
-    if early && decision.effect == Effect::Allow {
+    let judged = Judged::new(scratch, decision);
+    if early && judged.is_allowed() {
         return Verdict::Proceed;
     }
-    let outcome = emit::outcome(agent, &decision, caller.enforcement);
+    let outcome = judged.outcome(agent, caller.enforcement);
     if outcome == Outcome::Observed {
         if early {
             scope::foretold(object.dentry);
@@ -96,15 +97,12 @@ fn file_with(
             return Verdict::Proceed;
         }
     }
-    if emit::count(caller.hook, agent, &decision) {
-        let policy = agent.map_or(0, |agent| agent.policy);
-        // SAFETY: as above.
-        let header = unsafe { &mut (*scratch).header };
-        emit::fill(header, caller.agent, policy, caller.hook, action(request), &decision, outcome);
-        header.dev = object.dev;
-        header.inode = object.number;
-        emit::send_with_path(caller.hook, scratch);
-    }
+    // SAFETY: as above.
+    let header = unsafe { &mut (*scratch).header };
+    header.dev = object.dev;
+    header.inode = object.number;
+    forget_target(header);
+    emit::tell(scratch, caller, agent, action(request), judged, outcome);
     outcome.into()
 }
 
@@ -139,8 +137,7 @@ pub struct Target {
     pub endpoint: Result<Endpoint, Reason>,
 }
 
-/// Decides a connection or a datagram. The event is built in the caller's frame, because cgroup
-/// programs have no task storage.
+/// Decides a connection or a datagram.
 #[inline(always)]
 pub fn connect(caller: Caller, action: Action, target: &Target) -> Verdict {
     let agent = maps::agent(caller.agent);
@@ -151,60 +148,74 @@ pub fn connect(caller: Caller, action: Action, target: &Target) -> Verdict {
             decide_connect(&KernelTables { policy: agent.policy }, agent, endpoint)
         }
     };
-    finish(caller, agent, action, &decision, Some(target))
+    finish(caller, agent, action, decision, |header| {
+        header.family = target.family;
+        header.protocol = target.protocol;
+        if let Ok(endpoint) = &target.endpoint {
+            // The endpoint as it was judged, in its own family.
+            header.family = match endpoint.family {
+                Family::V4 => AF_INET,
+                Family::V6 => AF_INET6,
+            };
+            header.addr = endpoint.addr;
+            header.port = endpoint.port;
+        }
+    })
 }
 
 /// Closes an interface that this tier can not judge.
 #[inline(always)]
 pub fn close_interface(caller: Caller, action: Action) -> Verdict {
-    finish(caller, maps::agent(caller.agent), action, &Decision::deny(Reason::Interface), None)
+    let agent = maps::agent(caller.agent);
+    finish(caller, agent, action, Decision::deny(Reason::Interface), |_| {})
 }
 
+/// Tells of a decision about anything but a file. `fill` says in the header what it was about.
 #[inline(always)]
 fn finish(
     caller: Caller,
     agent: Option<&Agent>,
     action: Action,
-    decision: &Decision,
-    target: Option<&Target>,
+    decision: Decision,
+    fill: impl FnOnce(&mut EventHeader),
 ) -> Verdict {
-    let outcome = emit::outcome(agent, decision, caller.enforcement);
-    if emit::count(caller.hook, agent, decision) {
-        // SAFETY: integers and byte arrays, for which zero is a value.
-        let mut header: EventHeader = unsafe { core::mem::zeroed() };
-        let policy = agent.map_or(0, |agent| agent.policy);
-        emit::fill(&mut header, caller.agent, policy, caller.hook, action, decision, outcome);
-        if let Some(target) = target {
-            header.family = target.family;
-            header.protocol = target.protocol;
-            if let Ok(endpoint) = &target.endpoint {
-                // The endpoint as it was judged, in its own family.
-                header.family = match endpoint.family {
-                    Family::V4 => AF_INET,
-                    Family::V6 => AF_INET6,
-                };
-                header.addr = endpoint.addr;
-                header.port = endpoint.port;
-            }
-        }
-        emit::send(caller.hook, &header);
-    }
+    let Some(scratch) = maps::scratch() else {
+        return without_memory(caller);
+    };
+    let judged = Judged::new(scratch, decision);
+    let outcome = judged.outcome(agent, caller.enforcement);
+    // SAFETY: the caller holds the slot; nobody else has a reference.
+    let memory = unsafe { &mut *scratch };
+    memory.path_len = 0;
+    memory.header.dev = 0;
+    memory.header.inode = 0;
+    forget_target(&mut memory.header);
+    fill(&mut memory.header);
+    emit::tell(scratch, caller, agent, action, judged, outcome);
+    maps::release(scratch);
     outcome.into()
 }
 
-/// Without working memory nothing can be judged, and no event built: denied, counted as lost too, and
-/// told through the diagnostic log.
+/// Clears what the slot's last event said of a connection or an operation.
+#[inline(always)]
+fn forget_target(header: &mut EventHeader) {
+    header.port = 0;
+    header.protocol = 0;
+    header.family = 0;
+    header.operation = 0;
+    header.reserved = [0; 3];
+    header.target = 0;
+    header.addr = [0; 16];
+}
+
+/// Without working memory nothing can be judged, and no event built: denied, and counted as failed and
+/// lost. No word in the diagnostic log: the verifier takes as long over the making of a line as over a
+/// walk.
 #[inline(always)]
 fn without_memory(caller: Caller) -> Verdict {
-    let agent = maps::agent(caller.agent);
-    let decision = Decision::deny(Reason::Failed);
-    emit::count(caller.hook, agent, &decision);
-    maps::count(caller.hook, Counter::Lost);
-    aya_log_ebpf::warn!(
-        (),
-        "hook {}: no memory to decide in; agent {} is denied",
-        caller.hook as u8,
-        caller.agent
-    );
-    emit::outcome(agent, &decision, caller.enforcement).into()
+    for counter in [Counter::Decided, Counter::Failed, Counter::Denied, Counter::Lost] {
+        maps::count(caller.hook, counter);
+    }
+    let audit = maps::agent(caller.agent).is_some_and(|agent| agent.flags & AgentFlag::AUDIT != 0);
+    if audit || !enforcing() { Verdict::Proceed } else { Verdict::Stop }
 }

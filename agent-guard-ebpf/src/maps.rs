@@ -75,8 +75,13 @@ pub struct Scratch {
     pub path_len: u64,
     /// Entries used in `components`.
     pub depth: u64,
-    /// State of the automaton.
+    /// Next byte of `path` for the glob automaton, and its state.
+    pub lexed: u64,
+    pub lexer_state: u64,
+    /// State of the path automaton.
     pub state: u32,
+    /// The decision, for [`crate::emit::Judged`].
+    pub judged: u64,
     /// How the walk ended: see the constants of [`crate::walk`].
     pub status: u32,
     /// The file system is a procfs.
@@ -183,7 +188,13 @@ pub fn lexer(policy: u32) -> Option<&'static Lexer> {
 /// Adds one to a counter of `hook`.
 #[inline(always)]
 pub fn count(hook: Hook, counter: Counter) {
-    if let Some(value) = COUNTERS.get_ptr_mut(hook as u32 * COUNTER_KINDS + counter as u32) {
+    count_at(hook as u8, counter);
+}
+
+/// As [`count`], by the hook's number.
+#[inline(always)]
+pub fn count_at(hook: u8, counter: Counter) {
+    if let Some(value) = COUNTERS.get_ptr_mut(u32::from(hook) * COUNTER_KINDS + counter as u32) {
         // SAFETY: the slot is live and belongs to this CPU. A program preempted between load and store
         // could lose an addition, so it is one instruction; `core` has no atomic addition for BPF.
         unsafe { core::arch::asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) value, in(reg) 1u64) };

@@ -1,15 +1,19 @@
 //! Whose action is this? A task belongs to the agent whose root is its cgroup or one above it, and
 //! carries a label that sticks: leaving the cgroup does not shed the policy.
 
-use agent_guard_common::{limits::MAX_CGROUP_LEVEL, table::Label};
+use agent_guard_common::{decide::Reason, limits::MAX_CGROUP_LEVEL, table::Label};
 use aya_ebpf::{
     bindings::task_struct,
     helpers::{
         bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_current_task_btf,
+        generated::bpf_loop,
     },
 };
 
-use crate::maps;
+use crate::{
+    kernel::{offset, read},
+    maps,
+};
 
 /// The current task, trusted by the verifier.
 #[inline(always)]
@@ -44,18 +48,80 @@ pub fn agent_of(task: *mut task_struct) -> u32 {
 #[inline(always)]
 pub fn agent_of_current_cgroup() -> u32 {
     let mut agent = 0;
-    for level in 0..=MAX_CGROUP_LEVEL {
-        // SAFETY: the helper has no preconditions; it returns 0 below the task's own level.
-        let cgroup = unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
-        if cgroup == 0 {
-            break;
-        }
-        match maps::agent_of_cgroup(cgroup) {
-            0 => {}
-            inner => agent = inner,
-        }
+    // SAFETY: the callback has the prototype that the helper asks for, and the context outlives it.
+    unsafe {
+        bpf_loop(MAX_CGROUP_LEVEL + 1, root_at as *mut _, (&raw mut agent).cast(), 0);
+        // Volatile, because the compiler does not know that the helper writes to it.
+        core::ptr::read_volatile(&raw const agent)
     }
-    agent
+}
+
+/// Takes the agent whose root is the current task's cgroup on this level. Returns 1 to stop.
+unsafe extern "C" fn root_at(level: u32, agent: *mut u32) -> i64 {
+    // SAFETY: the helper has no preconditions; it returns 0 below the task's own level.
+    let cgroup = unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
+    if cgroup == 0 {
+        return 1;
+    }
+    match maps::agent_of_cgroup(cgroup) {
+        0 => {}
+        // SAFETY: `agent_of_current_cgroup` passes its own live variable.
+        inner => unsafe { *agent = inner },
+    }
+    0
+}
+
+/// Whether the `struct cgroup` at this address is the one with the id `root`, or lies below it.
+#[inline(always)]
+pub fn is_below(cgroup: u64, root: u64) -> Result<bool, Reason> {
+    let mut climb = Climb { cgroup, root, end: Climb::GOING };
+    // SAFETY: the callback has the prototype that the helper asks for, and the context outlives it.
+    let end = unsafe {
+        bpf_loop(MAX_CGROUP_LEVEL + 1, climb_one as *mut _, (&raw mut climb).cast(), 0);
+        // Volatile, because the compiler does not know that the helper writes to it.
+        core::ptr::read_volatile(&raw const climb.end)
+    };
+    match end {
+        Climb::FOUND => Ok(true),
+        Climb::FAULT => Err(Reason::Failed),
+        _ => Ok(false),
+    }
+}
+
+struct Climb {
+    cgroup: u64,
+    root: u64,
+    end: u64,
+}
+
+impl Climb {
+    const GOING: u64 = 0;
+    const FOUND: u64 = 1;
+    const FAULT: u64 = 2;
+}
+
+/// One cgroup up. Returns 1 to stop.
+unsafe extern "C" fn climb_one(_index: u32, climb: *mut Climb) -> i64 {
+    // SAFETY: `is_below` passes its own live variable.
+    let climb = unsafe { &mut *climb };
+    match above(climb.cgroup) {
+        Ok((id, _)) if id == climb.root => climb.end = Climb::FOUND,
+        Ok((_, parent)) => {
+            climb.cgroup = parent;
+            return i64::from(parent == 0);
+        }
+        Err(_) => climb.end = Climb::FAULT,
+    }
+    1
+}
+
+/// The id of the `struct cgroup` at this address, and the address of the one above it, or 0.
+#[inline(always)]
+fn above(cgroup: u64) -> Result<(u64, u64), Reason> {
+    let node: u64 = read(cgroup, offset!(cgroup_kn))?;
+    let id = read(node, offset!(kernfs_id))?;
+    // `struct cgroup` starts with its own `self`, so a parent's css is the parent.
+    Ok((id, read(cgroup, offset!(cgroup_parent))?))
 }
 
 /// Remembers the dentry of which the current task's call was told, and returns the one before. Without

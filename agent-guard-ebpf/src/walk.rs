@@ -9,6 +9,7 @@
 
 use agent_guard_common::{
     decide::{Component, Reason, Tables, step},
+    event::PATH_ROOM,
     hash::{NameHash, keep_bytes},
     limits::{LEXER_CELLS, LEXER_STATES, MAX_DEPTH, NAME_MAX, PATH_ALIGN, PATH_BYTES},
     table::{Agent, AgentFlag, Lexer},
@@ -18,6 +19,7 @@ use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_kernel_str};
 use crate::{
     kernel::{Object, PIPE_MAGIC, PROC_MAGIC, offset, read},
     maps::{self, KernelTables, Scratch},
+    scope,
 };
 
 /// How a walk ended: 0 while it goes on, else [`ARRIVED`], else a [`Reason`] above [`FAILED`].
@@ -156,28 +158,40 @@ fn one_up(memory: &mut Scratch, agent: &Agent) -> Result<bool, Reason> {
     Ok(false)
 }
 
-/// Hashes the name at `path[start..start + len]`, as [`agent_guard_common::hash::name_symbol`] does.
+/// Words of the longest name.
+const NAME_WORDS: u64 = (NAME_MAX as u64 + 1) / 8;
+
+/// Hashes the name at `path[start..start + len]`, as [`agent_guard_common::hash::name_symbol`] does. The
+/// bytes behind the name are cleared up to the next word, so that every word is hashed as it stands.
 ///
 /// A global function for the verifier, as is [`glob_class`]: checked once by itself, instead of once
 /// for each length that a caller could pass and each round at which the loop could end.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn hash_name(memory: *const Scratch, start: u64, len: u64, agent: *const Agent) -> u64 {
+extern "C" fn hash_name(memory: *mut Scratch, start: u64, len: u64, agent: *const Agent) -> u64 {
     // SAFETY: both callers' pointers are live; the verifier has the null case looked at.
-    let (Some(memory), Some(agent)) = (unsafe { (memory.as_ref(), agent.as_ref()) }) else {
+    let (Some(memory), Some(agent)) = (unsafe { (memory.as_mut(), agent.as_ref()) }) else {
         return 0;
     };
+    if start > PATH_BYTES as u64 || len > NAME_MAX as u64 {
+        return 0;
+    }
+    // SAFETY: start is at most PATH_BYTES, so that NAME_MAX + 1 bytes follow; both are multiples of eight.
+    let words = unsafe { memory.path.as_mut_ptr().add(start as usize).cast::<u64>() };
+    let last = len / 8;
+    // SAFETY: `last` is below NAME_WORDS.
+    unsafe {
+        let word = words.add(last as usize);
+        *word = keep_bytes(*word, len % 8);
+    }
     let mut hash = NameHash::new(agent.hash_key, len);
-    let mut done = 0;
-    while done < NAME_MAX as u64 + 1 {
-        if done >= len || start > PATH_BYTES as u64 {
+    let used = len.div_ceil(8);
+    for word in 0..NAME_WORDS {
+        if word >= used {
             break;
         }
-        // SAFETY: start + done is at most PATH_BYTES + NAME_MAX - 7; both are multiples of eight.
-        let word =
-            unsafe { memory.path.as_ptr().add((start + done) as usize).cast::<u64>().read() };
-        hash.word(keep_bytes(word, len - done));
-        done += 8;
+        // SAFETY: `word` is below NAME_WORDS.
+        hash.word(unsafe { *words.add(word as usize) });
     }
     hash.finish()
 }
@@ -185,31 +199,48 @@ extern "C" fn hash_name(memory: *const Scratch, start: u64, len: u64, agent: *co
 /// Runs the name at `path[start..start + len]` through the policy's glob automaton.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn glob_class(memory: *const Scratch, start: u64, len: u64, lexer: *const Lexer) -> u64 {
+extern "C" fn glob_class(memory: *mut Scratch, start: u64, len: u64, lexer: *const Lexer) -> u64 {
     // SAFETY: as in `hash_name`.
-    let (Some(memory), Some(lexer)) = (unsafe { (memory.as_ref(), lexer.as_ref()) }) else {
+    let (Some(memory), Some(lexer)) = (unsafe { (memory.as_mut(), lexer.as_ref()) }) else {
         return 0;
     };
-    let mut state = u64::from(lexer.start);
-    let mut done = 0;
-    while done < NAME_MAX as u64 + 1 {
-        if done >= len || start > PATH_BYTES as u64 {
-            break;
-        }
-        // SAFETY: start + done is below the length of `path`; a byte indexes all of `classes`.
-        let class = unsafe {
-            let byte = *memory.path.as_ptr().add((start + done) as usize);
-            *lexer.classes.as_ptr().add(usize::from(byte))
-        };
-        let cell = state * u64::from(lexer.stride) + u64::from(class);
-        // SAFETY: masked to the length, a power of two. The loader's tables never exceed it.
-        state = u64::from(unsafe {
-            *lexer.next.as_ptr().add((cell & (LEXER_CELLS as u64 - 1)) as usize)
-        });
-        done += 1;
+    if len > NAME_MAX as u64 {
+        return 0;
     }
+    memory.lexed = start;
+    memory.lexer_state = u64::from(lexer.start);
+    let mut round = LexerRound { memory, lexer };
+    // SAFETY: the callback has the prototype that the helper asks for, and the context outlives it.
+    unsafe { bpf_loop(len as u32, lex as *mut _, (&raw mut round).cast(), 0) };
+    let state = memory.lexer_state & (LEXER_STATES as u64 - 1);
     // SAFETY: masked to the length, a power of two.
-    u64::from(unsafe { *lexer.accept.as_ptr().add((state & (LEXER_STATES as u64 - 1)) as usize) })
+    u64::from(unsafe { *lexer.accept.as_ptr().add(state as usize) })
+}
+
+struct LexerRound {
+    memory: *mut Scratch,
+    lexer: *const Lexer,
+}
+
+/// One byte through the glob automaton. Returns 1 to stop.
+unsafe extern "C" fn lex(_index: u32, context: *mut LexerRound) -> i64 {
+    // SAFETY: `glob_class` passes its own live `LexerRound`.
+    let (memory, lexer) = unsafe { (&mut *(*context).memory, &*(*context).lexer) };
+    let at = memory.lexed;
+    if at >= PATH_ROOM as u64 {
+        return 1;
+    }
+    // SAFETY: `at` is below the length of `path`; a byte indexes all of `classes`.
+    let class = unsafe {
+        let byte = *memory.path.as_ptr().add(at as usize);
+        *lexer.classes.as_ptr().add(usize::from(byte))
+    };
+    let cell = memory.lexer_state * u64::from(lexer.stride) + u64::from(class);
+    // SAFETY: masked to the length, a power of two. The loader's tables never exceed it.
+    let state = unsafe { *lexer.next.as_ptr().add((cell & (LEXER_CELLS as u64 - 1)) as usize) };
+    memory.lexer_state = u64::from(state);
+    memory.lexed = at + 1;
+    0
 }
 
 enum Entry {
@@ -238,20 +269,8 @@ fn process_entry(dentry: u64, agent: &Agent) -> Result<Entry, Reason> {
     }
     let task = link - u64::from(offset!(task_pid_links));
     let css_set: u64 = read(task, offset!(task_cgroups))?;
-    let mut cgroup: u64 = read(css_set, offset!(css_set_cgroup))?;
-    for _ in 0..=agent_guard_common::limits::MAX_CGROUP_LEVEL {
-        let node: u64 = read(cgroup, offset!(cgroup_kn))?;
-        let id: u64 = read(node, offset!(kernfs_id))?;
-        if id == agent.cgroup {
-            return Ok(Entry::Own);
-        }
-        // `struct cgroup` starts with its own `self`, so a parent's css is the parent.
-        cgroup = read(cgroup, offset!(cgroup_parent))?;
-        if cgroup == 0 {
-            break;
-        }
-    }
-    Ok(Entry::Other)
+    let cgroup: u64 = read(css_set, offset!(css_set_cgroup))?;
+    if scope::is_below(cgroup, agent.cgroup)? { Ok(Entry::Own) } else { Ok(Entry::Other) }
 }
 
 /// One component down. Returns 1 to stop.

@@ -22,5 +22,6 @@ fn task_alloc(ctx: LsmContext) -> i32 {
         return 0;
     }
     maps::count(Hook::TaskAlloc, Counter::Failed);
+    aya_log_ebpf::warn!((), "no memory for the label of a child: the child is not made");
     NO_MEMORY
 }
