@@ -245,6 +245,7 @@ fn every_record() -> Vec<Record> {
             Losses { hooks: vec![(Hook::FileOpen, 12)], malformed: 1, unwritten: u64::MAX };
         for notice in [
             Notice::Started,
+            Notice::Adopted,
             Notice::Stopped { totals },
             Notice::Stopped { totals: Vec::new() },
             Notice::PolicyLoaded { replaces: None },

@@ -57,10 +57,10 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// Makes `agent-guard-NAME-PID` below the caller's own cgroup, so that a guard inside an agent stays
-    /// inside it. An empty one that a killed run left is taken over.
-    pub fn create(mounts: &[Mount], name: &str) -> Result<Self, CgroupError> {
-        let name = format!("{PREFIX}{name}-{}", std::process::id());
+    /// Makes `agent-guard-ID` below the caller's own cgroup, so that a guard inside an agent stays inside
+    /// it. An empty one that a killed run left is taken over.
+    pub fn create(mounts: &[Mount], id: &str) -> Result<Self, CgroupError> {
+        let name = format!("{PREFIX}{id}");
         let mount = mounts::cgroup2(mounts).ok_or(CgroupError::NotMounted)?;
         let place = fs::read_to_string("/proc/self/cgroup")
             .map_err(io_error("reading", Path::new("/proc/self/cgroup")))?;
@@ -118,7 +118,7 @@ impl Cgroup {
 
     /// Whether a process is in it or below.
     pub fn is_populated(&self) -> Result<bool, CgroupError> {
-        populated(&self.path).map_err(io_error("reading", &self.path))
+        is_populated(&self.path)
     }
 
     /// Kills what still runs in it or below, and removes it.
@@ -127,7 +127,7 @@ impl Cgroup {
     }
 }
 
-/// Removes what guards left that were killed before they had a reaper: empty cgroups that are named
+/// Removes what guards left that were killed before they could hand over: empty cgroups that are named
 /// after a process that is gone. What can not be removed is in nobody's way.
 fn sweep(parent: &Path) {
     let Ok(entries) = fs::read_dir(parent) else { return };
@@ -178,6 +178,14 @@ pub fn kill(path: &Path) -> Result<(), CgroupError> {
         std::thread::sleep(Duration::from_millis(5));
     }
     Ok(())
+}
+
+/// Whether a process is in the cgroup at `path` or below. In one that is gone there is none.
+pub fn is_populated(path: &Path) -> Result<bool, CgroupError> {
+    match populated(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        found => found.map_err(io_error("reading", path)),
+    }
 }
 
 fn populated(path: &Path) -> io::Result<bool> {

@@ -6,7 +6,7 @@ use agent_guard_common::{
     hook::{Hook, HookSpec},
     table::{Agent, AgentFlag, Effect},
 };
-use aya::Ebpf;
+use aya::{Ebpf, programs::links::FdLink};
 
 use crate::{
     canary::{self, CanaryError},
@@ -17,6 +17,7 @@ use crate::{
         tables::{InstallError, Tables},
     },
     mounts::Mount,
+    pins::{Pins, PinsError},
     tier::Tier,
 };
 
@@ -44,6 +45,9 @@ pub enum TierError {
     /// The programs are attached and do not enforce.
     #[error(transparent)]
     Canary(#[from] CanaryError),
+    /// What is in force could not be pinned.
+    #[error(transparent)]
+    Pins(#[from] PinsError),
     /// The canary needs a cgroup.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
@@ -77,13 +81,17 @@ pub struct Guard {
     pub missing: Vec<&'static HookSpec>,
     /// Stronger tiers that were tried before, and why they are not in force.
     pub weaker_because: Vec<(Tier, TierError)>,
+    /// Held here as well, so that what is in force does not hang on files.
+    _links: Vec<FdLink>,
     baseline: Vec<HookCounts>,
 }
 
 impl Guard {
-    /// Loads, attaches and proves the programs of the strongest tier that `choice` admits. cgroup
-    /// programs are attached to `cgroup`.
+    /// Loads, attaches, proves and pins the programs of the strongest tier that `choice` admits. cgroup
+    /// programs are attached to `cgroup`. Where there are `pins`, what is in force stays so until they are
+    /// removed; else as long as the guard.
     pub fn establish(
+        pins: Option<&Pins>,
         choice: TierChoice,
         cgroup: &Cgroup,
         mounts: &[Mount],
@@ -94,23 +102,31 @@ impl Guard {
             if matches!(choice, TierChoice::Only(only) if only != tier) {
                 continue;
             }
-            match Self::of_tier(tier, cgroup, mounts, sizes) {
+            match Self::of_tier(pins, tier, cgroup, mounts, sizes) {
                 Ok(guard) => return Ok(Self { weaker_because: refused, ..guard }),
                 Err(error) => refused.push((tier, error)),
+            }
+            if let Some(Err(error)) = pins.map(Pins::remove) {
+                refused.push((tier, error.into()));
             }
         }
         Err(NoTier(refused))
     }
 
     fn of_tier(
+        pins: Option<&Pins>,
         tier: Tier,
         cgroup: &Cgroup,
         mounts: &[Mount],
         sizes: MapSizes,
     ) -> Result<Self, TierError> {
         let mut loaded = load::load(tier, sizes)?;
+        if let Some(pins) = pins {
+            pins.create()?;
+            pins.pin_maps(&loaded.ebpf)?;
+        }
         let mut tables = Tables::take(&mut loaded.ebpf)?;
-        load::attach(&mut loaded, cgroup.open()?)?;
+        let links = load::attach(&mut loaded, cgroup.open()?)?;
         let Loaded { ebpf, missing, .. } = loaded;
 
         let inner = Cgroup::create_in(cgroup.path(), mounts, "canary")?;
@@ -122,21 +138,35 @@ impl Guard {
         checked?;
 
         let baseline = counts(&ebpf)?.into_iter().map(|(_, counts)| counts).collect();
-        Ok(Self { ebpf, tables, tier, missing, weaker_because: Vec::new(), baseline })
+        let links = match pins {
+            Some(pins) => pins.pin_links(links)?,
+            None => links.into_iter().map(|(_, link)| link).collect(),
+        };
+        Ok(Self {
+            ebpf,
+            tables,
+            tier,
+            missing,
+            weaker_because: Vec::new(),
+            _links: links,
+            baseline,
+        })
+    }
+
+    /// What each hook had counted when the agent came.
+    pub fn baseline(&self) -> &[HookCounts] {
+        &self.baseline
     }
 
     /// What each hook has counted for agents; the canary's share is left out.
     pub fn counts(&self) -> Result<Vec<(Hook, HookCounts)>, TierError> {
-        let mut now = counts(&self.ebpf)?;
-        for ((_, counts), before) in now.iter_mut().zip(&self.baseline) {
-            *counts = counts.since(before);
-        }
-        Ok(now)
+        Ok(counters::since(counts(&self.ebpf)?, &self.baseline))
     }
 }
 
 fn counts(ebpf: &Ebpf) -> Result<Vec<(Hook, HookCounts)>, TierError> {
-    counters::read(ebpf)
+    let Some(map) = ebpf.map("COUNTERS") else { return Ok(Vec::new()) };
+    counters::read(map)
         .map_err(|source| TierError::Install(InstallError::Map { map: "COUNTERS", source }))
 }
 

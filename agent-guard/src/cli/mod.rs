@@ -11,7 +11,6 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     canary::{self, Probe},
     doctor::{self, DoctorArgs},
-    reaper,
 };
 
 /// Exit code where the guard itself failed.
@@ -41,6 +40,8 @@ enum Command {
     Run(run::RunArgs),
     /// Show what this host can enforce, why not more, and the remedy
     Doctor(DoctorArgs),
+    /// Look after agents whose guard was killed: they stay confined, and this reads their events
+    Adopt,
     /// Check a policy file, or ask what it says
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
@@ -53,11 +54,6 @@ enum Command {
     /// What the canary runs to see whether it may
     #[command(hide = true)]
     CanaryTarget,
-    /// Ends an agent whose guard died
-    #[command(hide = true)]
-    Reaper {
-        cgroup: PathBuf,
-    },
 }
 
 /// Runs the command that the arguments name.
@@ -101,11 +97,11 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Run(args) => run::run(args).map(ExitCode::from),
         Command::Doctor(args) => doctor::run(args.output).map_err(|error| Failure::new(&error, 1)),
+        Command::Adopt => crate::run::adopt_all()
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(|error| Failure::new(&error, 1)),
         Command::Policy(command) => policy::run(command),
         Command::Canary { probe, cgroup } => Ok(canary::main(probe, &cgroup).into()),
         Command::CanaryTarget => Ok(ExitCode::SUCCESS),
-        Command::Reaper { cgroup } => reaper::main(&cgroup)
-            .map(|()| ExitCode::SUCCESS)
-            .map_err(|error| Failure::new(&anyhow::Error::new(error), 1)),
     }
 }

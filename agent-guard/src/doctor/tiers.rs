@@ -52,7 +52,7 @@ fn send(tier: Tier, own: Option<&OwnCgroup>, allowed: bool) -> Canary {
     let Some((own, cgroup)) = own.and_then(|own| Some((own, own.cgroup()?))) else {
         return Canary::NoCgroup;
     };
-    match Guard::establish(TierChoice::Only(tier), cgroup, &own.mounts, programs::SIZES) {
+    match Guard::establish(None, TierChoice::Only(tier), cgroup, &own.mounts, programs::SIZES) {
         Ok(_) => Canary::Passed,
         Err(NoTier(errors)) => {
             let errors: Vec<String> = errors.iter().map(|(_, error)| why(error)).collect();

@@ -195,6 +195,8 @@ pub enum Notice {
         /// What every attached hook has counted for all of the run.
         totals: Vec<HookTotals>,
     },
+    /// The guard that started this agent is gone, and another one looks after it.
+    Adopted,
     /// A policy is in the kernel.
     PolicyLoaded {
         /// The revision that it takes the place of.

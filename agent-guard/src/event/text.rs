@@ -256,6 +256,10 @@ impl Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Started => f.write_str("the agent is under guard"),
+            Self::Adopted => f.write_str(
+                "the guard that started the agent is gone; the agent stayed confined, and another \
+                 guard looks after it; losses are counted from its start",
+            ),
             Self::Stopped { totals } => {
                 let sum = |of: fn(&super::HookTotals) -> u64| {
                     totals.iter().map(of).fold(0, u64::saturating_add)

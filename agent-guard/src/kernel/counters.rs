@@ -4,13 +4,10 @@ use agent_guard_common::{
     hook::Hook,
     table::{COUNTER_KINDS, Counter},
 };
-use aya::{
-    Ebpf,
-    maps::{MapError, PerCpuArray},
-};
+use aya::maps::{Map, MapError, PerCpuArray};
 
 /// What one hook has counted since it was loaded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct HookCounts {
     /// Actions of agents that were decided.
     pub decided: u64,
@@ -24,7 +21,7 @@ pub struct HookCounts {
 
 impl HookCounts {
     /// What was added since `before`.
-    pub fn since(self, before: &Self) -> Self {
+    fn since(self, before: &Self) -> Self {
         Self {
             decided: self.decided.saturating_sub(before.decided),
             denied: self.denied.saturating_sub(before.denied),
@@ -34,9 +31,19 @@ impl HookCounts {
     }
 }
 
-/// Reads the counters of every hook.
-pub fn read(ebpf: &Ebpf) -> Result<Vec<(Hook, HookCounts)>, MapError> {
-    let Some(map) = ebpf.map("COUNTERS") else { return Ok(Vec::new()) };
+/// What was added to `counts` since `baseline`, which is in the same order.
+pub fn since(
+    mut counts: Vec<(Hook, HookCounts)>,
+    baseline: &[HookCounts],
+) -> Vec<(Hook, HookCounts)> {
+    for ((_, counts), before) in counts.iter_mut().zip(baseline) {
+        *counts = counts.since(before);
+    }
+    counts
+}
+
+/// Reads the counters of every hook from the map `COUNTERS`.
+pub fn read(map: &Map) -> Result<Vec<(Hook, HookCounts)>, MapError> {
     let map: PerCpuArray<_, u64> = PerCpuArray::try_from(map)?;
     let sum = |hook: Hook, counter: Counter| -> Result<u64, MapError> {
         Ok(map.get(&(hook as u32 * COUNTER_KINDS + counter as u32), 0)?.iter().sum())

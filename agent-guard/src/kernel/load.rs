@@ -1,6 +1,6 @@
 //! Loading and attaching the programs of a tier.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use agent_guard_common::{
     hook::{Hook, HookSpec, HookTier, Need},
@@ -8,7 +8,10 @@ use agent_guard_common::{
 };
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    programs::{CgroupAttachMode, CgroupSockAddr, Lsm, RawTracePoint},
+    programs::{
+        CgroupAttachMode, CgroupSockAddr, Lsm, Program, ProgramError, RawTracePoint,
+        links::{FdLink, LinkError},
+    },
 };
 
 use super::{
@@ -178,26 +181,53 @@ fn load_program(
     loaded.map_err(|source| LoadError::Program { hook: spec.name, decides: spec.decides, source })
 }
 
-/// Attaches every program that is loaded; cgroup programs to `cgroup`.
-pub fn attach(loaded: &mut Loaded, cgroup: impl AsFd) -> Result<(), LoadError> {
+/// Attaches every program that is loaded; cgroup programs to `cgroup`. Each stays attached as long as
+/// its link.
+pub fn attach(
+    loaded: &mut Loaded,
+    cgroup: impl AsFd,
+) -> Result<Vec<(&'static str, FdLink)>, LoadError> {
+    let mut links = Vec::with_capacity(loaded.hooks.len());
     for spec in &loaded.hooks {
-        let program =
-            loaded.ebpf.program_mut(spec.program).ok_or(LoadError::NoProgram(spec.program))?;
-        let attached = match spec.tier {
-            HookTier::Lsm => <&mut Lsm>::try_from(program).and_then(Lsm::attach).map(drop),
-            HookTier::Tracepoint => <&mut RawTracePoint>::try_from(program)
-                .and_then(|program| program.attach(spec.name))
-                .map(drop),
-            HookTier::Cgroup => <&mut CgroupSockAddr>::try_from(program)
-                // A link always admits others beside it, and takes no flag that says so.
-                .and_then(|program| program.attach(cgroup.as_fd(), CgroupAttachMode::Single))
-                .map(drop),
-        };
-        attached.map_err(|source| LoadError::Program {
-            hook: spec.name,
-            decides: spec.decides,
-            source,
+        let program = loaded.ebpf.program_mut(spec.program);
+        let program = program.ok_or(LoadError::NoProgram(spec.program))?;
+        let link = attach_one(program, spec, cgroup.as_fd()).map_err(|source| {
+            LoadError::Program { hook: spec.name, decides: spec.decides, source }
         })?;
+        links.push((spec.program, link));
     }
-    Ok(())
+    Ok(links)
+}
+
+fn attach_one(
+    program: &mut Program,
+    spec: &HookSpec,
+    cgroup: BorrowedFd<'_>,
+) -> Result<FdLink, ProgramError> {
+    Ok(match spec.tier {
+        HookTier::Lsm => {
+            let program = <&mut Lsm>::try_from(program)?;
+            let link = program.attach()?;
+            program.take_link(link)?.into()
+        }
+        HookTier::Tracepoint => {
+            let program = <&mut RawTracePoint>::try_from(program)?;
+            let link = program.attach(spec.name)?;
+            program.take_link(link)?.into()
+        }
+        HookTier::Cgroup => {
+            let program = <&mut CgroupSockAddr>::try_from(program)?;
+            // A link always admits others beside it, and takes no flag that says so.
+            let link = program.attach(cgroup, CgroupAttachMode::Single)?;
+            program.take_link(link)?.try_into().map_err(link_error)?
+        }
+    })
+}
+
+/// Every kernel that has what the programs need attaches by links.
+fn link_error(error: LinkError) -> ProgramError {
+    match error {
+        LinkError::SyscallError(error) => error.into(),
+        LinkError::InvalidLink | LinkError::UnknownLinkType(_) => ProgramError::NotAttached,
+    }
 }

@@ -74,7 +74,8 @@ impl fmt::Display for PolicyName {
 }
 
 /// What becomes of a denial.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// The call fails.
     #[default]

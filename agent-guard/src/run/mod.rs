@@ -1,5 +1,7 @@
 //! `agent-guard run`: one command, in its own cgroup, under one policy, for as long as it lives.
 
+mod adopt;
+mod handover;
 mod launch;
 mod names;
 mod report;
@@ -10,7 +12,6 @@ use std::{
     fs::File,
     io::{self, IsTerminal},
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
@@ -20,15 +21,20 @@ use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
 use tokio::io::{Interest, unix::AsyncFd};
 
-use self::{names::RunNames, report::Reporter, stderr::say};
+pub use self::adopt::adopt_all;
+use self::{
+    handover::{Handover, Held, PolicyName, RuleName},
+    names::RunNames,
+    report::Reporter,
+    stderr::say,
+};
 use crate::{
     cgroup::{self, Cgroup},
-    event::{
-        AgentIdentity, Context, Encoder, EventLog, Host, Notice, PolicyIdentity, SafeText, Sink,
-    },
+    event::{Encoder, EventLog, Host, Notice, Sink},
     guard::{Guard, TierChoice},
     kernel::tables::sizes_for,
     mounts::{Mount, MountTable},
+    pins::{self, Pins},
     policy::{
         Mode, Policy,
         compile::{
@@ -36,7 +42,6 @@ use crate::{
             compile,
         },
     },
-    reaper::Reaper,
     signals::Signals,
     tier::Tier,
 };
@@ -85,6 +90,8 @@ pub fn run(settings: &Settings) -> anyhow::Result<u8> {
 async fn guarded(settings: &Settings) -> anyhow::Result<u8> {
     let log = settings.events.as_deref().map(open_log).transpose()?;
     let signals = Signals::collect().context("collecting signals")?;
+    adopt::adopt_in_background().context("looking for agents whose guard is gone")?;
+    pins::mount_bpffs()?;
     let table = MountTable::open().context("opening the mount table")?;
     let mounts = table.read().context("reading the mount table")?;
     let resolver = HostResolver::default();
@@ -93,19 +100,31 @@ async fn guarded(settings: &Settings) -> anyhow::Result<u8> {
         say(format_args!("agent-guard: warning: {note}"));
     }
 
-    let cgroup = Cgroup::create(&mounts, &settings.agent)?;
-    let place = Place { cgroup: &cgroup, mounts: &mounts, resolver: &resolver };
-    let outcome = under_guard(settings, &place, &table, compiled, log, &signals).await;
+    let id = format!("{}-{}", settings.agent, std::process::id());
+    let pins = Pins::of(&id);
+    pins.remove()?;
+    let mut held = Held::create(&id).context("making the handover")?;
+    let cgroup = Cgroup::create(&mounts, &id)?;
+    let place = Place { cgroup: &cgroup, pins: &pins, mounts: &mounts, resolver: &resolver };
+    let outcome = under_guard(settings, &place, &table, compiled, log, &signals, &mut held).await;
     // Also where the guard failed: what was made is taken away, and whoever was in it ended.
-    if let Err(error) = cgroup.remove() {
-        say(format_args!("agent-guard: {error}"));
+    if let Err(error) = clean_up(cgroup, &pins, held) {
+        say(format_args!("agent-guard: {error:#}"));
     }
     outcome
+}
+
+/// Ends whoever is left, and only then lets go of the programs.
+fn clean_up(cgroup: Cgroup, pins: &Pins, held: Held) -> anyhow::Result<()> {
+    cgroup.remove()?;
+    pins.remove()?;
+    held.finish().context("removing the handover")
 }
 
 /// Where the agent lives.
 struct Place<'a> {
     cgroup: &'a Cgroup,
+    pins: &'a Pins,
     mounts: &'a [Mount],
     resolver: &'a HostResolver,
 }
@@ -117,9 +136,16 @@ async fn under_guard(
     compiled: Compiled,
     log: Option<EventLog<File>>,
     signals: &Signals,
+    held: &mut Held,
 ) -> anyhow::Result<u8> {
     let cgroup = place.cgroup;
-    let mut guard = Guard::establish(settings.tier, cgroup, place.mounts, sizes_for(&compiled))?;
+    let mut guard = Guard::establish(
+        Some(place.pins),
+        settings.tier,
+        cgroup,
+        place.mounts,
+        sizes_for(&compiled),
+    )?;
     let unenforced = guard.tier == Tier::Observe && settings.policy.mode == Mode::Enforce;
     if unenforced && !settings.allow_unenforced {
         bail!(
@@ -131,8 +157,10 @@ async fn under_guard(
     guard.tables.set_agent(AGENT, agent(settings, &compiled, cgroup, policy))?;
     guard.tables.bind_cgroup(cgroup.id(), AGENT)?;
 
-    let context = context(settings, &guard, cgroup, unenforced);
-    let mut reporter = Reporter::new(RunNames::new(context, &compiled, place.mounts), log);
+    let handover = handover(settings, &guard, &compiled, cgroup, unenforced)?;
+    held.write(&handover).context("writing the handover")?;
+    let names = RunNames::new(handover.context(), handover.rules(), place.mounts);
+    let mut reporter = Reporter::new(names, log);
     announce(settings, &guard);
     reporter.notice(Notice::Started);
     reporter.notice(Notice::PolicyLoaded { replaces: None });
@@ -147,7 +175,6 @@ async fn under_guard(
     let ring = RingBuf::try_from(
         guard.ebpf.take_map("EVENTS").context("the object file holds no map EVENTS")?,
     )?;
-    let reaper = Reaper::start(cgroup.path()).context("starting the reaper")?;
     let entrance = cgroup.entrance()?.into();
     let code = match launch::start(&settings.command, entrance, signals.before()) {
         Ok(mut child) => {
@@ -187,9 +214,6 @@ async fn under_guard(
             error.exit_code()
         }
     };
-    if let Err(error) = reaper.dismiss() {
-        say(format_args!("agent-guard: dismissing the reaper: {error}"));
-    }
     Ok(code)
 }
 
@@ -347,23 +371,31 @@ fn open_log(path: &Path) -> anyhow::Result<EventLog<File>> {
     Ok(EventLog::new(Encoder::new(host, u128::from(high) << 64 | u128::from(low)), out))
 }
 
-fn context(settings: &Settings, guard: &Guard, cgroup: &Cgroup, unenforced: bool) -> Arc<Context> {
-    use std::os::unix::ffi::OsStrExt;
-    Arc::new(Context {
+/// What a successor has to know, should this process die.
+fn handover(
+    settings: &Settings,
+    guard: &Guard,
+    compiled: &Compiled,
+    cgroup: &Cgroup,
+    unenforced: bool,
+) -> anyhow::Result<Handover> {
+    let log = settings.events.as_deref().filter(|path| *path != Path::new("-"));
+    Ok(Handover {
+        agent: settings.agent.clone(),
+        agent_id: AGENT,
+        cgroup_id: cgroup.id(),
+        cgroup: cgroup.path().to_owned(),
         tier: guard.tier,
         mode: settings.policy.mode,
         degraded: if unenforced { vec!["enforce".to_owned()] } else { Vec::new() },
-        agent: AgentIdentity {
-            name: settings.agent.clone(),
-            id: AGENT,
-            cgroup_id: cgroup.id(),
-            cgroup: SafeText::new(cgroup.path().as_os_str().as_bytes()),
-        },
-        policy: Some(PolicyIdentity {
-            name: settings.policy.name.to_string(),
-            revision: settings.policy.revision.clone(),
-            file: SafeText::new(settings.policy_file.as_bytes()),
-        }),
+        policy: PolicyName::new(
+            settings.policy.name.to_string(),
+            settings.policy.revision.clone(),
+            settings.policy_file.clone(),
+        ),
+        rules: names::rules(&compiled.rules).iter().map(|rule| RuleName::from(&**rule)).collect(),
+        baseline: guard.baseline().to_vec(),
+        log: log.map(std::path::absolute).transpose()?,
     })
 }
 

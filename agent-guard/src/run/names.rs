@@ -7,7 +7,7 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::{
     event::{Context, Mount as NamedMount, Names, Rule},
     mounts::Mount,
-    policy::compile::Compiled,
+    policy::compile::RuleInfo,
 };
 
 /// Names of one agent: its context, its rules, and the mounts that it sees.
@@ -19,22 +19,11 @@ pub struct RunNames {
 }
 
 impl RunNames {
-    /// Names for the events of an agent in `context` under the rules of `compiled`. Rule ids depend on
-    /// the policy file alone, so they outlive a change of mounts.
-    pub fn new(context: Arc<Context>, compiled: &Compiled, mounts: &[Mount]) -> Self {
-        let rules = compiled.rules.iter().map(|rule| {
-            Arc::new(Rule {
-                label: rule.label.clone(),
-                line: u32::try_from(rule.line).ok(),
-                class: rule.class.clone(),
-            })
-        });
-        let mut names = Self {
-            context,
-            rules: rules.collect(),
-            mounts: HashMap::new(),
-            boot_time_ns: boot_time_ns(),
-        };
+    /// Names for the events of an agent in `context` under these rules, by id. The ids depend on the
+    /// policy file alone, so they outlive a change of mounts.
+    pub fn new(context: Arc<Context>, rules: Vec<Arc<Rule>>, mounts: &[Mount]) -> Self {
+        let mut names =
+            Self { context, rules, mounts: HashMap::new(), boot_time_ns: boot_time_ns() };
         names.set_mounts(mounts);
         names
     }
@@ -55,6 +44,16 @@ impl RunNames {
     pub fn own_context(&self) -> Arc<Context> {
         Arc::clone(&self.context)
     }
+}
+
+/// Compiled rules, as events call them.
+pub fn rules(compiled: &[RuleInfo]) -> Vec<Arc<Rule>> {
+    let rule = |rule: &RuleInfo| Rule {
+        label: rule.label.clone(),
+        line: u32::try_from(rule.line).ok(),
+        class: rule.class.clone(),
+    };
+    compiled.iter().map(|info| Arc::new(rule(info))).collect()
 }
 
 impl Names for RunNames {

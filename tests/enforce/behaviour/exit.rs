@@ -4,7 +4,7 @@ use std::path::Path;
 
 use agent_guard::tier::Tier;
 
-use super::{ALLOW_ALL, Behaviour, DENY_SECRETS, runs, secret_place};
+use super::{ALLOW_ALL, Behaviour, DENY_SECRETS, death::traces, runs, secret_place};
 use crate::{
     guard::{Run, tier},
     scratch::Scratch,
@@ -82,16 +82,11 @@ fn left_behind() {
 }
 
 fn nothing_left() {
-    let bpffs = Path::new("/sys/fs/bpf");
-    let pinned = || match std::fs::read_dir(bpffs) {
-        Ok(entries) => entries.map(|entry| entry.unwrap().file_name()).collect(),
-        Err(_) => Vec::new(),
-    };
-    let before = pinned();
     let outcome = Run::under(ALLOW_ALL).go(&["/bin/true"]);
     outcome.exits(0);
-    assert!(!outcome.cgroup().exists());
-    assert_eq!(pinned(), before);
+    for trace in traces(&outcome.cgroup()) {
+        assert!(!trace.exists(), "{}", trace.display());
+    }
 }
 
 fn passes_through() {

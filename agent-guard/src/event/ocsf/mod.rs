@@ -160,6 +160,9 @@ impl Encoder {
             Notice::Started => {
                 (Class::LIFECYCLE.activity(3, "Start"), severity::INFORMATIONAL, status::SUCCESS)
             }
+            Notice::Adopted => {
+                (Class::LIFECYCLE.activity(5, "Restart"), severity::MEDIUM, status::SUCCESS)
+            }
             Notice::Stopped { .. } => {
                 (Class::LIFECYCLE.activity(4, "Stop"), severity::INFORMATIONAL, status::SUCCESS)
             }
@@ -178,7 +181,7 @@ impl Encoder {
         event.policy = policy(&record.context, None);
         let extra = &mut event.unmapped.agent_guard;
         match notice {
-            Notice::Started | Notice::Degraded => event.app = Some(Product::SELF),
+            Notice::Started | Notice::Adopted | Notice::Degraded => event.app = Some(Product::SELF),
             Notice::Stopped { totals } => {
                 event.app = Some(Product::SELF);
                 extra.totals = Some(totals.iter().map(hook_totals).collect());

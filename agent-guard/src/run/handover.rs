@@ -1,0 +1,210 @@
+//! What a guard leaves for the one that comes after it, should it die: who the agent is, and what its
+//! events mean. The file is locked for as long as somebody looks after the agent.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, ErrorKind, Seek, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    event::{AgentIdentity, Context, PolicyIdentity, Rule, SafeText},
+    kernel::counters::HookCounts,
+    policy::Mode,
+    tier::Tier,
+};
+
+/// Where the files lie. Gone after a boot, as the pins are.
+const DIRECTORY: &str = "/run/agent-guard";
+
+/// Longest file that is read; a policy of 65,000 rules with long names takes a tenth of it.
+const MAX_BYTES: u64 = 64 << 20;
+
+/// All that a successor needs to know.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Handover {
+    /// Name of the agent.
+    pub agent: String,
+    /// Its id in the kernel's tables.
+    pub agent_id: u32,
+    /// Id of its cgroup.
+    pub cgroup_id: u64,
+    /// Directory of its cgroup.
+    pub cgroup: PathBuf,
+    /// The tier in force.
+    pub tier: Tier,
+    /// The mode in force.
+    pub mode: Mode,
+    /// What is not enforced.
+    pub degraded: Vec<String>,
+    /// The policy.
+    pub policy: PolicyName,
+    /// Its rules, by id.
+    pub rules: Vec<RuleName>,
+    /// What the counters said before the agent came.
+    pub baseline: Vec<HookCounts>,
+    /// Where its events go, if to a file.
+    pub log: Option<PathBuf>,
+}
+
+/// How events call the policy.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PolicyName {
+    name: String,
+    revision: String,
+    file: String,
+}
+
+/// How events call a rule.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RuleName {
+    label: String,
+    line: Option<u32>,
+    class: Option<String>,
+}
+
+impl PolicyName {
+    /// The policy `name` as it stood in `file`.
+    pub fn new(name: String, revision: String, file: String) -> Self {
+        Self { name, revision, file }
+    }
+}
+
+impl From<&Rule> for RuleName {
+    fn from(rule: &Rule) -> Self {
+        let Rule { label, line, class } = rule.clone();
+        Self { label, line, class }
+    }
+}
+
+impl Handover {
+    /// What events say of the agent.
+    pub fn context(&self) -> Arc<Context> {
+        use std::os::unix::ffi::OsStrExt;
+        let PolicyName { name, revision, file } = self.policy.clone();
+        Arc::new(Context {
+            tier: self.tier,
+            mode: self.mode,
+            degraded: self.degraded.clone(),
+            agent: AgentIdentity {
+                name: self.agent.clone(),
+                id: self.agent_id,
+                cgroup_id: self.cgroup_id,
+                cgroup: SafeText::new(self.cgroup.as_os_str().as_bytes()),
+            },
+            policy: Some(PolicyIdentity { name, revision, file: SafeText::new(file.as_bytes()) }),
+        })
+    }
+
+    /// The rules as events call them.
+    pub fn rules(&self) -> Vec<Arc<Rule>> {
+        let rule =
+            |RuleName { label, line, class }: RuleName| Arc::new(Rule { label, line, class });
+        self.rules.iter().cloned().map(rule).collect()
+    }
+}
+
+/// A handover in a file, held by this process.
+#[derive(Debug)]
+pub struct Held {
+    /// The name of its pins.
+    pub id: String,
+    file: File,
+    path: PathBuf,
+}
+
+impl Held {
+    /// Makes the file for `id` and holds it.
+    ///
+    /// # Errors
+    /// It could not be made or locked.
+    pub fn create(id: &str) -> io::Result<Self> {
+        DirBuilder::new().recursive(true).mode(0o700).create(DIRECTORY)?;
+        let path = Path::new(DIRECTORY).join(format!("{id}.json"));
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        file.set_len(0)?;
+        Ok(Self { id: id.to_owned(), file, path })
+    }
+
+    /// Writes what a successor has to know.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn write(&mut self, handover: &Handover) -> io::Result<()> {
+        self.file.rewind()?;
+        self.file.set_len(0)?;
+        self.file.write_all(&serde_json::to_vec(handover)?)
+    }
+
+    /// What was left for us; `None` where the guard died before it wrote anything.
+    ///
+    /// # Errors
+    /// The file can not be read or says something else.
+    pub fn read(&self) -> io::Result<Option<Handover>> {
+        let length = self.file.metadata()?.len();
+        if length > MAX_BYTES {
+            return Err(io::Error::other(format!("{} has {length} bytes", self.path.display())));
+        }
+        match fs::read(&self.path)? {
+            bytes if bytes.is_empty() => Ok(None),
+            bytes => serde_json::from_slice(&bytes).map(Some).map_err(io::Error::from),
+        }
+    }
+
+    /// There is nothing left to look after.
+    ///
+    /// # Errors
+    /// The file could not be removed.
+    pub fn finish(self) -> io::Result<()> {
+        fs::remove_file(&self.path)
+    }
+}
+
+/// Takes over what guards left that are gone. What a guard that lives still holds is not touched.
+///
+/// # Errors
+/// The directory can not be read.
+pub fn abandoned() -> io::Result<Vec<Held>> {
+    let entries = match fs::read_dir(DIRECTORY) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        let id = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".json"));
+        if let Some(id) = id
+            && let Some(file) = lock_existing(&path)?
+        {
+            found.push(Held { id: id.to_owned(), file, path: path.clone() });
+        }
+    }
+    Ok(found)
+}
+
+/// The file, locked; `None` where somebody else holds it, or has just removed it.
+fn lock_existing(path: &Path) -> io::Result<Option<File>> {
+    let file = match OpenOptions::new().read(true).write(true).open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return Ok(None);
+    }
+    let is_same = fs::metadata(path).is_ok_and(|now| {
+        file.metadata().is_ok_and(|held| (held.dev(), held.ino()) == (now.dev(), now.ino()))
+    });
+    Ok(is_same.then_some(file))
+}
