@@ -3,6 +3,7 @@
 mod apt;
 mod build;
 mod demo;
+mod fuzz;
 mod lint;
 mod process;
 mod setup;
@@ -36,6 +37,12 @@ enum Task {
     /// Check format, lints (host and kernel side) and dependencies
     Lint,
     Test(Test),
+    /// Fuzz what reads bytes of others, from the seeds in fuzz/seeds
+    Fuzz {
+        /// How long, for each target
+        #[arg(long, value_name = "S", default_value_t = 60)]
+        seconds: u64,
+    },
     /// What continuous integration runs: `lint`, then `test`
     Ci,
     Vm(Vm),
@@ -145,6 +152,9 @@ fn main() -> ExitCode {
         Task::Setup => (setup::setup().map(|_| 0), 1),
         Task::Demo(demo) => (demo.run(), 1),
         Task::Lint => (setup::setup().and_then(|rustc| lint::run_all(&rustc)).map(|()| 0), 1),
+        Task::Fuzz { seconds } => {
+            (setup::setup().and_then(|rustc| fuzz::run_all(&rustc, seconds)).map(|()| 0), 1)
+        }
         Task::Test(test) => (test.run(), 1),
         Task::Ci => (ci(), 1),
         Task::Vm(vm) => (vm.run(), VM_FAILED),
