@@ -30,7 +30,7 @@ use crate::{
     kernel::tables::sizes_for,
     mounts::{Mount, MountTable},
     policy::{
-        Mode, Policy,
+        Mode, Policy, aliases,
         compile::{
             CompileError, Compiled, Environment, Filesystems, HostLinks, HostResolver, Resolver,
             compile,
@@ -322,7 +322,11 @@ fn compile_policy(
     for _ in 0..KEY_DRAWS {
         match compile(policy, &environment, draw_key()?) {
             Err(CompileError::HashCollision) => {}
-            other => return Ok(other?),
+            compiled => {
+                let mut compiled = compiled?;
+                aliases::find(policy, &environment, &mut compiled);
+                return Ok(compiled);
+            }
         }
     }
     Err(CompileError::HashCollision.into())
