@@ -180,15 +180,15 @@ fn objects(action: Action) -> Vec<Object> {
 fn hooks(action: Action) -> &'static [Hook] {
     match action {
         Action::Read | Action::ReadWrite | Action::Load => &[Hook::FileOpen, Hook::SysExit],
-        Action::Write => &[Hook::FileOpen, Hook::InodeCreate],
+        Action::Write => &[Hook::FileOpen],
         Action::Exec | Action::Map => &[Hook::BprmCheck, Hook::SchedExec],
-        Action::Create
-        | Action::Delete
-        | Action::Rename
-        | Action::Link
-        | Action::Truncate
-        | Action::SetMetadata
-        | Action::Receive => &[Hook::FileOpen],
+        Action::Create => &[Hook::PathMknod, Hook::PathMkdir, Hook::PathSymlink],
+        Action::Delete => &[Hook::PathUnlink, Hook::PathRmdir],
+        Action::Rename => &[Hook::PathRename],
+        Action::Link => &[Hook::PathLink],
+        Action::Truncate => &[Hook::PathTruncate],
+        Action::SetMetadata => &[Hook::PathChmod, Hook::InodeSetattr, Hook::InodeSetxattr],
+        Action::Receive => &[Hook::FileOpen],
         Action::CreateSocket | Action::Listen | Action::Accept | Action::ConnectLocal => {
             &[Hook::SocketConnect]
         }

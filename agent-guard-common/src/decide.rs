@@ -5,7 +5,9 @@
 use crate::{
     limits::MAX_INTERVALS,
     numbered::numbered,
-    table::{Access, Agent, DEAD, Effect, Family, Interval, NO_RULE, PortSet, State, Verdict},
+    table::{
+        Access, Agent, Alias, DEAD, Effect, Family, Interval, NO_RULE, PortSet, State, Verdict,
+    },
 };
 
 /// A compiled policy, wherever it is kept.
@@ -87,6 +89,20 @@ impl Decision {
     #[inline(always)]
     pub const fn deny(reason: Reason) -> Self {
         Self { effect: Effect::Deny, rule: NO_RULE, reason }
+    }
+
+    /// In one word, for a function that can return no more.
+    #[inline(always)]
+    pub const fn pack(self) -> u64 {
+        (self.effect as u64) << 32 | (self.reason as u64) << 16 | self.rule as u64
+    }
+
+    /// The way back from [`Self::pack`]; what is no decision denies.
+    #[inline(always)]
+    pub fn unpack(word: u64) -> Self {
+        let effect = if word >> 32 == Effect::Allow as u64 { Effect::Allow } else { Effect::Deny };
+        let reason = Reason::from_number((word >> 16) as u8).unwrap_or(Reason::Failed);
+        Self { effect, rule: word as u16, reason }
     }
 
     #[inline(always)]
@@ -192,6 +208,69 @@ fn one_access(row: &State, agent: &Agent, access: Access, guarded: bool) -> Deci
     }
 }
 
+/// What a file's other names change of what was decided by one: a rule that denies any of them denies the
+/// file.
+#[inline(always)]
+pub fn decide_alias(
+    alias: &Alias,
+    generation: u32,
+    request: Request,
+    by_name: Decision,
+) -> Decision {
+    if by_name.effect == Effect::Deny || alias.has_generation == 1 && alias.generation != generation
+    {
+        return by_name;
+    }
+    let [read, write, exec] = alias.verdicts;
+    let (one, other) = match request {
+        Request::Read => (read, read),
+        Request::Write => (write, write),
+        Request::ReadWrite => (read, write),
+        Request::Exec => (exec, exec),
+        Request::Load => (exec, read),
+    };
+    let denial = |verdict: Verdict| Decision {
+        effect: Effect::Deny,
+        rule: verdict.rule(),
+        reason: Reason::Alias,
+    };
+    match (one.effect(), other.effect()) {
+        (Some(Effect::Deny), _) => denial(one),
+        (_, Some(Effect::Deny)) => denial(other),
+        _ => by_name,
+    }
+}
+
+/// What changes its place, or gets another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// A directory is: all that lies below it moves too.
+    pub directory: bool,
+    /// A guarded object is.
+    pub guarded: bool,
+}
+
+/// Whether the policy says the same of two places, so that moving what is at one to the other changes
+/// nothing of what may be done with it. A denial by a rule is not the same as one by default.
+#[inline(always)]
+pub fn alike(tables: &impl Tables, agent: &Agent, one: u32, other: u32, moved: Moved) -> bool {
+    if one == other {
+        return true;
+    }
+    let row = |state| if state == DEAD { Some(State::NOTHING) } else { tables.state(state) };
+    let (Some(one), Some(other)) = (row(one), row(other)) else { return false };
+    if moved.directory {
+        return one.subtree == other.subtree;
+    }
+    let plain = one.verdicts.iter().zip(&other.verdicts).zip(&agent.default_file);
+    let exact = one.guarded.iter().zip(&other.guarded);
+    plain
+        .into_iter()
+        .all(|((one, other), default)| one.standing(*default) == other.standing(*default))
+        && (!moved.guarded
+            || exact.into_iter().all(|(one, other)| one.standing(0) == other.standing(0)))
+}
+
 /// Where a connection goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoint {
@@ -290,4 +369,47 @@ pub fn decide_connect(tables: &impl Tables, agent: &Agent, endpoint: &Endpoint) 
 #[inline(always)]
 fn is_less(left: u64, right: u64) -> u64 {
     left.wrapping_sub(right) >> 63
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALLOWED: Decision = Decision { effect: Effect::Allow, rule: 7, reason: Reason::Rule };
+    const NO_READING: Alias = Alias {
+        verdicts: [Verdict::new(Effect::Deny, 3), Verdict::UNMATCHED, Verdict::UNMATCHED],
+        generation: 5,
+        has_generation: 1,
+    };
+
+    #[test]
+    fn a_decision_comes_back_from_its_word() {
+        for reason in Reason::ALL.iter().copied() {
+            for effect in [Effect::Deny, Effect::Allow] {
+                let decision = Decision { effect, rule: 0x8001, reason };
+                assert_eq!(Decision::unpack(decision.pack()), decision);
+            }
+        }
+        assert_eq!(Decision::unpack(u64::MAX).effect, Effect::Deny);
+    }
+
+    #[test]
+    fn a_denial_of_another_name_beats_what_this_name_allows() {
+        let denied = Decision { effect: Effect::Deny, rule: 3, reason: Reason::Alias };
+        for request in [Request::Read, Request::ReadWrite, Request::Load] {
+            assert_eq!(decide_alias(&NO_READING, 5, request, ALLOWED), denied);
+        }
+        for request in [Request::Write, Request::Exec] {
+            assert_eq!(decide_alias(&NO_READING, 5, request, ALLOWED), ALLOWED);
+        }
+        let by_name = Decision::deny(Reason::Default);
+        assert_eq!(decide_alias(&NO_READING, 5, Request::Read, by_name), by_name);
+    }
+
+    #[test]
+    fn a_later_file_of_the_same_number_is_another_where_that_is_known() {
+        assert_eq!(decide_alias(&NO_READING, 6, Request::Read, ALLOWED), ALLOWED);
+        let unknown = Alias { has_generation: 0, ..NO_READING };
+        assert_eq!(decide_alias(&unknown, 6, Request::Read, ALLOWED).reason, Reason::Alias);
+    }
 }

@@ -6,7 +6,7 @@ const CHARACTER: u16 = 0o020000;
 const BLOCK: u16 = 0o060000;
 const DIRECTORY: u16 = 0o040000;
 
-/// `s_magic` of cgroup v1 and v2 (`include/uapi/linux/magic.h`).
+/// `s_magic` of cgroup v1 and v2 (`include/uapi/linux/magic.h`, as are those below).
 const CGROUP_MAGIC: u64 = 0x27_e0eb;
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
 
@@ -23,14 +23,40 @@ pub struct Node {
 
 /// Whether a rule must name the object exactly: devices other than the harmless ones; of the cgroup
 /// trees the directories, through which a process is started outside its agent
-/// (`CLONE_INTO_CGROUP`), and every write.
+/// (`CLONE_INTO_CGROUP`), and every write; and every write to the other file systems of the kernel's own.
 #[inline(always)]
 pub fn is_guarded(node: &Node, writes: bool) -> bool {
     let format = node.mode & FORMAT;
     match node.magic {
         CGROUP_MAGIC | CGROUP2_MAGIC => writes || format == DIRECTORY,
-        _ => is_guarded_device(format, node.rdev),
+        magic => writes && is_kernel_owned(magic) || is_guarded_device(format, node.rdev),
     }
+}
+
+/// Whether the kernel itself is read and set through a file system, beside the cgroup trees.
+#[inline(always)]
+fn is_kernel_owned(magic: u64) -> bool {
+    matches!(
+        magic,
+        0x9fa0 // proc
+            | 0x6265_6572 // sysfs
+            | 0xcafe_4a11 // bpf
+            | 0x7472_6163 // tracefs
+            | 0x6462_6720 // debugfs
+            | 0x6265_6570 // configfs (fs/configfs/mount.c)
+            | 0x7363_6673 // securityfs
+            | 0x5a3c_69f0 // apparmorfs
+            | 0xf97c_ff8c // selinuxfs
+            | 0x4341_5d53 // smackfs
+            | 0xde5e_81e4 // efivarfs
+            | 0x4249_4e4d // binfmt_misc
+            | 0x6165_676c // pstore
+            | 0x6573_5543 // fusectl (fs/fuse/control.c)
+            | 0x0765_5821 // resctrl
+            | 0x6e73_6673 // nsfs
+            | 0xabba_1974 // xenfs
+            | 0x6c6f_6f70 // binderfs
+    )
 }
 
 #[inline(always)]
@@ -69,5 +95,14 @@ mod tests {
             assert!(is_guarded(&Node { magic, mode: 0o100644, rdev: 0 }, true));
             assert!(is_guarded(&Node { magic, mode: DIRECTORY | 0o755, rdev: 0 }, false));
         }
+    }
+
+    #[test]
+    fn the_kernels_own_file_systems_can_be_read_and_not_written() {
+        for magic in [0x9fa0, 0x6265_6572, 0xcafe_4a11, 0x7472_6163, 0x6462_6720, 0x4249_4e4d] {
+            let file = Node { magic, mode: 0o100644, rdev: 0 };
+            assert!(is_guarded(&file, true) && !is_guarded(&file, false), "{magic:#x}");
+        }
+        assert!(!is_guarded(&Node { magic: EXT4, mode: 0o100644, rdev: 0 }, true));
     }
 }

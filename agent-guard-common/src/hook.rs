@@ -45,6 +45,9 @@ pub struct HookSpec {
     pub need: Need,
 }
 
+/// The number in place of a prototype's where the kernel lacks the hook.
+pub const NO_PROTOTYPE: u8 = u8::MAX;
+
 /// Declares the hooks: the enum and the table come from the same lines, so a hook has the number of its
 /// row.
 macro_rules! hooks {
@@ -79,9 +82,66 @@ hooks! {
     FileOpen: Lsm Required "file_open" program "file_open" ("file")
         decides "opening a file"
         without "files could be opened whatever the policy says";
-    InodeCreate: Lsm Required "inode_create" program "inode_create" ("dir", "dentry", "mode")
-        decides "creating a file"
-        without "a refused open could leave an empty file behind";
+    PathMknod: Lsm Required "path_mknod" program "path_mknod" ("dir", "dentry", "mode", "dev")
+        decides "creating a file, device, FIFO or socket"
+        without "files could be created anywhere, and a refused open could leave an empty one behind";
+    PathMkdir: Lsm Required "path_mkdir" program "path_mkdir" ("dir", "dentry", "mode")
+        decides "making a directory"
+        without "directories could be made anywhere";
+    PathSymlink: Lsm Required "path_symlink" program "path_symlink" ("dir", "dentry", "old_name")
+        decides "making a symbolic link"
+        without "symbolic links could be planted for others to follow";
+    PathUnlink: Lsm Required "path_unlink" program "path_unlink" ("dir", "dentry")
+        decides "removing a file"
+        without "files could be removed whatever the policy says";
+    PathRmdir: Lsm Required "path_rmdir" program "path_rmdir" ("dir", "dentry")
+        decides "removing a directory"
+        without "directories could be removed whatever the policy says";
+    PathRename: Lsm Required "path_rename" program "path_rename"
+        ("old_dir", "old_dentry", "new_dir", "new_dentry", "flags")
+        decides "renaming and exchanging"
+        without "a denied file could be moved to where it is allowed";
+    PathLink: Lsm Required "path_link" program "path_link" ("old_dentry", "new_dir", "new_dentry")
+        decides "giving a file another name"
+        without "a denied file could be given an allowed name";
+    PathTruncate: Lsm Required "path_truncate" program "path_truncate" ("path")
+        decides "truncating by name"
+        without "files could be emptied without being opened";
+    PathChmod: Lsm Required "path_chmod" program "path_chmod" ("path", "mode")
+        decides "changing a mode"
+        without "modes could be changed whatever the policy says";
+    PathChown: Lsm Required "path_chown" program "path_chown" ("path", "uid", "gid")
+        decides "changing an owner"
+        without "owners could be changed whatever the policy says";
+    InodeSetattr: Lsm Required "inode_setattr" program "inode_setattr"
+        ("dentry", "attr") ("idmap", "dentry", "attr")
+        decides "setting times"
+        without "times could be set whatever the policy says";
+    InodeSetxattr: Lsm Required "inode_setxattr" program "inode_setxattr"
+        ("mnt_userns", "dentry", "name", "value", "size", "flags")
+        ("idmap", "dentry", "name", "value", "size", "flags")
+        decides "setting an extended attribute"
+        without "extended attributes could be set whatever the policy says";
+    InodeRemovexattr: Lsm Required "inode_removexattr" program "inode_removexattr"
+        ("mnt_userns", "dentry", "name") ("idmap", "dentry", "name")
+        decides "removing an extended attribute"
+        without "extended attributes could be removed whatever the policy says";
+    /// Before 6.2 these are extended attributes like others.
+    InodeSetAcl: Lsm Optional "inode_set_acl" program "inode_set_acl" ("idmap", "dentry", "acl_name", "kacl")
+        decides "setting an access control list"
+        without "nothing: this kernel sets the lists as extended attributes";
+    InodeRemoveAcl: Lsm Optional "inode_remove_acl" program "inode_remove_acl" ("idmap", "dentry", "acl_name")
+        decides "removing an access control list"
+        without "nothing: this kernel removes the lists as extended attributes";
+    FileIoctl: Lsm Required "file_ioctl" program "file_ioctl" ("file", "cmd", "arg")
+        decides "setting flags of a file"
+        without "a descriptor for reading could change a file's flags";
+    FileIoctlCompat: Lsm Optional "file_ioctl_compat" program "file_ioctl_compat" ("file", "cmd", "arg")
+        decides "setting flags of a file by a 32-bit call"
+        without "nothing: this kernel brings 32-bit calls to file_ioctl";
+    InodeFileSetattr: Lsm Optional "inode_file_setattr" program "inode_file_setattr" ("dentry", "fa")
+        decides "setting flags of a file by its name"
+        without "nothing: this kernel sets flags by ioctl only";
 
     // Programs
     BprmCheck: Lsm Required "bprm_check_security" program "bprm_check" ("bprm")

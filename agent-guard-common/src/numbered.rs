@@ -15,6 +15,7 @@ macro_rules! numbered {
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
             /// The one with this number.
+            #[inline(always)]
             pub fn from_number(number: u8) -> Option<Self> {
                 Self::ALL.get(usize::from(number)).copied()
             }

@@ -43,11 +43,34 @@ impl Verdict {
         }
     }
 
+    /// What it comes to under `default`, an [`Effect`].
+    #[inline(always)]
+    pub fn standing(self, default: u8) -> Standing {
+        match self.effect() {
+            Some(Effect::Allow) => Standing::Allowed,
+            Some(Effect::Deny) => Standing::DeniedByRule,
+            None if default == Effect::Allow as u8 => Standing::Allowed,
+            None => Standing::DeniedByDefault,
+        }
+    }
+
     /// The rule id, or [`NO_RULE`].
     #[inline(always)]
     pub fn rule(self) -> u16 {
         self.0 as u16
     }
+}
+
+/// What a [`Verdict`] comes to, whichever rule it is of.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Standing {
+    /// Allowed, by a rule or by default.
+    Allowed,
+    /// Denied by a rule.
+    DeniedByRule,
+    /// No rule matches, and the default denies.
+    DeniedByDefault,
 }
 
 /// What is done to a file.
@@ -146,8 +169,9 @@ pub struct State {
     /// The same for guarded objects (devices, other processes under `/proc`): allowed only by a
     /// pattern without wildcards.
     pub guarded: [Verdict; ACCESS_KINDS],
-    /// Nothing; keeps the size a multiple of eight.
-    pub reserved: u32,
+    /// Number of the class of states that decide alike, here and for everything below; 0 is that of
+    /// [`DEAD`].
+    pub subtree: u32,
 }
 
 impl State {
@@ -158,8 +182,32 @@ impl State {
         next: DEAD,
         verdicts: [Verdict::UNMATCHED; ACCESS_KINDS],
         guarded: [Verdict::UNMATCHED; ACCESS_KINDS],
-        reserved: 0,
+        subtree: 0,
     };
+}
+
+/// Key of `ALIASES`: a file that a deny rule names, found when the policy was loaded, with several names.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AliasKey {
+    /// Policy id.
+    pub policy: u32,
+    /// `super_block.s_dev` (major << 20 | minor).
+    pub dev: u32,
+    /// Inode number.
+    pub inode: u64,
+}
+
+/// What deny rules say of such a file, whichever of its names they name: the value of `ALIASES`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alias {
+    /// Denials by [`Access`]; [`Verdict::UNMATCHED`] where there is none.
+    pub verdicts: [Verdict; ACCESS_KINDS],
+    /// `inode.i_generation`, which tells the file from a later one of the same number.
+    pub generation: u32,
+    /// Whether it is known, as 1. Where it is not, a later file of the same number is denied too.
+    pub has_generation: u32,
 }
 
 /// The value of `LEXERS`, keyed by policy id: a byte automaton that puts a component's name into a
@@ -277,6 +325,8 @@ const _: () = {
     assert!(size_of::<EdgeKey>() == 16);
     assert!(size_of::<StateKey>() == 8);
     assert!(size_of::<State>() == 32);
+    assert!(size_of::<AliasKey>() == 16);
+    assert!(size_of::<Alias>() == 4 * ACCESS_KINDS + 8);
     assert!(size_of::<PrefixKey>() == 24);
     assert!(size_of::<PortSet>() == 8);
     assert!(size_of::<IntervalKey>() == 8);

@@ -26,30 +26,31 @@ pub enum Enforcement {
     Kill,
 }
 
-/// A decision in numbers: effect | reason << 8 | failed << 16 | rule << 32.
+/// A decision that the verifier knows nothing of, so that it checks what follows once, and not for each
+/// decision that could be made: packed, as [`Decision::pack`] does.
 #[derive(Clone, Copy)]
 pub struct Judged(u64);
 
 impl Judged {
-    /// Takes a decision by way of the slot's memory. What the verifier reads there is unknown to it, so
-    /// that it checks what follows once, and not for each decision that could be made.
+    /// Takes a decision by way of the slot's memory: what is read there is unknown to the verifier.
     #[inline(always)]
     pub fn new(scratch: *mut Scratch, decision: Decision) -> Self {
-        let failed = u64::from(decision.reason.is_failure());
-        let packed = decision.effect as u64
-            | (decision.reason as u64) << 8
-            | failed << 16
-            | u64::from(decision.rule) << 32;
         // SAFETY: the caller holds the slot. Volatile, so that the compiler does not look through.
         Self(unsafe {
-            core::ptr::write_volatile(&raw mut (*scratch).judged, packed);
+            core::ptr::write_volatile(&raw mut (*scratch).judged, decision.pack());
             core::ptr::read_volatile(&raw const (*scratch).judged)
         })
     }
 
+    /// What a global function returned.
+    #[inline(always)]
+    pub fn of(packed: u64) -> Self {
+        Self(packed)
+    }
+
     #[inline(always)]
     pub fn is_allowed(self) -> bool {
-        self.0 & 0xff == Effect::Allow as u64
+        self.0 >> 32 == Effect::Allow as u64
     }
 
     /// What becomes of the action.
@@ -103,7 +104,8 @@ extern "C" fn tell_of(scratch: *mut Scratch, who: u64, what: u64, judged: u64) -
     let Some(memory) = (unsafe { scratch.as_mut() }) else { return 1 };
     let (hook, outcome, flags) = (what as u8, (what >> 16) as u8, (what >> 32) as u32);
     maps::count_at(hook, Counter::Decided);
-    if judged >> 16 & 1 != 0 {
+    let decision = Decision::unpack(judged);
+    if decision.reason.is_failure() {
         maps::count_at(hook, Counter::Failed);
     }
     if outcome != Outcome::Allowed as u8 {
@@ -117,8 +119,8 @@ extern "C" fn tell_of(scratch: *mut Scratch, who: u64, what: u64, judged: u64) -
     header.hook = hook;
     header.action = (what >> 8) as u8;
     header.outcome = outcome;
-    header.reason = (judged >> 8) as u8;
-    header.rule = (judged >> 32) as u16;
+    header.reason = decision.reason as u8;
+    header.rule = decision.rule;
     fill_caller(header);
     if !send(memory) {
         maps::count_at(hook, Counter::Lost);

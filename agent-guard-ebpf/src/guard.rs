@@ -4,16 +4,19 @@
 //! read, a missing policy.
 
 use agent_guard_common::{
-    decide::{Decision, Endpoint, Reason, Request, decide_connect, decide_file},
+    decide::{
+        Decision, Endpoint, Moved, Reason, Request, alike, decide_alias, decide_connect,
+        decide_file,
+    },
     event::{Action, EventHeader, Outcome},
     hook::Hook,
-    table::{Agent, AgentFlag, Counter, Effect, Family, NO_RULE},
+    table::{Agent, AgentFlag, AliasKey, Counter, DEAD, Effect, Family, NO_RULE},
 };
 
 use crate::{
     emit::{self, Enforcement, Judged},
     hooks::{AF_INET, AF_INET6},
-    kernel::{Object, enforcing},
+    kernel::{FORMAT, Facts, Object, REGULAR, enforcing},
     maps::{self, KernelTables, Scratch},
     scope,
     walk::{self, End},
@@ -55,78 +58,235 @@ impl Caller {
     }
 }
 
-/// Decides `request` on a file. A hook that is `early` speaks only of denials, because a later one of
-/// the same call speaks for the rest; and where its denial was only observed, the later one, which is
-/// the task's next decision, does not tell of it again.
+/// What is asked of a file, and what an event calls it.
+#[derive(Clone, Copy)]
+pub struct Ask {
+    pub request: Request,
+    pub action: Action,
+    pub telling: Telling,
+}
+
+/// Which of its decisions a hook tells of, where several hooks see one call.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Telling {
+    /// All.
+    All,
+    /// Denials: a later hook of the call speaks for the rest. Where a denial is only observed, the later
+    /// one, which is the task's next decision, does not tell of it again.
+    Early,
+    /// What stops the call now: an earlier hook has told of the rest.
+    Late,
+}
+
+impl Ask {
+    /// An open.
+    #[inline(always)]
+    pub fn open(request: Request, telling: Telling) -> Self {
+        let action = match request {
+            Request::Read => Action::Read,
+            Request::Write => Action::Write,
+            Request::ReadWrite => Action::ReadWrite,
+            Request::Exec => Action::Exec,
+            Request::Load => Action::Load,
+        };
+        Self { request, action, telling }
+    }
+
+    /// A change of a name or of metadata: a write.
+    #[inline(always)]
+    pub fn change(action: Action, telling: Telling) -> Self {
+        Self { request: Request::Write, action, telling }
+    }
+}
+
+/// Decides what is asked of a file.
 #[inline(always)]
-pub fn file(caller: Caller, object: &Object, request: Request, early: bool) -> Verdict {
+pub fn file(caller: Caller, object: &Object, ask: Ask) -> Verdict {
     let Some(scratch) = maps::scratch() else {
         return without_memory(caller);
     };
-    let verdict = file_with(scratch, caller, object, request, early);
-    maps::release(scratch);
-    verdict
-}
-
-#[inline(always)]
-fn file_with(
-    scratch: *mut Scratch,
-    caller: Caller,
-    object: &Object,
-    request: Request,
-    early: bool,
-) -> Verdict {
     let agent = maps::agent(caller.agent);
-    // SAFETY: the caller holds the slot; nobody else has a reference.
-    unsafe { (*scratch).path_len = 0 };
-    let told = scope::foretold(0);
-    let decision = match (agent, object.fault) {
-        (None, _) => Decision::deny(Reason::NoPolicy),
-        (_, Some(reason)) => Decision::deny(reason),
-        (Some(agent), None) => judge_file(scratch, agent, object, request),
-    };
-    let judged = Judged::new(scratch, decision);
-    if early && judged.is_allowed() {
-        return Verdict::Proceed;
-    }
-    let outcome = judged.outcome(agent, caller.enforcement);
-    if outcome == Outcome::Observed {
-        if early {
-            scope::foretold(object.dentry);
-        } else if told != 0 && object.dentry == told {
-            return Verdict::Proceed;
-        }
-    }
-    // SAFETY: as above.
-    let header = unsafe { &mut (*scratch).header };
-    header.dev = object.dev;
-    header.inode = object.number;
-    forget_target(header);
-    emit::tell(scratch, caller, agent, action(request), judged, outcome);
+    let judged = judge_object(scratch, agent, object, ask.request);
+    let outcome = tell_file(scratch, caller, agent, ask, judged);
+    maps::release(scratch);
     outcome.into()
 }
 
+/// Why a rename or link may not be.
+#[derive(Clone, Copy)]
+pub enum Refusal {
+    /// One of the places may not be written.
+    Denied,
+    /// Both may, and the policy says different things of them. Who copies instead is judged by what it
+    /// reads and writes.
+    Differs,
+}
+
+/// Decides a rename or link between two places. The event names the old one, or the new one where that
+/// is denied.
 #[inline(always)]
-fn judge_file(scratch: *mut Scratch, agent: &Agent, object: &Object, request: Request) -> Decision {
-    match walk::walk(scratch, agent, object) {
-        End::State(state, other_process) => {
-            let guarded = other_process || object.is_guarded(request);
-            decide_file(&KernelTables { policy: agent.policy }, agent, state, request, guarded)
+pub fn two_places(caller: Caller, action: Action, old: &Object, new: &Object) -> Option<Refusal> {
+    let Some(scratch) = maps::scratch() else {
+        return match without_memory(caller) {
+            Verdict::Proceed => None,
+            Verdict::Stop => Some(Refusal::Denied),
+        };
+    };
+    let ask = Ask::change(action, Telling::All);
+    let agent = maps::agent(caller.agent);
+    let mut judged = judge_object(scratch, agent, new, ask.request);
+    let mut differs = false;
+    if judged.is_allowed() {
+        // SAFETY: this program holds the slot; nobody else has a reference.
+        let (there, facts) = unsafe { ((*scratch).state, (*scratch).facts) };
+        judged = judge_object(scratch, agent, old, ask.request);
+        // SAFETY: as above.
+        let (here, old_facts) = unsafe { ((*scratch).state, &(*scratch).facts) };
+        let moved = Moved {
+            directory: facts.is_directory() || old_facts.is_directory(),
+            guarded: facts.is_guarded(ask.request) || old_facts.is_guarded(ask.request),
+        };
+        if let (true, Some(agent)) = (judged.is_allowed(), agent)
+            && !alike(&KernelTables { policy: agent.policy }, agent, here, there, moved)
+        {
+            judged = Judged::new(scratch, Decision::deny(Reason::Differs));
+            differs = true;
         }
-        End::Pipe => Decision { effect: Effect::Allow, rule: NO_RULE, reason: Reason::Pipe },
-        End::Unknown(reason) => Decision::deny(reason),
+    }
+    let outcome = tell_file(scratch, caller, agent, ask, judged);
+    maps::release(scratch);
+    match outcome.into() {
+        Verdict::Proceed => None,
+        Verdict::Stop if differs => Some(Refusal::Differs),
+        Verdict::Stop => Some(Refusal::Denied),
     }
 }
 
+/// Judges `object`. Afterwards `scratch` holds its facts, its path, and the state that its verdict is of.
 #[inline(always)]
-fn action(request: Request) -> Action {
-    match request {
-        Request::Read => Action::Read,
-        Request::Write => Action::Write,
-        Request::ReadWrite => Action::ReadWrite,
-        Request::Exec => Action::Exec,
-        Request::Load => Action::Load,
+fn judge_object(
+    scratch: *mut Scratch,
+    agent: Option<&'static Agent>,
+    object: &Object,
+    request: Request,
+) -> Judged {
+    let Object { dentry, inode, made: (mode, rdev) } = *object;
+    // SAFETY: this program holds the slot; nobody else has a reference.
+    unsafe {
+        (*scratch).path_len = 0;
+        (*scratch).state = DEAD;
+        (*scratch).facts = Facts {
+            dentry,
+            root: 0,
+            magic: 0,
+            number: 0,
+            dev: 0,
+            rdev,
+            links: 0,
+            generation: 0,
+            mode,
+            unused: [0; 3],
+        };
     }
+    let agent = agent.map_or(core::ptr::null(), core::ptr::from_ref);
+    Judged::of(judge(scratch, agent, dentry, inode, request as u64))
+}
+
+/// The decision on a dentry and its inode, packed.
+///
+/// A global function for the verifier: checked once by itself, instead of once for each way by which a hook
+/// comes to it.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn judge(
+    scratch: *mut Scratch,
+    agent: *const Agent,
+    dentry: u64,
+    inode: u64,
+    request: u64,
+) -> u64 {
+    // SAFETY: the caller holds the slot, and elements of the agents' map stay readable; the verifier has the
+    // null cases looked at.
+    let (Some(memory), Some(agent)) = (unsafe { (scratch.as_mut(), agent.as_ref()) }) else {
+        return Decision::deny(Reason::NoPolicy).pack();
+    };
+    let request = match request {
+        0 => Request::Read,
+        1 => Request::Write,
+        3 => Request::Exec,
+        4 => Request::Load,
+        _ => Request::ReadWrite,
+    };
+    if examine(memory, dentry, inode) != 0 {
+        return Decision::deny(Reason::Failed).pack();
+    }
+    let facts = memory.facts;
+    let decision = match walk::walk(scratch, agent, &facts) {
+        End::State(state, other_process) => {
+            let guarded = other_process || facts.is_guarded(request);
+            let tables = KernelTables { policy: agent.policy };
+            let by_name = decide_file(&tables, agent, state, request, guarded);
+            by_any_name(agent, &facts, request, by_name)
+        }
+        End::Pipe => Decision { effect: Effect::Allow, rule: NO_RULE, reason: Reason::Pipe },
+        End::Unknown(reason) => Decision::deny(reason),
+    };
+    decision.pack()
+}
+
+/// Reads the facts; not 0 where that failed. Apart for the same reason as [`judge`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn examine(scratch: *mut Scratch, dentry: u64, inode: u64) -> u64 {
+    // SAFETY: as in `judge`.
+    let Some(memory) = (unsafe { scratch.as_mut() }) else { return 1 };
+    let made = (memory.facts.mode, memory.facts.rdev);
+    u64::from(memory.facts.examine(dentry, inode, made).is_err())
+}
+
+/// Only a file with several names can have one that is denied.
+#[inline(always)]
+fn by_any_name(agent: &Agent, facts: &Facts, request: Request, by_name: Decision) -> Decision {
+    if facts.links < 2 || facts.mode & FORMAT != REGULAR {
+        return by_name;
+    }
+    let key = AliasKey { policy: agent.policy, dev: facts.dev, inode: facts.number };
+    match maps::alias(key) {
+        Some(alias) => decide_alias(alias, facts.generation, request, by_name),
+        None => by_name,
+    }
+}
+
+/// Tells of the decision on the object that was judged last.
+#[inline(always)]
+fn tell_file(
+    scratch: *mut Scratch,
+    caller: Caller,
+    agent: Option<&Agent>,
+    ask: Ask,
+    judged: Judged,
+) -> Outcome {
+    // SAFETY: this program holds the slot; nobody else has a reference.
+    let memory = unsafe { &mut *scratch };
+    let told = scope::foretold(0);
+    let outcome = judged.outcome(agent, caller.enforcement);
+    let silent = match (ask.telling, outcome) {
+        (Telling::Early, Outcome::Allowed) => true,
+        (Telling::Early, Outcome::Observed) => {
+            scope::foretold(memory.facts.dentry);
+            false
+        }
+        (Telling::All, Outcome::Observed) => told != 0 && memory.facts.dentry == told,
+        (Telling::Late, Outcome::Allowed | Outcome::Observed) => true,
+        (_, _) => false,
+    };
+    if !silent {
+        memory.header.dev = memory.facts.dev;
+        memory.header.inode = memory.facts.number;
+        forget_target(&mut memory.header);
+        emit::tell(scratch, caller, agent, ask.action, judged, outcome);
+    }
+    outcome
 }
 
 /// What is known of the far end of a connection.
@@ -184,7 +344,7 @@ fn finish(
     };
     let judged = Judged::new(scratch, decision);
     let outcome = judged.outcome(agent, caller.enforcement);
-    // SAFETY: the caller holds the slot; nobody else has a reference.
+    // SAFETY: this program holds the slot; nobody else has a reference.
     let memory = unsafe { &mut *scratch };
     memory.path_len = 0;
     memory.header.dev = 0;

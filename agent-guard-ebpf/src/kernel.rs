@@ -4,10 +4,10 @@
 use agent_guard_common::{
     decide::{Reason, Request},
     guarded::{self, Node},
-    hook::Hook,
+    hook::{Hook, NO_PROTOTYPE},
     offsets::Offsets,
 };
-use aya_ebpf::helpers::bpf_probe_read_kernel;
+use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
 
 /// Set by the loader before the programs are loaded. The verifier then knows every offset.
 #[unsafe(no_mangle)]
@@ -56,6 +56,12 @@ pub fn prototype(hook: Hook) -> u8 {
     unsafe { core::ptr::read_volatile((&raw const PROTOTYPES).cast::<u8>().add(hook as usize)) }
 }
 
+/// Whether this kernel has `hook`.
+#[inline(always)]
+pub fn has(hook: Hook) -> bool {
+    prototype(hook) != NO_PROTOTYPE
+}
+
 /// Reads a `T` at `base + offset` in kernel memory.
 #[inline(always)]
 pub fn read<T>(base: u64, offset: u32) -> Result<T, Reason> {
@@ -64,57 +70,94 @@ pub fn read<T>(base: u64, offset: u32) -> Result<T, Reason> {
         .map_err(|_| Reason::Failed)
 }
 
-/// A `struct dentry` and what the decision needs of its file system and inode. A member that could not
-/// be read is zero, and `fault` says so: every member is written on every path, because the compiler
-/// moves loads before checks, and kernels before 6.3 refuse to read a stack slot that may be unwritten.
+/// What is asked about: a `struct dentry`, and the `struct inode` behind it. An address that could not be
+/// read is [`UNREAD`], and whatever is read from there fails.
 #[derive(Clone, Copy)]
 pub struct Object {
     pub dentry: u64,
+    /// 0 where there is none yet.
+    pub inode: u64,
+    /// Mode and device number that a file without an inode is to have.
+    pub made: (u16, u32),
+}
+
+/// No address of the kernel's.
+const UNREAD: u64 = u64::MAX / 2;
+
+impl Object {
+    /// The object that `struct file` has open.
+    #[inline(always)]
+    pub fn of_file(file: u64) -> Self {
+        let dentry = read(file, offset!(file_dentry)).unwrap_or(UNREAD);
+        let inode = read(file, offset!(file_inode)).unwrap_or(UNREAD);
+        // An open file has an inode: without one it is not to pass for a name that has none yet.
+        Self { dentry, inode: if inode == 0 { UNREAD } else { inode }, made: (0, 0) }
+    }
+
+    /// The object that a `struct path` leads to.
+    #[inline(always)]
+    pub fn of_path(path: u64) -> Self {
+        Self::of_dentry(read(path, offset!(path_dentry)).unwrap_or(UNREAD))
+    }
+
+    /// The object that a name stands for, or a place where there is none yet.
+    #[inline(always)]
+    pub fn of_dentry(dentry: u64) -> Self {
+        let inode = read(dentry, offset!(dentry_inode)).unwrap_or(UNREAD);
+        Self { dentry, inode, made: (0, 0) }
+    }
+}
+
+/// What a decision needs to know of an [`Object`], its file system and its inode.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Facts {
+    pub dentry: u64,
     pub root: u64,
     pub magic: u64,
-    pub dev: u32,
     pub number: u64,
-    pub mode: u16,
+    pub dev: u32,
     pub rdev: u32,
-    pub fault: Option<Reason>,
+    pub links: u32,
+    pub generation: u32,
+    pub mode: u16,
+    pub unused: [u16; 3],
 }
 
 /// `s_magic` of the file systems that are treated apart (`include/uapi/linux/magic.h`).
 pub const PROC_MAGIC: u64 = 0x9fa0;
 pub const PIPE_MAGIC: u64 = 0x5049_5045;
 
-impl Object {
-    /// The object that `struct file` has open; at address 0, a fault.
-    #[inline(always)]
-    pub fn of_file(file: u64) -> Self {
-        let mut reads = Reads { fault: None };
-        let inode = reads.get(file, offset!(file_inode));
-        let dentry = reads.get(file, offset!(file_dentry));
-        let number = reads.get(inode, offset!(inode_ino));
-        let mode = reads.get(inode, offset!(inode_mode));
-        let rdev = reads.get(inode, offset!(inode_rdev));
-        Self { number, mode, rdev, ..Self::placed(reads, dentry) }
-    }
+/// `S_IFMT` of an inode's mode, and the kinds that matter.
+pub const FORMAT: u16 = 0o170000;
+pub const REGULAR: u16 = 0o100000;
+const DIRECTORY: u16 = 0o040000;
 
-    /// An object that has a name and, at creation, no inode.
+impl Facts {
+    /// Reads them in place.
     #[inline(always)]
-    pub fn of_new_dentry(dentry: u64) -> Self {
-        Self::placed(Reads { fault: None }, dentry)
-    }
-
-    #[inline(always)]
-    fn placed(mut reads: Reads, dentry: u64) -> Self {
-        let sb: u64 = reads.get(dentry, offset!(dentry_sb));
-        Self {
-            dentry,
-            root: reads.get(sb, offset!(sb_root)),
-            magic: reads.get(sb, offset!(sb_magic)),
-            dev: reads.get(sb, offset!(sb_dev)),
-            number: 0,
-            mode: 0,
-            rdev: 0,
-            fault: reads.fault,
+    pub fn examine(&mut self, dentry: u64, inode: u64, made: (u16, u32)) -> Result<(), Reason> {
+        let sb: u64 = read(dentry, offset!(dentry_sb))?;
+        self.dentry = dentry;
+        self.root = read(sb, offset!(sb_root))?;
+        self.magic = read(sb, offset!(sb_magic))?;
+        self.dev = read(sb, offset!(sb_dev))?;
+        if inode == 0 {
+            (self.number, self.links, self.generation) = (0, 0, 0);
+            (self.mode, self.rdev) = made;
+            return Ok(());
         }
+        self.number = read(inode, offset!(inode_ino))?;
+        self.mode = read(inode, offset!(inode_mode))?;
+        self.rdev = read(inode, offset!(inode_rdev))?;
+        self.links = read(inode, offset!(inode_links))?;
+        self.generation = read(inode, offset!(inode_generation))?;
+        Ok(())
+    }
+
+    #[inline(always)]
+    pub fn is_directory(&self) -> bool {
+        self.mode & FORMAT == DIRECTORY
     }
 
     /// Whether a rule must name it exactly.
@@ -125,20 +168,68 @@ impl Object {
     }
 }
 
-/// Reads of which any may fail.
-struct Reads {
-    fault: Option<Reason>,
+/// `super_block.s_flags` bit of a file system that the kernel mounted for itself.
+const SB_KERNMOUNT: u64 = 1 << 22;
+
+/// `MNT_NS_INTERNAL`, which is `ERR_PTR(-EINVAL)`.
+const MNT_NS_INTERNAL: u64 = -22_i64 as u64;
+
+/// Whether an overlay opens this file of a layer, for an open of its own that was judged.
+///
+/// From 6.5 on, and for copying up and reading directories on every kernel, the file's mount is a private
+/// clone of the layer's (`clone_private_mount`), which no process can reach: it is in no namespace and
+/// marked so, as are the mounts of what the kernel mounted for itself (memfd, pipes, message queues),
+/// whose file system says so too. Before 6.5 a layer's inode is opened under the overlay's own path
+/// (`open_with_fake_path`), and only then is a file's inode another than its dentry's. `FMODE_BACKING`
+/// would say it in one bit, which 6.14 moved to where others were.
+#[inline(always)]
+pub fn is_of_overlay(file: u64) -> bool {
+    layer_file(file).unwrap_or(false)
 }
 
-impl Reads {
-    #[inline(always)]
-    fn get<T: Default>(&mut self, base: u64, offset: u32) -> T {
-        match read(base, offset) {
-            Ok(value) => value,
-            Err(reason) => {
-                self.fault = Some(reason);
-                T::default()
-            }
-        }
+#[inline(always)]
+fn layer_file(file: u64) -> Result<bool, Reason> {
+    let dentry: u64 = read(file, offset!(file_dentry))?;
+    let inode: u64 = read(file, offset!(file_inode))?;
+    if read::<u64>(dentry, offset!(dentry_inode))? != inode {
+        return Ok(true);
     }
+    let mount = read::<u64>(file, offset!(file_mount))? - u64::from(offset!(mount_vfs));
+    if read::<u64>(mount, offset!(mount_namespace))? != MNT_NS_INTERNAL {
+        return Ok(false);
+    }
+    let sb: u64 = read(dentry, offset!(dentry_sb))?;
+    Ok(read::<u64>(sb, offset!(sb_flags))? & SB_KERNMOUNT == 0)
+}
+
+/// `task_struct.flags` bit of io_uring's workers.
+const PF_IO_WORKER: u32 = 0x10;
+
+/// Whether the kernel acts on its own in the current task: with credentials that are not the task's
+/// (`override_creds`), as overlays do on their layers. io_uring lends a request other credentials too
+/// (`IORING_REGISTER_PERSONALITY`), so a task that ever had a ring never counts.
+#[inline(always)]
+pub fn acts_for_itself() -> bool {
+    lent_credentials().unwrap_or(false)
+}
+
+#[inline(always)]
+fn lent_credentials() -> Result<bool, Reason> {
+    // SAFETY: the helper has no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    let lent = read::<u64>(task, offset!(task_cred))? != read(task, offset!(task_real_cred))?;
+    let io_worker = read::<u32>(task, offset!(task_flags))? & PF_IO_WORKER != 0;
+    Ok(lent && !io_worker && read::<u64>(task, offset!(task_io_uring))? == 0)
+}
+
+/// Bytes of a kernel stack on x86_64 (`THREAD_SIZE`).
+const STACK_BYTES: u64 = 16 * 1024;
+
+/// Whether `address` lies on the current task's kernel stack.
+#[inline(always)]
+pub fn is_on_stack(address: u64) -> bool {
+    // SAFETY: the helper has no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    read::<u64>(task, offset!(task_stack))
+        .is_ok_and(|stack| address.wrapping_sub(stack) < STACK_BYTES)
 }

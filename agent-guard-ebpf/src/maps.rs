@@ -7,8 +7,8 @@ use agent_guard_common::{
     hook::Hook,
     limits::MAX_DEPTH,
     table::{
-        Agent, COUNTER_KINDS, Counter, EdgeKey, Family, Interval, IntervalKey, Label, Lexer,
-        PREFIX_BASE_BITS, PortSet, PrefixKey, StartKey, State, StateKey,
+        Agent, Alias, AliasKey, COUNTER_KINDS, Counter, EdgeKey, Family, Interval, IntervalKey,
+        Label, Lexer, PREFIX_BASE_BITS, PortSet, PrefixKey, StartKey, State, StateKey,
     },
 };
 use aya_ebpf::{
@@ -20,6 +20,8 @@ use aya_ebpf::{
     helpers::generated::bpf_task_storage_get,
     macros::btf_map,
 };
+
+use crate::kernel::Facts;
 
 const LAZY: usize = BPF_F_NO_PREALLOC as usize;
 
@@ -35,6 +37,8 @@ static STARTS: HashMap<StartKey, u32, 65536, LAZY> = HashMap::new();
 static EDGES: HashMap<EdgeKey, u32, 65536, LAZY> = HashMap::new();
 #[btf_map]
 static STATES: HashMap<StateKey, State, 65536, LAZY> = HashMap::new();
+#[btf_map]
+static ALIASES: HashMap<AliasKey, Alias, 65536, LAZY> = HashMap::new();
 #[btf_map]
 static LEXERS: HashMap<u32, Lexer, 1024, LAZY> = HashMap::new();
 #[btf_map]
@@ -67,6 +71,8 @@ pub struct Scratch {
     pub path: [u8; PATH_ROOM],
     /// What the automaton is fed, in the same order.
     pub components: [Component; MAX_DEPTH],
+    /// What the decision is about.
+    pub facts: Facts,
     /// State of the walk: the dentry to look at next, and where it must end.
     pub dentry: u64,
     /// `s_root` of the file system.
@@ -183,6 +189,13 @@ pub fn generation() -> u32 {
 pub fn lexer(policy: u32) -> Option<&'static Lexer> {
     // SAFETY: as for `agent`; a policy's lexer is never changed once it is current.
     unsafe { LEXERS.get(policy) }
+}
+
+/// What deny rules say of a file by its other names.
+#[inline(always)]
+pub fn alias(key: AliasKey) -> Option<&'static Alias> {
+    // SAFETY: as for `agent`; a policy's aliases are never changed once it is current.
+    unsafe { ALIASES.get(key) }
 }
 
 /// Adds one to a counter of `hook`.

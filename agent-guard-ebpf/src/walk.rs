@@ -17,7 +17,7 @@ use agent_guard_common::{
 use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_kernel_str};
 
 use crate::{
-    kernel::{Object, PIPE_MAGIC, PROC_MAGIC, offset, read},
+    kernel::{Facts, PIPE_MAGIC, PROC_MAGIC, offset, read},
     maps::{self, KernelTables, Scratch},
     scope,
 };
@@ -45,7 +45,7 @@ struct Round {
 /// Walks from `object` to a state. Afterwards `scratch.path[..path_len]` holds the names, also where
 /// the walk failed on its way.
 #[inline(always)]
-pub fn walk(scratch: *mut Scratch, agent: &Agent, object: &Object) -> End {
+pub fn walk(scratch: *mut Scratch, agent: &Agent, object: &Facts) -> End {
     // SAFETY: the caller holds the slot; nobody else has a reference.
     let memory = unsafe { &mut *scratch };
     memory.dentry = object.dentry;

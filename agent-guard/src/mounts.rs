@@ -7,7 +7,7 @@ use std::{
     ffi::OsString,
     fs::{self, File},
     io,
-    os::unix::ffi::OsStringExt,
+    os::unix::ffi::{OsStrExt, OsStringExt},
     path::{Path, PathBuf},
 };
 
@@ -26,6 +26,89 @@ pub struct Mount {
     pub mount_point: PathBuf,
     /// Type of the file system.
     pub fs_type: String,
+    /// Options of the file system itself, escaped as in the table.
+    pub options: Vec<u8>,
+}
+
+impl Mount {
+    /// Whether it shows the kernel rather than files that somebody keeps.
+    #[must_use]
+    pub fn is_kernels(&self) -> bool {
+        matches!(
+            self.fs_type.as_str(),
+            "autofs"
+                | "bdev"
+                | "binfmt_misc"
+                | "bpf"
+                | "cgroup"
+                | "cgroup2"
+                | "configfs"
+                | "cpuset"
+                | "debugfs"
+                | "devpts"
+                | "efivarfs"
+                | "fusectl"
+                | "hugetlbfs"
+                | "mqueue"
+                | "nsfs"
+                | "proc"
+                | "pstore"
+                | "resctrl"
+                | "rpc_pipefs"
+                | "securityfs"
+                | "selinuxfs"
+                | "smackfs"
+                | "sysfs"
+                | "tracefs"
+        )
+    }
+
+    /// The directories that an overlay puts together, as they were named when it was mounted and with their
+    /// links followed. One that was named by a relative path is left out: relative to what is not known.
+    #[must_use]
+    pub fn layers(&self) -> Vec<PathBuf> {
+        if self.fs_type != "overlay" {
+            return Vec::new();
+        }
+        let mut layers = Vec::new();
+        for option in self.options.split(|byte| *byte == b',') {
+            let Some(at) = option.iter().position(|byte| *byte == b'=') else { continue };
+            let (key, value) = option.split_at(at);
+            let value = unescape(value.strip_prefix(b"=").unwrap_or_default()).into_os_string();
+            match key {
+                b"lowerdir" => layers.extend(lower_layers(value.as_bytes())),
+                b"upperdir" | b"lowerdir+" | b"datadir+" => layers.push(PathBuf::from(value)),
+                _ => {}
+            }
+        }
+        layers.retain(|layer| layer.is_absolute());
+        for layer in &mut layers {
+            if let Ok(followed) = fs::canonicalize(&layer) {
+                *layer = followed;
+            }
+        }
+        layers
+    }
+}
+
+/// `a:b::c`, where a backslash makes a colon part of a name.
+fn lower_layers(value: &[u8]) -> Vec<PathBuf> {
+    let mut layers = vec![Vec::new()];
+    let mut bytes = value.iter();
+    while let Some(byte) = bytes.next() {
+        let byte = match byte {
+            b':' => {
+                layers.push(Vec::new());
+                continue;
+            }
+            b'\\' => bytes.next().unwrap_or(byte),
+            _ => byte,
+        };
+        if let Some(layer) = layers.last_mut() {
+            layer.push(*byte);
+        }
+    }
+    layers.into_iter().map(|layer| PathBuf::from(OsString::from_vec(layer))).collect()
 }
 
 /// A line of a mount table that is not as proc_pid_mountinfo(5) says.
@@ -98,7 +181,9 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut device = fields.next()?.split(|byte| *byte == b':');
     let (major, minor) = (decimal(device.next()?)?, decimal(device.next()?)?);
     let (root, mount_point) = (fields.next()?, fields.next()?);
-    let fs_type = fields.skip_while(|field| *field != b"-").nth(1)?;
+    let mut fields = fields.skip_while(|field| *field != b"-");
+    let fs_type = fields.nth(1)?;
+    let options = fields.nth(1).unwrap_or_default();
     // The kernel marks a directory that was removed; it still hangs where it did.
     let root = root.strip_suffix(b"//deleted").unwrap_or(root);
     Some(Mount {
@@ -108,6 +193,7 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
         root: unescape(root),
         mount_point: unescape(mount_point),
         fs_type: String::from_utf8_lossy(fs_type).into_owned(),
+        options: options.to_vec(),
     })
 }
 
@@ -134,8 +220,6 @@ fn unescape(field: &[u8]) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::ffi::OsStrExt;
-
     use super::*;
 
     const GOOD: &str = "36 35 98:0 / /mnt rw - ext3 /dev/root rw";
@@ -156,6 +240,21 @@ mod tests {
             let error = parse(format!("{GOOD}\n{line}\n").as_bytes()).unwrap_err();
             assert_eq!((error.line, error.text.as_str()), (2, line));
         }
+    }
+
+    #[test]
+    fn the_layers_of_an_overlay_are_named() {
+        let of = |options: &str| {
+            let line = format!("36 35 0:40 / /m rw - overlay overlay {options}");
+            parse_line(line.as_bytes()).unwrap().layers()
+        };
+        let paths = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
+        assert_eq!(
+            of("rw,lowerdir=/no-a\\040b:/no\\134:c::/no-d,upperdir=/no-u,workdir=/no-w"),
+            paths(&["/no-a b", "/no:c", "/no-d", "/no-u"])
+        );
+        assert_eq!(of("ro,lowerdir+=/no-a,datadir+=/no-b"), paths(&["/no-a", "/no-b"]));
+        assert_eq!(of("ro,lowerdir=relative:/no-a"), paths(&["/no-a"]));
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub enum PinsError {
         source: io::Error,
     },
     /// The kernel refused to pin.
-    #[error("pinning {path}: {source}")]
+    #[error("pinning {path}: {}", root_cause(source))]
     Pin {
         /// As which file.
         path: PathBuf,
@@ -96,8 +96,8 @@ impl Pins {
     /// Pins every map of `ebpf` under its name.
     pub fn pin_maps(&self, ebpf: &Ebpf) -> Result<(), PinsError> {
         for (name, map) in ebpf.maps() {
-            // Of read-only data and the like the name is that of a section.
-            let path = self.directory.join(format!("map-{}", name.trim_start_matches('.')));
+            // Read-only data has the name of its section, and bpffs takes no dots.
+            let path = self.directory.join(format!("map-{}", name.replace('.', "-")));
             map.pin(&path).map_err(|source| PinsError::Pin { path, source })?;
         }
         Ok(())
@@ -130,6 +130,15 @@ impl Pins {
             }
         }
     }
+}
+
+/// What lies at the bottom of an error: aya's own words above it name calls, not causes.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
 }
 
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PinsError {

@@ -37,7 +37,8 @@ pub enum End {
 
 impl End {
     pub fn is_refusal(self) -> bool {
-        matches!(self, Self::Errno(libc::EACCES | libc::EPERM))
+        // EXDEV: for a rename or link between places of which the policy says different things.
+        matches!(self, Self::Errno(libc::EACCES | libc::EPERM | libc::EXDEV))
     }
 }
 
@@ -126,8 +127,94 @@ impl Act {
                 let (reader, _writer) = io::pipe()?;
                 open(&format!("{directory}/{}", reader.as_raw_fd()), libc::O_RDONLY)
             }
+            Self::Nameless(directory) => open(directory, libc::O_WRONLY | libc::O_TMPFILE),
+            Self::Name { from, to } => {
+                let file = super::actor::open(
+                    &unescape(from),
+                    libc::O_WRONLY | libc::O_TMPFILE,
+                    Call::Openat,
+                )?;
+                let name = format!("/proc/self/fd/{}", file.as_raw_fd());
+                two_paths(&name, to, |from, to| {
+                    // SAFETY: two paths with their ends.
+                    unsafe {
+                        libc::linkat(
+                            libc::AT_FDCWD,
+                            from,
+                            libc::AT_FDCWD,
+                            to,
+                            libc::AT_SYMLINK_FOLLOW,
+                        )
+                    }
+                })
+            }
+            // SAFETY: in all of these, paths with their ends.
+            Self::Rename { from, to } => two_paths(from, to, |from, to| unsafe {
+                libc::renameat2(libc::AT_FDCWD, from, libc::AT_FDCWD, to, 0)
+            }),
+            Self::Exchange { from, to } => two_paths(from, to, |from, to| unsafe {
+                libc::renameat2(libc::AT_FDCWD, from, libc::AT_FDCWD, to, libc::RENAME_EXCHANGE)
+            }),
+            Self::HardLink { from, to } => {
+                two_paths(from, to, |from, to| unsafe { libc::link(from, to) })
+            }
+            Self::Mkdir(path) => one_path(path, |path| unsafe { libc::mkdir(path, 0o700) }),
+            Self::Rmdir(path) => one_path(path, |path| unsafe { libc::rmdir(path) }),
+            Self::Remove(path) => one_path(path, |path| unsafe { libc::unlink(path) }),
+            Self::Symlink(path) => {
+                one_path(path, |path| unsafe { libc::symlink(c"/nowhere".as_ptr(), path) })
+            }
+            Self::Fifo(path) => {
+                one_path(path, |path| unsafe { libc::mknod(path, libc::S_IFIFO | 0o600, 0) })
+            }
+            Self::Device(path) => one_path(path, |path| unsafe {
+                libc::mknod(path, libc::S_IFBLK | 0o600, libc::makedev(7, 0))
+            }),
+            Self::Cut(path) => one_path(path, |path| unsafe { libc::truncate(path, 3) }),
+            Self::Chmod(path) => one_path(path, |path| unsafe { libc::chmod(path, 0o700) }),
+            Self::Chown(path) => one_path(path, |path| unsafe { libc::chown(path, 1, 1) }),
+            Self::Touch(path) => one_path(path, |path| unsafe {
+                libc::utimensat(libc::AT_FDCWD, path, std::ptr::null(), 0)
+            }),
+            Self::SetAcl(path) => one_path(path, |path| unsafe {
+                libc::setxattr(path, ACL.as_ptr(), LIST.as_ptr().cast(), size_of_val(&LIST), 0)
+            }),
+            Self::RemoveAcl(path) => {
+                one_path(path, |path| unsafe { libc::removexattr(path, ACL.as_ptr()) })
+            }
         }
     }
+}
+
+/// An access control list that says no more than a mode (`include/uapi/linux/posix_acl_xattr.h`): version 2,
+/// then tag and permissions of owner, a named user, group, mask and others.
+const ACL: &std::ffi::CStr = c"system.posix_acl_access";
+const LIST: [u32; 11] = [
+    2,
+    0x0006_0001,
+    u32::MAX,
+    0x0004_0002,
+    1,
+    0x0004_0004,
+    u32::MAX,
+    0x0004_0010,
+    u32::MAX,
+    0x0004_0020,
+    u32::MAX,
+];
+
+fn one_path(path: &str, call: impl FnOnce(*const libc::c_char) -> i32) -> io::Result<()> {
+    let path = CString::new(unescape(path)).unwrap();
+    check(call(path.as_ptr()).into()).map(drop)
+}
+
+fn two_paths(
+    from: &str,
+    to: &str,
+    call: impl FnOnce(*const libc::c_char, *const libc::c_char) -> i32,
+) -> io::Result<()> {
+    let (from, to) = (CString::new(unescape(from)).unwrap(), CString::new(unescape(to)).unwrap());
+    check(call(from.as_ptr(), to.as_ptr()).into()).map(drop)
 }
 
 fn check(result: i64) -> io::Result<i64> {

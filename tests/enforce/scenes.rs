@@ -21,7 +21,8 @@ use crate::{
 
 /// A trial for every case; a scene runs when the first of its cases is asked for.
 pub fn trials() -> Vec<Trial> {
-    scenes().into_iter().flat_map(of_scene).collect()
+    let here = |scene: &Scene| scene.lsm_only.is_none() || tier() == Tier::Lsm;
+    scenes().into_iter().filter(here).flat_map(of_scene).collect()
 }
 
 fn of_scene(scene: Scene) -> Vec<Trial> {

@@ -113,6 +113,26 @@ impl Scratch {
                 rustix::mount::mount_bind(&from, &at).unwrap();
                 self.mounts.push(at);
             }
+            Setup::Overlay { lower, at } => {
+                let (lower, at) = (self.bytes(lower), self.bytes(at));
+                let beside = |name: &str| {
+                    let path = at.with_extension(name);
+                    fs::create_dir_all(&path).unwrap();
+                    path
+                };
+                let (upper, work) = (beside("upper"), beside("work"));
+                make_dirs(&at);
+                let options = format!(
+                    "lowerdir={},upperdir={},workdir={}",
+                    lower.display(),
+                    upper.display(),
+                    work.display()
+                );
+                let options = std::ffi::CString::new(options).unwrap();
+                let flags = rustix::mount::MountFlags::empty();
+                rustix::mount::mount("overlay", &at, "overlay", flags, &*options).unwrap();
+                self.mounts.push(at);
+            }
             // Made before, when the ports were chosen.
             Setup::Listen(_) => {}
         }

@@ -35,6 +35,9 @@ pub struct Scene {
     pub setup: Vec<Setup>,
     /// What is tried.
     pub cases: Vec<Case>,
+    /// Why only tier `lsm` judges any of it.
+    #[serde(default)]
+    pub lsm_only: Option<String>,
 }
 
 /// Something that lies around. Paths may hold escapes: `\xNN` is a byte.
@@ -55,6 +58,8 @@ pub enum Setup {
     Script { at: String, interpreter: String },
     /// A directory shown a second time.
     Bind { from: String, at: String },
+    /// `lower` shown through an overlay, whose upper and work directories lie beside it.
+    Overlay { lower: String, at: String },
     /// A listener: `127.0.0.1:{p0}/tcp`.
     Listen(String),
 }
@@ -84,6 +89,9 @@ pub struct Case {
     /// The object is a device, or another process's entry: the kernel finds that out by itself.
     #[serde(default)]
     pub guarded: bool,
+    /// What is renamed or linked is a directory: the kernel finds that out by itself.
+    #[serde(default)]
+    pub directory: bool,
     /// Why tables alone can not answer.
     #[serde(default)]
     pub kernel_only: Option<String>,
@@ -133,6 +141,42 @@ pub enum Act {
     Send(String),
     /// A pipe of the process's own, opened again by name.
     ReopenPipe(String),
+    Mkdir(String),
+    Rmdir(String),
+    Remove(String),
+    /// A symbolic link to nowhere.
+    Symlink(String),
+    /// A FIFO by mknod(2).
+    Fifo(String),
+    /// A block device by mknod(2).
+    Device(String),
+    /// A file without a name in the directory.
+    Nameless(String),
+    /// By truncate(2).
+    Cut(String),
+    Chmod(String),
+    Chown(String),
+    Touch(String),
+    /// Sets an access control list, which is an extended attribute to some kernels.
+    SetAcl(String),
+    RemoveAcl(String),
+    Rename {
+        from: String,
+        to: String,
+    },
+    Exchange {
+        from: String,
+        to: String,
+    },
+    HardLink {
+        from: String,
+        to: String,
+    },
+    /// Gives a file that has no name yet one, by the name of its descriptor; in the directory `from`.
+    Name {
+        from: String,
+        to: String,
+    },
 }
 
 /// How a file is opened.
@@ -147,35 +191,82 @@ pub enum Call {
 }
 
 impl Act {
-    /// What it is about, as the corpus has it.
+    /// What it is about, as the corpus has it; of two places the old one.
     pub fn object(&self) -> &str {
-        let (Self::Read(object)
-        | Self::Write(object)
-        | Self::ReadWrite(object)
-        | Self::Create(object)
-        | Self::Truncate(object)
-        | Self::List(object)
-        | Self::Exec(object)
-        | Self::Connect(object)
-        | Self::Send(object)
-        | Self::ReopenPipe(object)) = self;
-        object
+        match self {
+            Self::Read(object)
+            | Self::Write(object)
+            | Self::ReadWrite(object)
+            | Self::Create(object)
+            | Self::Truncate(object)
+            | Self::List(object)
+            | Self::Exec(object)
+            | Self::Connect(object)
+            | Self::Send(object)
+            | Self::ReopenPipe(object)
+            | Self::Mkdir(object)
+            | Self::Rmdir(object)
+            | Self::Remove(object)
+            | Self::Symlink(object)
+            | Self::Fifo(object)
+            | Self::Device(object)
+            | Self::Nameless(object)
+            | Self::Cut(object)
+            | Self::Chmod(object)
+            | Self::Chown(object)
+            | Self::Touch(object)
+            | Self::SetAcl(object)
+            | Self::RemoveAcl(object) => object,
+            Self::Rename { from, .. }
+            | Self::Exchange { from, .. }
+            | Self::HardLink { from, .. }
+            | Self::Name { from, .. } => from,
+        }
+    }
+
+    /// The new place, where there is one.
+    pub fn new_place(&self) -> Option<&str> {
+        match self {
+            Self::Rename { to, .. }
+            | Self::Exchange { to, .. }
+            | Self::HardLink { to, .. }
+            | Self::Name { to, .. } => Some(to),
+            _ => None,
+        }
     }
 
     /// The same with the placeholders filled in.
     pub fn at(&self, place: &Place) -> Self {
         let mut act = self.clone();
-        let (Self::Read(object)
-        | Self::Write(object)
-        | Self::ReadWrite(object)
-        | Self::Create(object)
-        | Self::Truncate(object)
-        | Self::List(object)
-        | Self::Exec(object)
-        | Self::Connect(object)
-        | Self::Send(object)
-        | Self::ReopenPipe(object)) = &mut act;
-        *object = place.fill(object);
+        match &mut act {
+            Self::Read(object)
+            | Self::Write(object)
+            | Self::ReadWrite(object)
+            | Self::Create(object)
+            | Self::Truncate(object)
+            | Self::List(object)
+            | Self::Exec(object)
+            | Self::Connect(object)
+            | Self::Send(object)
+            | Self::ReopenPipe(object)
+            | Self::Mkdir(object)
+            | Self::Rmdir(object)
+            | Self::Remove(object)
+            | Self::Symlink(object)
+            | Self::Fifo(object)
+            | Self::Device(object)
+            | Self::Nameless(object)
+            | Self::Cut(object)
+            | Self::Chmod(object)
+            | Self::Chown(object)
+            | Self::Touch(object)
+            | Self::SetAcl(object)
+            | Self::RemoveAcl(object) => *object = place.fill(object),
+            Self::Rename { from, to }
+            | Self::Exchange { from, to }
+            | Self::HardLink { from, to }
+            | Self::Name { from, to } => (*from, *to) = (place.fill(from), place.fill(to)),
+        }
         act
     }
 

@@ -10,11 +10,13 @@ use agent_guard::policy::{
     },
 };
 use agent_guard_common::{
-    decide::{Decision, Endpoint, Reason, Request, Transport, decide_connect, decide_file},
+    decide::{
+        Decision, Endpoint, Moved, Reason, Request, Transport, alike, decide_connect, decide_file,
+    },
     table::{self, NO_RULE},
 };
 
-use super::{Act, Case, Effect, Place, Scene};
+use super::{Act, Case, Effect, Place, Scene, unescape};
 
 /// An answer and what it rests on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,10 +75,25 @@ impl Tables {
         let decision = if act.is_network() {
             decide_connect(&tables, &agent, &endpoint(act.object()))
         } else {
-            let (dev, path) = self.locate(&components(&case.path(place)));
-            match tables.walk(dev, &path) {
-                Ok(state) => decide_file(&tables, &agent, state, request(&act), case.guarded),
-                Err(reason) => Decision::deny(reason),
+            let at = |path: &[u8]| {
+                let (dev, path) = self.locate(&components(path));
+                tables.walk(dev, &path)
+            };
+            let judge = |state| decide_file(&tables, &agent, state, request(&act), case.guarded);
+            let moved = Moved { directory: case.directory, guarded: case.guarded };
+            let old = at(&case.path(place));
+            match (old, act.new_place().map(|to| at(&unescape(to)))) {
+                (_, Some(Err(reason))) | (Err(reason), _) => Decision::deny(reason),
+                (Ok(old), None) => judge(old),
+                (Ok(old), Some(Ok(new))) => match (judge(new), judge(old)) {
+                    (denied, _) | (Decision { effect: table::Effect::Allow, .. }, denied)
+                        if denied.effect == table::Effect::Deny =>
+                    {
+                        denied
+                    }
+                    (_, allowed) if alike(&tables, &agent, old, new, moved) => allowed,
+                    _ => Decision::deny(Reason::Differs),
+                },
             }
         };
         self.name(decision)
@@ -125,7 +142,25 @@ fn components(path: &[u8]) -> Names {
 fn request(act: &Act) -> Request {
     match act {
         Act::Read(_) | Act::List(_) | Act::ReopenPipe(_) => Request::Read,
-        Act::Write(_) | Act::Create(_) => Request::Write,
+        Act::Write(_)
+        | Act::Create(_)
+        | Act::Mkdir(_)
+        | Act::Rmdir(_)
+        | Act::Remove(_)
+        | Act::Symlink(_)
+        | Act::Fifo(_)
+        | Act::Device(_)
+        | Act::Nameless(_)
+        | Act::Cut(_)
+        | Act::Chmod(_)
+        | Act::Chown(_)
+        | Act::Touch(_)
+        | Act::SetAcl(_)
+        | Act::RemoveAcl(_)
+        | Act::Rename { .. }
+        | Act::Exchange { .. }
+        | Act::HardLink { .. }
+        | Act::Name { .. } => Request::Write,
         Act::ReadWrite(_) | Act::Truncate(_) => Request::ReadWrite,
         Act::Exec(_) => Request::Exec,
         Act::Connect(_) | Act::Send(_) => panic!("the network is no file"),

@@ -6,7 +6,7 @@ use aya_ebpf::{macros::lsm, programs::LsmContext};
 use super::lsm_result;
 use crate::{
     emit::Enforcement,
-    guard::{self, Caller},
+    guard::{self, Ask, Caller, Telling},
     kernel::{Object, offset, read},
 };
 
@@ -22,5 +22,5 @@ fn bprm_check(ctx: LsmContext) -> i32 {
     let Some(caller) = Caller::current(Hook::BprmCheck, Enforcement::Refuse) else { return 0 };
     let bprm: u64 = ctx.arg(0);
     let object = Object::of_file(read(bprm, offset!(bprm_file)).unwrap_or(0));
-    lsm_result(guard::file(caller, &object, Request::Exec, false))
+    lsm_result(guard::file(caller, &object, Ask::open(Request::Exec, Telling::All)))
 }

@@ -1,4 +1,4 @@
-//! Files: opened and created.
+//! Files: opened.
 
 use agent_guard_common::{decide::Request, hook::Hook};
 use aya_ebpf::{macros::lsm, programs::LsmContext};
@@ -6,8 +6,8 @@ use aya_ebpf::{macros::lsm, programs::LsmContext};
 use super::lsm_result;
 use crate::{
     emit::Enforcement,
-    guard::{self, Caller},
-    kernel::{Object, offset, read},
+    guard::{self, Ask, Caller, Telling},
+    kernel::{Object, is_of_overlay, offset, read},
 };
 
 /// `f_mode` bits.
@@ -48,27 +48,10 @@ fn file_open(ctx: LsmContext) -> i32 {
     }
     let Some(caller) = Caller::current(Hook::FileOpen, Enforcement::Refuse) else { return 0 };
     let file: u64 = ctx.arg(0);
-    let request = open_request(file);
-    lsm_result(guard::file(
-        caller,
-        &Object::of_file(file),
-        request,
-        matches!(request, Request::Load),
-    ))
-}
-
-/// `int inode_create(struct inode *dir, struct dentry *dentry, umode_t mode)`
-///
-/// `open(O_CREAT)` makes the file before `file_open` runs, so a refusal there would leave an empty
-/// file behind.
-#[lsm(hook = "inode_create")]
-fn inode_create(ctx: LsmContext) -> i32 {
-    let earlier: i32 = ctx.arg(3);
-    if earlier != 0 {
-        return earlier;
+    if is_of_overlay(file) {
+        return 0;
     }
-    let Some(caller) = Caller::current(Hook::InodeCreate, Enforcement::Refuse) else { return 0 };
-    let dentry: u64 = ctx.arg(1);
-    // The open that follows tells what was allowed.
-    lsm_result(guard::file(caller, &Object::of_new_dentry(dentry), Request::Write, true))
+    let request = open_request(file);
+    let telling = if request == Request::Load { Telling::Early } else { Telling::All };
+    lsm_result(guard::file(caller, &Object::of_file(file), Ask::open(request, telling)))
 }

@@ -4,6 +4,8 @@
 mod cgroup;
 mod exec;
 mod file;
+mod metadata;
+mod names;
 mod net;
 mod task;
 mod trace;

@@ -16,7 +16,7 @@ use aya_ebpf::{
 use super::file::open_request;
 use crate::{
     emit::Enforcement,
-    guard::{self, Caller, Verdict},
+    guard::{self, Ask, Caller, Telling, Verdict},
     kernel::{Object, offset, read},
     maps,
 };
@@ -69,7 +69,8 @@ fn sys_exit(ctx: RawTracePointContext) -> i32 {
                 Request::Read if truncates => Request::ReadWrite,
                 request => request,
             };
-            guard::file(caller, &Object::of_file(file.unwrap_or(0)), request, false)
+            let object = Object::of_file(file.unwrap_or(0));
+            guard::file(caller, &object, Ask::open(request, Telling::All))
         }
         Call::IoUring => guard::close_interface(caller, Action::IoUring),
         // What one process of the two opened before its end, the other would keep.
@@ -90,7 +91,8 @@ fn sched_exec(ctx: RawTracePointContext) -> i32 {
     let Some(caller) = Caller::current(Hook::SchedExec, Enforcement::Kill) else { return 0 };
     let bprm: u64 = ctx.arg(2);
     let object = Object::of_file(read(bprm, offset!(bprm_file)).unwrap_or(0));
-    kill_if(Hook::SchedExec, guard::file(caller, &object, Request::Exec, false))
+    let ask = Ask::open(Request::Exec, Telling::All);
+    kill_if(Hook::SchedExec, guard::file(caller, &object, ask))
 }
 
 #[inline(always)]

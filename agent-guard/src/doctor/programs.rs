@@ -11,8 +11,14 @@ use crate::{
 };
 
 /// Maps as small as a policy can have them.
-pub const SIZES: MapSizes =
-    MapSizes { edges: 1024, states: 1024, prefixes: 1024, intervals: 1024, starts: 1024 };
+pub const SIZES: MapSizes = MapSizes {
+    edges: 1024,
+    states: 1024,
+    prefixes: 1024,
+    intervals: 1024,
+    starts: 1024,
+    aliases: 1024,
+};
 
 /// Why a program was not loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,6 @@ use std::{
 use agent_guard_common::{
     decide::{self, Reason, Transport},
     event::{Action, Outcome},
-    hook::Hook,
     table::Family,
 };
 
@@ -31,9 +30,9 @@ impl Display for TextLine<'_> {
         f.write_str("agent-guard: ")?;
         let context = &*self.record.context;
         match &self.record.body {
-            Body::Decided { process, action, object, decision, hook } => {
+            Body::Decided { process, action, object, decision, .. } => {
                 self.outcome(f, decision.outcome)?;
-                target(f, *action, *hook, object)?;
+                target(f, *action, object)?;
                 let Process { comm, pid, .. } = process;
                 write!(f, " by {comm}[{pid}]: ")?;
                 why(f, context, decision)?;
@@ -68,9 +67,8 @@ impl TextLine<'_> {
     }
 }
 
-fn target(f: &mut fmt::Formatter<'_>, action: Action, hook: Hook, object: &Object) -> fmt::Result {
+fn target(f: &mut fmt::Formatter<'_>, action: Action, object: &Object) -> fmt::Result {
     let verb = match action {
-        Action::Write if hook == Hook::InodeCreate => "create",
         Action::Read | Action::Write | Action::ReadWrite => "open",
         Action::Exec => "run",
         Action::Load => "load",
@@ -300,6 +298,7 @@ impl Display for Notice {
 
 #[cfg(test)]
 mod tests {
+    use agent_guard_common::hook::Hook;
     use proptest::prelude::*;
 
     use super::*;

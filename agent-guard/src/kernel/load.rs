@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use agent_guard_common::{
-    hook::{Hook, HookSpec, HookTier, Need},
+    hook::{Hook, HookSpec, HookTier, NO_PROTOTYPE, Need},
     offsets::Offsets,
 };
 use aya::{
@@ -74,6 +74,8 @@ pub struct MapSizes {
     pub edges: u32,
     /// `STATES`
     pub states: u32,
+    /// `ALIASES`
+    pub aliases: u32,
     /// `PREFIXES`
     pub prefixes: u32,
     /// `INTERVALS`
@@ -145,6 +147,7 @@ fn prepare(tier: Tier, sizes: MapSizes) -> Result<Prepared, LoadError> {
         .override_global("PROTOTYPES", &prototypes, true)
         .map_max_entries("EDGES", sizes.edges)
         .map_max_entries("STATES", sizes.states)
+        .map_max_entries("ALIASES", sizes.aliases)
         .map_max_entries("PREFIXES", sizes.prefixes)
         .map_max_entries("INTERVALS", sizes.intervals)
         .map_max_entries("STARTS", sizes.starts)
@@ -154,9 +157,9 @@ fn prepare(tier: Tier, sizes: MapSizes) -> Result<Prepared, LoadError> {
 
 /// Which prototype each hook has. One that is missing or unknown ends the load of its own program.
 fn prototypes(types: &KernelTypes) -> [u8; Hook::TABLE.len()] {
-    let mut prototypes = [0; Hook::TABLE.len()];
+    let mut prototypes = [NO_PROTOTYPE; Hook::TABLE.len()];
     for (number, spec) in prototypes.iter_mut().zip(Hook::TABLE) {
-        *number = types.prototype(spec.name, spec.prototypes).unwrap_or_default();
+        *number = types.prototype(spec.name, spec.prototypes).unwrap_or(NO_PROTOTYPE);
     }
     prototypes
 }

@@ -3,8 +3,8 @@
 use std::collections::HashMap as StdHashMap;
 
 use agent_guard_common::table::{
-    Agent, EdgeKey, Interval, IntervalKey, Lexer, PREFIX_BASE_BITS, PortSet, PrefixKey, StartKey,
-    State, StateKey,
+    Agent, Alias, AliasKey, EdgeKey, Interval, IntervalKey, Lexer, PREFIX_BASE_BITS, PortSet,
+    PrefixKey, StartKey, State, StateKey,
 };
 use aya::{
     Ebpf,
@@ -52,6 +52,7 @@ pub struct Tables {
     starts: Owned<StartKey, u32>,
     edges: Owned<EdgeKey, u32>,
     states: Owned<StateKey, State>,
+    aliases: Owned<AliasKey, Alias>,
     lexers: HashMap<MapData, u32, Row<Lexer>>,
     prefixes: LpmTrie<MapData, Row<PrefixKey>, Row<PortSet>>,
     intervals: Owned<IntervalKey, Interval>,
@@ -65,6 +66,7 @@ struct Keys {
     starts: Vec<StartKey>,
     edges: Vec<EdgeKey>,
     states: Vec<StateKey>,
+    aliases: Vec<AliasKey>,
     prefixes: Vec<(u32, PrefixKey)>,
     intervals: Vec<IntervalKey>,
 }
@@ -90,6 +92,7 @@ pub fn sizes_for(compiled: &Compiled) -> MapSizes {
     MapSizes {
         edges: room(compiled.edges.len()),
         states: room(compiled.states.len()),
+        aliases: room(compiled.aliases.len()),
         prefixes: room(compiled.prefixes.len()),
         intervals: room(compiled.intervals.len()),
         starts: room(compiled.starts.len()),
@@ -106,6 +109,7 @@ impl Tables {
             starts: take(ebpf, "STARTS")?,
             edges: take(ebpf, "EDGES")?,
             states: take(ebpf, "STATES")?,
+            aliases: take(ebpf, "ALIASES")?,
             lexers: take(ebpf, "LEXERS")?,
             prefixes: take(ebpf, "PREFIXES")?,
             intervals: take(ebpf, "INTERVALS")?,
@@ -151,6 +155,11 @@ impl Tables {
             let key = StateKey { policy, state: *state };
             self.states.insert(Row(key), Row(*row), 0).map_err(in_map("STATES"))?;
             keys.states.push(key);
+        }
+        for ((dev, inode), alias) in &compiled.aliases {
+            let key = AliasKey { policy, dev: *dev, inode: *inode };
+            self.aliases.insert(Row(key), Row(*alias), 0).map_err(in_map("ALIASES"))?;
+            keys.aliases.push(key);
         }
         for prefix in &compiled.prefixes {
             let key = PrefixKey { policy, family: prefix.family as u32, addr: prefix.addr };
@@ -225,6 +234,9 @@ impl Tables {
         }
         for (length, key) in keys.prefixes {
             let _ = self.prefixes.remove(&Key::new(length, Row(key)));
+        }
+        for key in keys.aliases {
+            let _ = self.aliases.remove(&Row(key));
         }
         let _ = self.lexers.remove(&policy);
     }

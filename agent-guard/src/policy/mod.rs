@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+pub mod aliases;
 pub mod compile;
 mod error;
 pub mod explain;

@@ -36,7 +36,7 @@ use crate::{
     mounts::{Mount, MountTable},
     pins::{self, Pins},
     policy::{
-        Mode, Policy,
+        Mode, Policy, aliases,
         compile::{
             CompileError, Compiled, Environment, Filesystems, HostLinks, HostResolver, Resolver,
             compile,
@@ -346,7 +346,11 @@ fn compile_policy(
     for _ in 0..KEY_DRAWS {
         match compile(policy, &environment, draw_key()?) {
             Err(CompileError::HashCollision) => {}
-            other => return Ok(other?),
+            compiled => {
+                let mut compiled = compiled?;
+                aliases::find(policy, &environment, &mut compiled);
+                return Ok(compiled);
+            }
         }
     }
     Err(CompileError::HashCollision.into())

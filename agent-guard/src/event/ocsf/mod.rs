@@ -2,7 +2,9 @@
 //!
 //! | record | class | activity |
 //! |---|---|---|
-//! | read, write, both | File System Activity 1001 | Read, Update, Update; Create at `inode_create` |
+//! | read, write, both | File System Activity 1001 | Read, Update, Update |
+//! | create, link, delete, rename | File System Activity 1001 | Create, Create, Delete, Rename |
+//! | truncate, metadata | File System Activity 1001 | Update, Set Attributes |
 //! | closed interface | Kernel Activity 1003 | Invoke |
 //! | exec, load | Process Activity 1007 | Launch |
 //! | connect, send | Network Activity 4001 | Open, Traffic; Refuse where denied |
@@ -104,12 +106,8 @@ impl Encoder {
             Effect::Deny => "deny",
         };
         let rule = decision.rule.as_deref();
-        let mut event = self.event(
-            record,
-            activity(action, hook, decision.outcome),
-            result.severity,
-            result.status,
-        );
+        let mut event =
+            self.event(record, activity(action, decision.outcome), result.severity, result.status);
         event.action_id = Some(result.action.0);
         event.action = Some(result.action.1);
         event.disposition_id = Some(result.disposition.0);
@@ -307,11 +305,10 @@ impl Outcomes {
     }
 }
 
-fn activity(action: Action, hook: Hook, outcome: Outcome) -> Activity {
+fn activity(action: Action, outcome: Outcome) -> Activity {
     let refused = matches!(outcome, Outcome::Denied | Outcome::Killed);
     match action {
         Action::Read => Class::FILE.activity(2, "Read"),
-        Action::Write if hook == Hook::InodeCreate => Class::FILE.activity(1, "Create"),
         Action::Create | Action::Link => Class::FILE.activity(1, "Create"),
         Action::Write | Action::ReadWrite | Action::Truncate => Class::FILE.activity(3, "Update"),
         Action::Delete => Class::FILE.activity(4, "Delete"),

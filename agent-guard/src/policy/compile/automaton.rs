@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use agent_guard_common::{
     hash::name_symbol,
-    table::{DEAD, Effect, NO_RULE, State, Verdict},
+    table::{ACCESS_KINDS, DEAD, Effect, NO_RULE, State, Verdict},
 };
 
 use super::{
@@ -13,6 +13,7 @@ use super::{
     lexer::{self, Globs},
     mounts::{Anchor, AnchorId, Anchors},
     nfa::{Nfa, NodeId},
+    subtree,
 };
 
 /// The tables of the automaton.
@@ -48,6 +49,7 @@ pub fn build(
     globs: &Globs,
     anchors: &Anchors,
     hash_key: [u64; 2],
+    default_file: [Effect; ACCESS_KINDS],
 ) -> Result<Automaton, Failure> {
     let mut symbols = Vec::with_capacity(literals.len());
     let mut seen = HashMap::with_capacity(literals.len());
@@ -86,7 +88,10 @@ pub fn build(
         let next = work.expand(state, &key)?;
         states.push((state, work.row(&key, next)));
     }
-    Ok(Automaton { starts, edges: work.edges, states })
+    let Construction { edges, symbols, .. } = work;
+    let class_of = symbols.into_iter().collect();
+    subtree::number_classes(&mut states, &edges, &class_of, default_file);
+    Ok(Automaton { starts, edges, states })
 }
 
 struct Construction<'a> {
@@ -217,6 +222,6 @@ impl Construction<'_> {
             }),
             _ => strongest.plain(),
         };
-        State { next, verdicts, guarded, reserved: 0 }
+        State { next, verdicts, guarded, subtree: 0 }
     }
 }

@@ -14,12 +14,13 @@ mod mounts;
 mod nfa;
 mod note;
 mod rules;
+mod subtree;
 mod tables;
 mod verdict;
 
 use agent_guard_common::{
     hash::name_symbol,
-    table::{ACCESS_KINDS, Agent, AgentFlag, Effect, Interval, Lexer, State},
+    table::{ACCESS_KINDS, Agent, AgentFlag, Alias, Effect, Interval, Lexer, State},
 };
 
 use self::{
@@ -37,7 +38,7 @@ pub use self::{
         RuleRef,
     },
     links::{HostLinks, Links, NoLinks},
-    mounts::{Filesystems, Mount, Path},
+    mounts::{Filesystems, Mount, Path, components},
     note::Note,
     rules::RuleInfo,
     tables::MemoryTables,
@@ -45,7 +46,6 @@ pub use self::{
 pub(super) use self::{
     forms::{Form, forms},
     links::{follow, to_std},
-    mounts::components,
     rules::egress_id,
 };
 use super::{Mode, Policy, Segment};
@@ -83,6 +83,8 @@ pub struct Compiled {
     pub edges: Vec<(u32, u64, u32)>,
     /// Rows of the path automaton by number.
     pub states: Vec<(u32, State)>,
+    /// Denied files with several names, by `s_dev` and inode number: see [`super::aliases`].
+    pub aliases: Vec<((u32, u64), Alias)>,
     /// The name globs.
     pub lexer: Box<Lexer>,
     /// Address prefixes.
@@ -141,7 +143,9 @@ pub fn compile(
     let anchors = Anchors::new(environment.filesystems, &nfa, &mut alphabet);
     let globs = lexer::build(alphabet.globs())?;
     let literals = alphabet.literals();
-    let built = automaton::build(&nfa, &literals, &globs, &anchors, hash_key);
+    let files = policy.files.default.into();
+    let default_file = [files, files, policy.exec.default.into()];
+    let built = automaton::build(&nfa, &literals, &globs, &anchors, hash_key, default_file);
     let Automaton { starts, edges, states } = built.map_err(|failure| match failure {
         Failure::Collision => CompileError::HashCollision,
         Failure::TooMany(what, limit) => {
@@ -154,16 +158,16 @@ pub fn compile(
         Mode::Audit => AgentFlag::AUDIT,
     };
     let inner_globs = if nfa.inner_globs { AgentFlag::INNER_GLOBS } else { 0 };
-    let files = policy.files.default.into();
     Ok(Compiled {
         hash_key,
         self_symbol: name_symbol(hash_key, SELF),
         flags: audit | inner_globs,
-        default_file: [files, files, policy.exec.default.into()],
+        default_file,
         default_egress: policy.egress.default.into(),
         starts,
         edges,
         states,
+        aliases: Vec::new(),
         lexer: globs.lexer,
         prefixes,
         intervals,

@@ -5,7 +5,10 @@
 //! file; an allowance counts only by a name under which the file can be reached now, not by one that
 //! another mount covers.
 
-use std::{collections::BTreeMap, os::unix::ffi::OsStrExt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::unix::ffi::OsStrExt,
+};
 
 use super::{
     alphabet::{Alphabet, number},
@@ -45,6 +48,10 @@ pub struct Mount {
     pub mount_point: Path,
     /// Whether this is procfs.
     pub is_proc: bool,
+    /// Whether it shows the kernel rather than files that somebody keeps.
+    pub is_kernels: bool,
+    /// The directories that an overlay puts together.
+    pub layers: Vec<Path>,
 }
 
 impl From<&mounts::Mount> for Mount {
@@ -57,6 +64,8 @@ impl From<&mounts::Mount> for Mount {
             root: of(&mount.root),
             mount_point: of(&mount.mount_point),
             is_proc: mount.fs_type == "proc",
+            is_kernels: mount.is_kernels(),
+            layers: mount.layers().iter().map(|layer| of(layer)).collect(),
         }
     }
 }
@@ -94,6 +103,8 @@ impl Filesystems {
             root: Path::new(),
             mount_point: Path::new(),
             is_proc: false,
+            is_kernels: false,
+            layers: Vec::new(),
         };
         Self { is_lexical: true, ..Self::new(vec![all]) }
     }
@@ -160,7 +171,27 @@ impl Filesystems {
             let visible = *visible && !self.is_covered(mount, &name);
             names.push(Name { path: name, visible });
         }
+        // What is in an overlay's layers is denied there under the layers' names, too.
+        for layer in self.layers(dev) {
+            names.push(Name { path: [layer.as_slice(), path].concat(), visible: false });
+        }
         names
+    }
+
+    /// Every name of the layers of the overlay `dev`, by whichever mount they are named.
+    fn layers(&self, dev: u32) -> BTreeSet<Path> {
+        let of_dev = self.mounts.iter().filter(|mount| mount.dev == dev);
+        let mut layers: BTreeSet<Path> =
+            of_dev.flat_map(|mount| mount.layers.iter().cloned()).collect();
+        for layer in layers.clone() {
+            let Some((below, inside)) = self.locate(&layer) else { continue };
+            let shown = self.mounts.iter().filter(|mount| mount.dev == below);
+            layers.extend(shown.filter_map(|mount| {
+                let rest = inside.strip_prefix(mount.root.as_slice())?;
+                Some([mount.mount_point.as_slice(), rest].concat())
+            }));
+        }
+        layers
     }
 
     /// Whether a mount on `mount` hides `name`.
@@ -175,14 +206,31 @@ impl Filesystems {
 
     /// Every name that the file called `path` can be reached by, `path` among them.
     pub fn aliases(&self, path: &[Box<[u8]>]) -> Vec<Path> {
+        let Some((dev, inside)) = self.locate(path) else { return vec![path.to_vec()] };
+        let names = self.names(dev, &inside);
+        names.into_iter().filter(|name| name.visible).map(|name| name.path).collect()
+    }
+
+    /// The file system that `path` lies on, and where in it.
+    #[must_use]
+    pub fn locate(&self, path: &[Box<[u8]>]) -> Option<(u32, Path)> {
+        let mount = self.shown(path)?;
+        let below = path.get(mount.mount_point.len()..).unwrap_or_default();
+        Some((mount.dev, [mount.root.as_slice(), below].concat()))
+    }
+
+    /// Whether `path` lies on a file system that keeps files, and not on one of the kernel's own.
+    #[must_use]
+    pub fn is_on_disk(&self, path: &[Box<[u8]>]) -> bool {
+        self.shown(path).is_some_and(|mount| !mount.is_kernels)
+    }
+
+    /// The mount that shows what is at `path`.
+    fn shown(&self, path: &[Box<[u8]>]) -> Option<&Mount> {
         let shown = self.mounts.iter().zip(&self.visible).find(|(mount, visible)| {
             **visible && path.starts_with(&mount.mount_point) && !self.is_covered(mount, path)
         });
-        let Some((mount, _)) = shown else { return vec![path.to_vec()] };
-        let below = path.get(mount.mount_point.len()..).unwrap_or_default();
-        let inside = [mount.root.as_slice(), below].concat();
-        let names = self.names(mount.dev, &inside);
-        names.into_iter().filter(|name| name.visible).map(|name| name.path).collect()
+        shown.map(|(mount, _)| mount)
     }
 
     /// The places of a file system where the set of names changes in form: roots of its mounts, what

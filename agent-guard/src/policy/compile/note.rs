@@ -35,6 +35,20 @@ pub enum Note {
         /// What the system said.
         error: String,
     },
+    /// Not every file that deny rules name was looked at for other names.
+    AliasesCutOff {
+        /// Where the search ended.
+        at: PathBuf,
+        /// The bound that it met.
+        bound: usize,
+    },
+    /// A directory could not be searched for files that deny rules name.
+    AliasesUnread {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        error: String,
+    },
     /// A host name was resolved.
     Resolved {
         /// The name.
@@ -49,7 +63,10 @@ impl Note {
     #[must_use]
     pub fn is_warning(&self) -> bool {
         match self {
-            Self::NotFollowed { .. } | Self::Unreadable { .. } => true,
+            Self::NotFollowed { .. }
+            | Self::Unreadable { .. }
+            | Self::AliasesCutOff { .. }
+            | Self::AliasesUnread { .. } => true,
             Self::Followed { .. } | Self::Resolved { .. } => false,
         }
     }
@@ -72,6 +89,16 @@ impl fmt::Display for Note {
             Self::Unreadable { rule, pattern, error } => {
                 write!(f, "{rule}: symbolic links in `{pattern}` were not followed: {error}")
             }
+            Self::AliasesCutOff { at, bound } => write!(
+                f,
+                "the search for hard links of denied files ended at `{}`, after {bound}; links of what lies behind that are not denied. Deny narrower trees, or keep such links out of the agent's reach",
+                at.display()
+            ),
+            Self::AliasesUnread { path, error } => write!(
+                f,
+                "`{}` could not be searched for hard links of denied files: {error}",
+                path.display()
+            ),
             Self::Resolved { host, addresses } => {
                 let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
                 write!(f, "`{host}` was resolved at load: {}", addresses.join(", "))

@@ -6,7 +6,7 @@ use agent_guard_common::{
     decide::{Component, Reason, Tables, step},
     hash::name_symbol,
     limits::{MAX_DEPTH, PATH_ALIGN, PATH_BYTES},
-    table::{AgentFlag, Family, Interval, PortSet, State},
+    table::{AgentFlag, DEAD, Family, Interval, PortSet, State},
 };
 
 use super::{Compiled, alphabet::number, lexer};
@@ -64,6 +64,14 @@ impl<'a> MemoryTables<'a> {
             state = step(self, state, component).ok_or(Reason::Failed)?;
         }
         Ok(state)
+    }
+}
+
+impl MemoryTables<'_> {
+    /// The row of a state from [`Self::walk`].
+    #[must_use]
+    pub fn row(&self, state: u32) -> Option<State> {
+        if state == DEAD { Some(State::NOTHING) } else { self.state(state) }
     }
 }
 

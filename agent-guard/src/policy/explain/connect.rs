@@ -104,7 +104,11 @@ fn covers(
             Note::Resolved { host, addresses } => {
                 host == name.as_str() && addresses.contains(&address)
             }
-            Note::Followed { .. } | Note::NotFollowed { .. } | Note::Unreadable { .. } => false,
+            Note::Followed { .. }
+            | Note::NotFollowed { .. }
+            | Note::Unreadable { .. }
+            | Note::AliasesCutOff { .. }
+            | Note::AliasesUnread { .. } => false,
         }),
     };
     protocol && host && (entry.ports.first()..=entry.ports.last()).contains(&port)

@@ -6,6 +6,7 @@ mod egress;
 mod links;
 mod mounts;
 mod paths;
+mod subtree;
 
 use std::{collections::HashMap, io, net::IpAddr};
 

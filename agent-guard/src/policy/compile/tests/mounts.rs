@@ -111,7 +111,18 @@ impl Tree {
         if id > 1 {
             self.on.insert((parent, directory), id);
         }
-        self.mounts.push(Mount { id, parent, dev, root, mount_point: at, is_proc: false });
+        let layers = Vec::new();
+        let (is_proc, is_kernels) = (false, false);
+        self.mounts.push(Mount {
+            id,
+            parent,
+            dev,
+            root,
+            mount_point: at,
+            is_proc,
+            is_kernels,
+            layers,
+        });
     }
 
     fn by_id(&self, id: u32) -> &Mount {

@@ -1,0 +1,104 @@
+//! Names: made, removed, changed, and given a second time. The `path_*` hooks run at the system call, also
+//! where io_uring makes it, and never for what an overlay does in its layers.
+
+use agent_guard_common::{event::Action, hook::Hook};
+use aya_ebpf::{macros::lsm, programs::LsmContext};
+
+use super::{DENIED, lsm_result};
+use crate::{
+    emit::Enforcement,
+    guard::{self, Ask, Caller, Refusal, Telling},
+    kernel::{FORMAT, Object, REGULAR},
+};
+
+/// `-EXDEV`: what a rename between two file systems fails with, upon which programs copy.
+const CROSS_DEVICE: i32 = -18;
+
+/// `int path_mknod(const struct path *dir, struct dentry *dentry, umode_t mode, unsigned int dev)`
+///
+/// Also `open(O_CREAT)`, which makes the file before `file_open` runs, so that a refusal there would
+/// leave an empty file behind; and bind(2) of a UNIX-domain socket.
+#[lsm(hook = "path_mknod")]
+fn path_mknod(ctx: LsmContext) -> i32 {
+    let earlier: i32 = ctx.arg(4);
+    if earlier != 0 {
+        return earlier;
+    }
+    let Some(caller) = Caller::current(Hook::PathMknod, Enforcement::Refuse) else { return 0 };
+    let (dentry, mode, device): (u64, u32, u32) = (ctx.arg(1), ctx.arg(2), ctx.arg(3));
+    let mut object = Object::of_dentry(dentry);
+    object.made = (mode as u16, kernel_device(device));
+    // The open that follows tells what was allowed.
+    let telling = if mode as u16 & FORMAT == REGULAR { Telling::Early } else { Telling::All };
+    lsm_result(guard::file(caller, &object, Ask::change(Action::Create, telling)))
+}
+
+/// A device number as mknod(2) has it (`new_decode_dev`), as the kernel keeps it.
+#[inline(always)]
+fn kernel_device(device: u32) -> u32 {
+    let (major, minor) = (device >> 8 & 0xfff, device & 0xff | device >> 12 & 0xf_ff00);
+    major << 20 | minor
+}
+
+/// `int path_mkdir(const struct path *dir, struct dentry *dentry, umode_t mode)`
+#[lsm(hook = "path_mkdir")]
+fn path_mkdir(ctx: LsmContext) -> i32 {
+    one_place(Hook::PathMkdir, Action::Create, ctx.arg(1), ctx.arg(3))
+}
+
+/// `int path_symlink(const struct path *dir, struct dentry *dentry, const char *old_name)`
+#[lsm(hook = "path_symlink")]
+fn path_symlink(ctx: LsmContext) -> i32 {
+    one_place(Hook::PathSymlink, Action::Create, ctx.arg(1), ctx.arg(3))
+}
+
+/// `int path_unlink(const struct path *dir, struct dentry *dentry)`
+#[lsm(hook = "path_unlink")]
+fn path_unlink(ctx: LsmContext) -> i32 {
+    one_place(Hook::PathUnlink, Action::Delete, ctx.arg(1), ctx.arg(2))
+}
+
+/// `int path_rmdir(const struct path *dir, struct dentry *dentry)`
+#[lsm(hook = "path_rmdir")]
+fn path_rmdir(ctx: LsmContext) -> i32 {
+    one_place(Hook::PathRmdir, Action::Delete, ctx.arg(1), ctx.arg(2))
+}
+
+#[inline(always)]
+fn one_place(hook: Hook, action: Action, dentry: u64, earlier: i32) -> i32 {
+    if earlier != 0 {
+        return earlier;
+    }
+    let Some(caller) = Caller::current(hook, Enforcement::Refuse) else { return 0 };
+    let object = Object::of_dentry(dentry);
+    lsm_result(guard::file(caller, &object, Ask::change(action, Telling::All)))
+}
+
+/// `int path_rename(const struct path *old_dir, struct dentry *old_dentry, const struct path *new_dir,
+/// struct dentry *new_dentry, unsigned int flags)`
+///
+/// Runs once for an exchange too, which is a rename both ways.
+#[lsm(hook = "path_rename")]
+fn path_rename(ctx: LsmContext) -> i32 {
+    two_places(Hook::PathRename, Action::Rename, [ctx.arg(1), ctx.arg(3)], ctx.arg(5))
+}
+
+/// `int path_link(struct dentry *old_dentry, const struct path *new_dir, struct dentry *new_dentry)`
+#[lsm(hook = "path_link")]
+fn path_link(ctx: LsmContext) -> i32 {
+    two_places(Hook::PathLink, Action::Link, [ctx.arg(0), ctx.arg(2)], ctx.arg(3))
+}
+
+#[inline(always)]
+fn two_places(hook: Hook, action: Action, [old, new]: [u64; 2], earlier: i32) -> i32 {
+    if earlier != 0 {
+        return earlier;
+    }
+    let Some(caller) = Caller::current(hook, Enforcement::Refuse) else { return 0 };
+    let (old, new) = (Object::of_dentry(old), Object::of_dentry(new));
+    match guard::two_places(caller, action, &old, &new) {
+        None => 0,
+        Some(Refusal::Denied) => DENIED,
+        Some(Refusal::Differs) => CROSS_DEVICE,
+    }
+}
