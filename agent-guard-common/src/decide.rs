@@ -3,6 +3,7 @@
 //! Two implementers exist: the BPF maps, and the compiled tables in user space.
 
 use crate::{
+    event::Operation,
     limits::MAX_INTERVALS,
     numbered::numbered,
     table::{Access, Agent, DEAD, Effect, Family, Interval, NO_RULE, PortSet, State, Verdict},
@@ -190,6 +191,17 @@ fn one_access(row: &State, agent: &Agent, access: Access, guarded: bool) -> Deci
         (true, Some(_)) => Decision::from_verdict(exact, default),
         (true, None) => Decision::deny(Reason::Guarded),
     }
+}
+
+/// Decides what reaches out of the agent without a file or a connection.
+#[inline(always)]
+pub fn decide_operation(agent: &Agent, operation: Operation) -> Decision {
+    let Some(verdict) = agent.operations.get(operation as usize) else {
+        return Decision::deny(Reason::Failed);
+    };
+    let rule = verdict.rule();
+    let reason = if rule == NO_RULE { Reason::Default } else { Reason::Rule };
+    Decision { effect: verdict.effect().unwrap_or(Effect::Deny), rule, reason }
 }
 
 /// Where a connection goes.

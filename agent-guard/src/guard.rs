@@ -4,7 +4,7 @@ use std::fmt;
 
 use agent_guard_common::{
     hook::{Hook, HookSpec},
-    table::{Agent, AgentFlag, Effect},
+    table::{Agent, AgentFlag, Effect, NO_RULE, OPERATIONS, Verdict},
 };
 use aya::Ebpf;
 
@@ -150,7 +150,7 @@ fn nothing_allowed(cgroup: u64) -> Agent {
         flags: AgentFlag::LOG_ALLOWED,
         default_file: [Effect::Deny as u8; 3],
         default_egress: Effect::Deny as u8,
-        reserved: 0,
+        operations: [Verdict::new(Effect::Deny, NO_RULE); OPERATIONS],
     }
 }
 

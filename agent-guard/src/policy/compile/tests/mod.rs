@@ -6,6 +6,7 @@ mod egress;
 mod links;
 mod mounts;
 mod paths;
+mod system;
 
 use std::{collections::HashMap, io, net::IpAddr};
 
