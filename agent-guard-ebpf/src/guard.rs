@@ -4,8 +4,8 @@
 //! read, a missing policy.
 
 use agent_guard_common::{
-    decide::{Decision, Endpoint, Reason, Request, decide_connect, decide_file},
-    event::{Action, EventHeader, Outcome},
+    decide::{Decision, Endpoint, Reason, Request, decide_connect, decide_file, decide_operation},
+    event::{Action, EventHeader, Operation, Outcome},
     hook::Hook,
     table::{Agent, Counter, Effect, Family, NO_RULE},
 };
@@ -187,6 +187,48 @@ fn finish(
                 header.port = endpoint.port;
             }
         }
+        emit::send(caller.hook, &header);
+    }
+    outcome.into()
+}
+
+/// Which decisions on an operation are told of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Tell {
+    /// All that the agent's events are to tell of.
+    All,
+    /// Denials: another hook of the same call tells of what was allowed.
+    Denials,
+    /// None: the kernel asks on behalf of somebody who only looks around. It is counted.
+    Nothing,
+}
+
+/// Decides an operation upon the process `target`, or upon none (0).
+#[inline(always)]
+pub fn operate(
+    caller: Caller,
+    operation: Operation,
+    target: Result<u32, Reason>,
+    tell: Tell,
+) -> Verdict {
+    let agent = maps::agent(caller.agent);
+    let decision = match (agent, target) {
+        (None, _) => Decision::deny(Reason::NoPolicy),
+        (Some(agent), Ok(_)) => decide_operation(agent, operation),
+        (Some(_), Err(reason)) => Decision::deny(reason),
+    };
+    if tell == Tell::Denials && decision.effect == Effect::Allow {
+        return Verdict::Proceed;
+    }
+    let outcome = emit::outcome(agent, &decision, caller.enforcement);
+    if emit::count(caller.hook, agent, &decision) && tell != Tell::Nothing {
+        // SAFETY: as in `finish`.
+        let mut header: EventHeader = unsafe { core::mem::zeroed() };
+        let policy = agent.map_or(0, |agent| agent.policy);
+        let action = Action::Operate;
+        emit::fill(&mut header, caller.agent, policy, caller.hook, action, &decision, outcome);
+        header.operation = operation as u8;
+        header.target = target.unwrap_or(0);
         emit::send(caller.hook, &header);
     }
     outcome.into()

@@ -18,6 +18,7 @@ use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_kernel_str};
 use crate::{
     kernel::{Object, PIPE_MAGIC, PROC_MAGIC, offset, read},
     maps::{self, KernelTables, Scratch},
+    process,
 };
 
 /// How a walk ended: 0 while it goes on, else [`ARRIVED`], else a [`Reason`] above [`FAILED`].
@@ -237,21 +238,7 @@ fn process_entry(dentry: u64, agent: &Agent) -> Result<Entry, Reason> {
         return Ok(Entry::Other);
     }
     let task = link - u64::from(offset!(task_pid_links));
-    let css_set: u64 = read(task, offset!(task_cgroups))?;
-    let mut cgroup: u64 = read(css_set, offset!(css_set_cgroup))?;
-    for _ in 0..=agent_guard_common::limits::MAX_CGROUP_LEVEL {
-        let node: u64 = read(cgroup, offset!(cgroup_kn))?;
-        let id: u64 = read(node, offset!(kernfs_id))?;
-        if id == agent.cgroup {
-            return Ok(Entry::Own);
-        }
-        // `struct cgroup` starts with its own `self`, so a parent's css is the parent.
-        cgroup = read(cgroup, offset!(cgroup_parent))?;
-        if cgroup == 0 {
-            break;
-        }
-    }
-    Ok(Entry::Other)
+    Ok(if process::is_inside(task, agent)? { Entry::Own } else { Entry::Other })
 }
 
 /// One component down. Returns 1 to stop.

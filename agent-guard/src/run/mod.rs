@@ -254,7 +254,10 @@ impl Session<'_> {
                 }
                 signal = signals.next() => forward(pid, signal?),
                 _ = losses.tick() => match self.guard.counts() {
-                    Ok(counts) => self.reporter.losses(&counts),
+                    Ok(counts) => {
+                        self.reporter.losses(&counts);
+                        self.reporter.skips(&counts);
+                    }
                     Err(error) => say(format_args!("agent-guard: the counters can not be read: {error}")),
                 },
             }
