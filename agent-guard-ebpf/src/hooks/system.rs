@@ -1,10 +1,22 @@
 //! The kernel itself: namespaces, bpf(2), counters, code that is handed to it.
 
 use agent_guard_common::{event::Operation, hook::Hook};
-use aya_ebpf::{macros::lsm, programs::LsmContext};
+use aya_ebpf::{EbpfContext as _, macros::lsm, programs::LsmContext};
 
 use super::operate;
 use crate::{guard::Tell, kernel::prototype};
+
+/// Argument `N`, where it depends on the prototype which one is read. The compiler would else make one
+/// load with a computed place of the two, which the verifier does not take.
+#[inline(always)]
+fn argument<const N: usize>(ctx: &LsmContext) -> i32 {
+    let value: u64;
+    // SAFETY: the kernel passes a context with that many arguments where this prototype is its own.
+    unsafe {
+        core::arch::asm!("{0} = *(u64 *)({1} + {2})", out(reg) value, in(reg) ctx.as_ptr(), const N * 8);
+    }
+    value as i32
+}
 
 /// `int userns_create(const struct cred *cred)`
 #[lsm(hook = "userns_create")]
@@ -20,7 +32,7 @@ fn userns_create(ctx: LsmContext) -> i32 {
 /// `int bpf(int cmd, union bpf_attr *attr, unsigned int size, bool kernel)`
 #[lsm(hook = "bpf")]
 fn bpf(ctx: LsmContext) -> i32 {
-    let earlier: i32 = if prototype(Hook::Bpf) == 0 { ctx.arg(3) } else { ctx.arg(4) };
+    let earlier = if prototype(Hook::Bpf) == 0 { argument::<3>(&ctx) } else { argument::<4>(&ctx) };
     if earlier != 0 {
         return earlier;
     }
@@ -34,10 +46,10 @@ const PERF_SECURITY_OPEN: i32 = 0;
 /// `int perf_event_open(int type)`
 #[lsm(hook = "perf_event_open")]
 fn perf_event_open(ctx: LsmContext) -> i32 {
-    let (kind, earlier): (i32, i32) = if prototype(Hook::PerfEventOpen) == 0 {
-        (ctx.arg(1), ctx.arg(2))
+    let (kind, earlier) = if prototype(Hook::PerfEventOpen) == 0 {
+        (argument::<1>(&ctx), argument::<2>(&ctx))
     } else {
-        (ctx.arg(0), ctx.arg(1))
+        (argument::<0>(&ctx), argument::<1>(&ctx))
     };
     if earlier != 0 {
         return earlier;

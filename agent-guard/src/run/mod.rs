@@ -2,6 +2,7 @@
 
 mod launch;
 mod names;
+mod privileges;
 mod report;
 mod stderr;
 
@@ -20,7 +21,7 @@ use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
 use tokio::io::{Interest, unix::AsyncFd};
 
-use self::{names::RunNames, report::Reporter, stderr::say};
+use self::{names::RunNames, privileges::Privileges, report::Reporter, stderr::say};
 use crate::{
     cgroup::{self, Cgroup},
     event::{
@@ -131,12 +132,14 @@ async fn under_guard(
         );
     }
     let policy = guard.tables.write_policy(&compiled)?;
-    guard.tables.set_agent(AGENT, agent(settings, &compiled, cgroup, policy))?;
+    let agent = agent(settings, &compiled, cgroup, policy);
+    let privileges = Privileges::of(guard.tier, &agent)?;
+    guard.tables.set_agent(AGENT, agent)?;
     guard.tables.bind_cgroup(cgroup.id(), AGENT)?;
 
     let context = context(settings, &guard, cgroup, &lacks);
     let mut reporter = Reporter::new(RunNames::new(context, &compiled, place.mounts), log);
-    announce(settings, &guard);
+    announce(settings, &guard, &privileges);
     reporter.notice(Notice::Started);
     reporter.notice(Notice::PolicyLoaded { replaces: None });
     if !lacks.is_empty() {
@@ -152,7 +155,7 @@ async fn under_guard(
     )?;
     let reaper = Reaper::start(cgroup.path()).context("starting the reaper")?;
     let entrance = cgroup.entrance()?.into();
-    let code = match launch::start(&settings.command, entrance, signals.before()) {
+    let code = match launch::start(&settings.command, entrance, signals.before(), privileges) {
         Ok(mut child) => {
             let mut session = Session {
                 guard,
@@ -374,7 +377,7 @@ fn context(settings: &Settings, guard: &Guard, cgroup: &Cgroup, lacks: &[Lack]) 
 }
 
 /// What is in force, in one line; what is not, and why, in one more for each stronger tier.
-fn announce(settings: &Settings, guard: &Guard) {
+fn announce(settings: &Settings, guard: &Guard, privileges: &Privileges) {
     let mode = match settings.policy.mode {
         Mode::Enforce => "enforce",
         Mode::Audit => "audit: denials are recorded and nothing is blocked",
@@ -389,6 +392,7 @@ fn announce(settings: &Settings, guard: &Guard) {
         "agent-guard: {} under policy {} ({}), tier {}, mode {mode}",
         settings.agent, settings.policy.name, settings.policy_file, guard.tier
     ));
+    say(format_args!("agent-guard: the command's capabilities: {privileges}"));
 }
 
 /// A line for each stronger tier that is not in force.
