@@ -27,10 +27,17 @@ pub struct Node {
 #[inline(always)]
 pub fn is_guarded(node: &Node, writes: bool) -> bool {
     let format = node.mode & FORMAT;
-    match node.magic {
-        CGROUP_MAGIC | CGROUP2_MAGIC => writes || format == DIRECTORY,
-        _ => is_guarded_device(format, node.rdev),
+    if is_cgroup(node.magic) {
+        writes || format == DIRECTORY
+    } else {
+        is_guarded_device(format, node.rdev)
     }
+}
+
+/// Whether a file system with this `s_magic` is a cgroup tree.
+#[inline(always)]
+pub fn is_cgroup(magic: u64) -> bool {
+    matches!(magic, CGROUP_MAGIC | CGROUP2_MAGIC)
 }
 
 #[inline(always)]

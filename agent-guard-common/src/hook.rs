@@ -107,7 +107,7 @@ hooks! {
 
     // Tasks, and what else reaches out of an agent
     TaskAlloc: Lsm Required "task_alloc" program "task_alloc" ("task", "clone_flags")
-        decides "inheriting the agent at fork"
+        decides "inheriting the agent at fork; starting in another cgroup"
         without "a child could shed the policy by leaving the cgroup";
     PtraceAccessCheck: Lsm Required "ptrace_access_check" program "ptrace_access_check" ("child", "mode")
         decides "reading or steering a process outside"

@@ -88,10 +88,11 @@ pub struct Agent {
     pub default_egress: u8,
     /// What the policy says of each [`Operation`]; where no rule does, the default with [`NO_RULE`].
     pub operations: [Verdict; OPERATIONS],
+    /// Nothing; keeps the size a multiple of eight without padding that the verifier calls unread.
+    pub reserved: u32,
 }
 
-/// Number of [`Operation`] kinds. With an odd one [`Agent`] has no padding, which the verifier would
-/// call unread.
+/// Number of [`Operation`] kinds.
 pub const OPERATIONS: usize = Operation::ALL.len();
 
 /// Bits of [`Agent::flags`].
@@ -279,7 +280,7 @@ pub enum Counter {
 pub const COUNTER_KINDS: u32 = 4;
 
 const _: () = {
-    assert!(size_of::<Agent>() == 44 + 4 * OPERATIONS);
+    assert!(size_of::<Agent>() == 48 + 4 * OPERATIONS);
     assert!(size_of::<StartKey>() == 8);
     assert!(size_of::<EdgeKey>() == 16);
     assert!(size_of::<StateKey>() == 8);

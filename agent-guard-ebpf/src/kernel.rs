@@ -117,6 +117,12 @@ impl Object {
         }
     }
 
+    /// Whether it is part of a cgroup tree.
+    #[inline(always)]
+    pub fn is_cgroup(&self) -> bool {
+        guarded::is_cgroup(self.magic)
+    }
+
     /// Whether a rule must name it exactly.
     #[inline(always)]
     pub fn is_guarded(&self, request: Request) -> bool {

@@ -151,6 +151,7 @@ fn nothing_allowed(cgroup: u64) -> Agent {
         default_file: [Effect::Deny as u8; 3],
         default_egress: Effect::Deny as u8,
         operations: [Verdict::new(Effect::Deny, NO_RULE); OPERATIONS],
+        reserved: 0,
     }
 }
 

@@ -125,6 +125,7 @@ pub fn deed(operation: Operation) -> &'static str {
         Operation::Module => "load code into the kernel",
         Operation::Kexec => "load another kernel",
         Operation::TerminalInput => "type into a terminal",
+        Operation::Cgroup => "start a process in another cgroup",
     }
 }
 
@@ -142,5 +143,6 @@ pub fn operation(operation: Operation) -> &'static str {
         Operation::Module => "module",
         Operation::Kexec => "kexec",
         Operation::TerminalInput => "terminal-input",
+        Operation::Cgroup => "cgroup",
     }
 }

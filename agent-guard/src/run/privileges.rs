@@ -48,7 +48,7 @@ const NEEDED: [Needed; 9] = [
     Needed {
         capability: CapabilitySet::PERFMON,
         by: &[Operation::Bpf, Operation::Perf],
-        is_decided: false,
+        is_decided: true,
     },
     // What bpf(2) does with objects of others, beside mounting.
     Needed {
@@ -221,6 +221,7 @@ mod tests {
             (Operation::Signal, CapabilitySet::empty()),
             (Operation::UserNamespace, CapabilitySet::empty()),
             (Operation::TerminalInput, CapabilitySet::empty()),
+            (Operation::Cgroup, CapabilitySet::empty()),
         ] {
             let more =
                 kept(Tier::Trace, &allowing(&[operation])) - kept(Tier::Trace, &allowing(&[]));
@@ -231,8 +232,13 @@ mod tests {
     #[test]
     fn what_a_hook_decides_is_left_where_there_are_hooks() {
         let more = kept(Tier::Lsm, &allowing(&[])) - kept(Tier::Trace, &allowing(&[]));
-        let decided = CapabilitySet::SYS_CHROOT | CapabilitySet::SYS_PTRACE | CapabilitySet::BPF;
-        assert_eq!(more, decided);
+        let decided = [
+            CapabilitySet::SYS_CHROOT,
+            CapabilitySet::SYS_PTRACE,
+            CapabilitySet::BPF,
+            CapabilitySet::PERFMON,
+        ];
+        assert_eq!(more, decided.into_iter().collect());
     }
 
     #[test]

@@ -112,6 +112,7 @@ impl Compiled {
             default_file: self.default_file.map(|effect| effect as u8),
             default_egress: self.default_egress as u8,
             operations: self.operations,
+            reserved: 0,
         }
     }
 }
