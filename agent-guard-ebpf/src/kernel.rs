@@ -82,6 +82,7 @@ pub struct Object {
 /// `s_magic` of the file systems that are treated apart (`include/uapi/linux/magic.h`).
 pub const PROC_MAGIC: u64 = 0x9fa0;
 pub const PIPE_MAGIC: u64 = 0x5049_5045;
+pub const PIDFS_MAGIC: u64 = 0x5049_4446;
 
 impl Object {
     /// The object that `struct file` has open; at address 0, a fault.

@@ -11,7 +11,7 @@ use super::{lsm_result, operate};
 use crate::{
     emit::Enforcement,
     guard::{self, Caller, Tell},
-    kernel::{Object, offset, read},
+    kernel::{Object, PIDFS_MAGIC, offset, read},
     process, scope,
 };
 
@@ -43,7 +43,8 @@ pub fn open_request(file: u64) -> Request {
 
 /// `int file_open(struct file *file)`
 ///
-/// A file opened to be run is judged here only for what `bprm_check_security` never sees: the loader
+/// A process descriptor gives no access: what is done with one is judged as an operation. Kernels from 6.9 on
+/// open it as a file. A file opened to be run is judged here only for what `bprm_check_security` never sees: the loader
 /// that a program names.
 #[lsm(hook = "file_open")]
 fn file_open(ctx: LsmContext) -> i32 {
@@ -53,13 +54,12 @@ fn file_open(ctx: LsmContext) -> i32 {
     }
     let Some(caller) = Caller::current(Hook::FileOpen, Enforcement::Refuse) else { return 0 };
     let file: u64 = ctx.arg(0);
+    let object = Object::of_file(file);
+    if object.magic == PIDFS_MAGIC {
+        return 0;
+    }
     let request = open_request(file);
-    lsm_result(guard::file(
-        caller,
-        &Object::of_file(file),
-        request,
-        matches!(request, Request::Load),
-    ))
+    lsm_result(guard::file(caller, &object, request, matches!(request, Request::Load)))
 }
 
 /// `int inode_create(struct inode *dir, struct dentry *dentry, umode_t mode)`
