@@ -382,7 +382,8 @@ fn announce(settings: &Settings, guard: &Guard, privileges: &Privileges) {
         Mode::Enforce => "enforce",
         Mode::Audit => "audit: denials are recorded and nothing is blocked",
     };
-    if io::stderr().is_terminal() {
+    let for_people = io::stderr().is_terminal();
+    if for_people {
         let weaker = weaker(guard);
         if !weaker.is_empty() {
             say(weaker.trim_end());
@@ -392,7 +393,9 @@ fn announce(settings: &Settings, guard: &Guard, privileges: &Privileges) {
         "agent-guard: {} under policy {} ({}), tier {}, mode {mode}",
         settings.agent, settings.policy.name, settings.policy_file, guard.tier
     ));
-    say(format_args!("agent-guard: the command's capabilities: {privileges}"));
+    if for_people {
+        say(format_args!("agent-guard: the command's capabilities: {privileges}"));
+    }
 }
 
 /// A line for each stronger tier that is not in force.
