@@ -27,7 +27,7 @@ use agent_guard::{
 };
 use agent_guard_common::{
     decide::Reason,
-    event::{Action, Outcome},
+    event::{Action, Operation, Outcome},
     hook::Hook,
 };
 use bytes::BytesMut;
@@ -171,9 +171,11 @@ fn objects(action: Action) -> Vec<Object> {
             })
             .to_vec()
         }
-        Action::IoUring | Action::ShareDescriptors | Action::Operate => {
-            vec![Object::Interface("io_uring")]
-        }
+        Action::IoUring | Action::ShareDescriptors => vec![Object::Interface("io_uring")],
+        Action::Operate => Operation::ALL
+            .iter()
+            .flat_map(|operation| [0, 77].map(|process| Object::Operation(*operation, process)))
+            .collect(),
     }
 }
 
@@ -194,7 +196,8 @@ fn hooks(action: Action) -> &'static [Hook] {
         }
         Action::Connect => &[Hook::SocketConnect, Hook::Connect4, Hook::Connect6],
         Action::Send => &[Hook::SocketSendmsg, Hook::Sendmsg4, Hook::Sendmsg6],
-        Action::IoUring | Action::ShareDescriptors | Action::Operate => &[Hook::SysExit],
+        Action::IoUring | Action::ShareDescriptors => &[Hook::SysExit],
+        Action::Operate => &[Hook::TaskKill, Hook::SbMount],
     }
 }
 
@@ -239,7 +242,14 @@ fn every_record() -> Vec<Record> {
     for context in [&full, &bare] {
         let totals: Vec<_> = Hook::TABLE
             .iter()
-            .map(|spec| HookTotals { hook: spec.hook, decided: 9, denied: 2, lost: 1, failed: 0 })
+            .map(|spec| HookTotals {
+                hook: spec.hook,
+                decided: 9,
+                denied: 2,
+                lost: 1,
+                failed: 0,
+                skipped: 3,
+            })
             .collect();
         let losses =
             Losses { hooks: vec![(Hook::FileOpen, 12)], malformed: 1, unwritten: u64::MAX };
@@ -252,6 +262,7 @@ fn every_record() -> Vec<Record> {
             Notice::PolicyLoaded { replaces: Some("00ff".to_owned()) },
             Notice::Degraded,
             Notice::EventsLost(losses),
+            Notice::DecisionsSkipped(vec![(Hook::FileOpen, 2)]),
         ] {
             add(context, Body::Notice(notice));
         }

@@ -3,6 +3,7 @@
 //! Two implementers exist: the BPF maps, and the compiled tables in user space.
 
 use crate::{
+    event::Operation,
     limits::MAX_INTERVALS,
     numbered::numbered,
     table::{
@@ -269,6 +270,17 @@ pub fn alike(tables: &impl Tables, agent: &Agent, one: u32, other: u32, moved: M
         .all(|((one, other), default)| one.standing(*default) == other.standing(*default))
         && (!moved.guarded
             || exact.into_iter().all(|(one, other)| one.standing(0) == other.standing(0)))
+}
+
+/// Decides what reaches out of the agent without a file or a connection.
+#[inline(always)]
+pub fn decide_operation(agent: &Agent, operation: Operation) -> Decision {
+    let Some(verdict) = agent.operations.get(operation as usize) else {
+        return Decision::deny(Reason::Failed);
+    };
+    let rule = verdict.rule();
+    let reason = if rule == NO_RULE { Reason::Default } else { Reason::Rule };
+    Decision { effect: verdict.effect().unwrap_or(Effect::Deny), rule, reason }
 }
 
 /// Where a connection goes.

@@ -95,6 +95,8 @@ numbered! {
         Kexec,
         /// Typing into a terminal in its user's place.
         TerminalInput,
+        /// Starting a process in another cgroup.
+        Cgroup,
     }
 }
 

@@ -27,10 +27,16 @@ pub struct Node {
 #[inline(always)]
 pub fn is_guarded(node: &Node, writes: bool) -> bool {
     let format = node.mode & FORMAT;
-    match node.magic {
-        CGROUP_MAGIC | CGROUP2_MAGIC => writes || format == DIRECTORY,
-        magic => writes && is_kernel_owned(magic) || is_guarded_device(format, node.rdev),
+    if is_cgroup(node.magic) {
+        return writes || format == DIRECTORY;
     }
+    writes && is_kernel_owned(node.magic) || is_guarded_device(format, node.rdev)
+}
+
+/// Whether a file system with this `s_magic` is a cgroup tree.
+#[inline(always)]
+pub fn is_cgroup(magic: u64) -> bool {
+    matches!(magic, CGROUP_MAGIC | CGROUP2_MAGIC)
 }
 
 /// Whether the kernel itself is read and set through a file system, beside the cgroup trees.

@@ -133,11 +133,14 @@ hooks! {
     InodeRemoveAcl: Lsm Optional "inode_remove_acl" program "inode_remove_acl" ("idmap", "dentry", "acl_name")
         decides "removing an access control list"
         without "nothing: this kernel removes the lists as extended attributes";
+    FileFcntl: Lsm Required "file_fcntl" program "file_fcntl" ("file", "cmd", "arg")
+        decides "having the kernel send signals about a file"
+        without "an agent could have the kernel signal processes outside";
     FileIoctl: Lsm Required "file_ioctl" program "file_ioctl" ("file", "cmd", "arg")
-        decides "setting flags of a file"
-        without "a descriptor for reading could change a file's flags";
+        decides "setting flags of a file, typing into a terminal, having the kernel send signals"
+        without "an agent could type into the terminal that it was started from, and change a file's flags";
     FileIoctlCompat: Lsm Optional "file_ioctl_compat" program "file_ioctl_compat" ("file", "cmd", "arg")
-        decides "setting flags of a file by a 32-bit call"
+        decides "the same, by 32-bit calls"
         without "nothing: this kernel brings 32-bit calls to file_ioctl";
     InodeFileSetattr: Lsm Optional "inode_file_setattr" program "inode_file_setattr" ("dentry", "fa")
         decides "setting flags of a file by its name"
@@ -158,8 +161,67 @@ hooks! {
 
     // Tasks, and what else reaches out of an agent
     TaskAlloc: Lsm Required "task_alloc" program "task_alloc" ("task", "clone_flags")
-        decides "inheriting the agent at fork"
+        decides "inheriting the agent at fork; starting in another cgroup"
         without "a child could shed the policy by leaving the cgroup";
+    PtraceAccessCheck: Lsm Required "ptrace_access_check" program "ptrace_access_check" ("child", "mode")
+        decides "reading or steering a process outside"
+        without "processes outside could be traced, and their memory and descriptors taken";
+    PtraceTraceme: Lsm Required "ptrace_traceme" program "ptrace_traceme" ("parent")
+        decides "being traced by a process outside"
+        without "an agent could have a process outside steer it";
+    TaskKill: Lsm Required "task_kill" program "task_kill" ("p", "info", "sig", "cred")
+        decides "sending a signal to a process outside"
+        without "the guard, and others of the agent's user, could be killed";
+    TaskSetrlimit: Lsm Required "task_setrlimit" program "task_setrlimit" ("p", "resource", "new_rlim")
+        decides "limiting a process outside"
+        without "the guard could be starved of descriptors or memory";
+    TaskSetscheduler: Lsm Required "task_setscheduler" program "task_setscheduler" ("p")
+        decides "scheduling a process outside"
+        without "the guard could be kept from running";
+    TaskSetnice: Lsm Required "task_setnice" program "task_setnice" ("p", "nice")
+        decides "changing the priority of a process outside"
+        without "the guard could be slowed down";
+    TaskSetioprio: Lsm Required "task_setioprio" program "task_setioprio" ("p", "ioprio")
+        decides "changing the disk priority of a process outside"
+        without "the guard's log could be slowed down";
+    TaskMovememory: Lsm Required "task_movememory" program "task_movememory" ("p")
+        decides "moving the memory of a process outside"
+        without "the guard's memory could be moved about";
+
+    // The system
+    SbMount: Lsm Required "sb_mount" program "sb_mount" ("dev_name", "path", "type", "flags", "data")
+        decides "mounting"
+        without "files could be mounted over others";
+    SbRemount: Lsm Required "sb_remount" program "sb_remount" ("sb", "mnt_opts")
+        decides "changing a mounted file system"
+        without "a file system could be changed for everybody who has it mounted";
+    SbUmount: Lsm Required "sb_umount" program "sb_umount" ("mnt", "flags")
+        decides "unmounting"
+        without "what a mount hides could be uncovered";
+    SbPivotroot: Lsm Required "sb_pivotroot" program "sb_pivotroot" ("old_path", "new_path")
+        decides "exchanging the root"
+        without "the root could be exchanged";
+    MoveMount: Lsm Required "move_mount" program "move_mount" ("from_path", "to_path")
+        decides "attaching a mount"
+        without "a mount that was made detached could be attached";
+    PathChroot: Lsm Required "path_chroot" program "path_chroot" ("path")
+        decides "changing the root"
+        without "the root could be changed";
+    UsernsCreate: Lsm Optional "userns_create" program "userns_create" ("cred")
+        decides "making a user namespace"
+        without "an agent could gain every capability over namespaces of its own";
+    Bpf: Lsm Required "bpf" program "bpf" ("cmd", "attr", "size") ("cmd", "attr", "size", "kernel")
+        decides "using bpf(2)"
+        without "the guard's own programs and maps could be reached";
+    PerfEventOpen: Lsm Required "perf_event_open" program "perf_event_open" ("attr", "type") ("type")
+        decides "opening a performance counter"
+        without "other processes could be observed";
+    KernelLoadData: Lsm Required "kernel_load_data" program "kernel_load_data" ("id", "contents")
+        decides "handing code to the kernel from memory"
+        without "a kernel module could be loaded";
+    KernelReadFile: Lsm Required "kernel_read_file" program "kernel_read_file" ("file", "id", "contents")
+        decides "handing code to the kernel from a file"
+        without "a kernel module could be loaded";
 
     // Tiers trace and observe
     SysExit: Tracepoint Required "sys_exit" program "sys_exit"

@@ -4,7 +4,10 @@
 //! belongs to. A new version of a policy is written under a fresh id, whole, before the one write of
 //! [`Agent`] that makes it current.
 
-use crate::limits::{LEXER_CELLS, LEXER_STATES};
+use crate::{
+    event::Operation,
+    limits::{LEXER_CELLS, LEXER_STATES},
+};
 
 /// What a rule, or a default, says.
 #[repr(u8)]
@@ -106,9 +109,14 @@ pub struct Agent {
     pub default_file: [u8; ACCESS_KINDS],
     /// Default for connections, as [`Effect`].
     pub default_egress: u8,
+    /// What the policy says of each [`Operation`]; where no rule does, the default with [`NO_RULE`].
+    pub operations: [Verdict; OPERATIONS],
     /// Nothing; keeps the size a multiple of eight without padding that the verifier calls unread.
     pub reserved: u32,
 }
+
+/// Number of [`Operation`] kinds.
+pub const OPERATIONS: usize = Operation::ALL.len();
 
 /// Bits of [`Agent::flags`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -320,7 +328,7 @@ pub enum Counter {
 pub const COUNTER_KINDS: u32 = 4;
 
 const _: () = {
-    assert!(size_of::<Agent>() == 48);
+    assert!(size_of::<Agent>() == 48 + 4 * OPERATIONS);
     assert!(size_of::<StartKey>() == 8);
     assert!(size_of::<EdgeKey>() == 16);
     assert!(size_of::<StateKey>() == 8);

@@ -6,9 +6,9 @@
 use agent_guard_common::{
     decide::{
         Decision, Endpoint, Moved, Reason, Request, alike, decide_alias, decide_connect,
-        decide_file,
+        decide_file, decide_operation,
     },
-    event::{Action, EventHeader, Outcome},
+    event::{Action, EventHeader, Operation, Outcome},
     hook::Hook,
     table::{Agent, AgentFlag, AliasKey, Counter, DEAD, Effect, Family, NO_RULE},
 };
@@ -356,6 +356,53 @@ fn finish(
     outcome.into()
 }
 
+/// Which decisions on an operation are told of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Tell {
+    /// All that the agent's events are to tell of.
+    All,
+    /// Denials: another hook of the same call tells of what was allowed.
+    Denials,
+    /// None: the kernel asks on behalf of somebody who only looks around. It is counted.
+    Nothing,
+}
+
+/// Decides an operation upon the process `target`, or upon none (0).
+#[inline(always)]
+pub fn operate(
+    caller: Caller,
+    operation: Operation,
+    target: Result<u32, Reason>,
+    tell: Tell,
+) -> Verdict {
+    let agent = maps::agent(caller.agent);
+    let decision = match (agent, target) {
+        (None, _) => Decision::deny(Reason::NoPolicy),
+        (Some(agent), Ok(_)) => decide_operation(agent, operation),
+        (Some(_), Err(reason)) => Decision::deny(reason),
+    };
+    match (tell, decision.effect) {
+        (Tell::Denials, Effect::Allow) => return Verdict::Proceed,
+        (Tell::Nothing, effect) => return in_silence(caller, agent, effect),
+        (Tell::All, _) | (Tell::Denials, Effect::Deny) => {}
+    }
+    finish(caller, agent, Action::Operate, decision, |header| {
+        header.operation = operation as u8;
+        header.target = target.unwrap_or(0);
+    })
+}
+
+/// Counts a decision that no event tells of.
+#[inline(always)]
+fn in_silence(caller: Caller, agent: Option<&Agent>, effect: Effect) -> Verdict {
+    maps::count(caller.hook, Counter::Decided);
+    if effect == Effect::Allow {
+        return Verdict::Proceed;
+    }
+    maps::count(caller.hook, Counter::Denied);
+    unless_audited(agent)
+}
+
 /// Clears what the slot's last event said of a connection or an operation.
 #[inline(always)]
 fn forget_target(header: &mut EventHeader) {
@@ -376,6 +423,12 @@ fn without_memory(caller: Caller) -> Verdict {
     for counter in [Counter::Decided, Counter::Failed, Counter::Denied, Counter::Lost] {
         maps::count(caller.hook, counter);
     }
-    let audit = maps::agent(caller.agent).is_some_and(|agent| agent.flags & AgentFlag::AUDIT != 0);
+    unless_audited(maps::agent(caller.agent))
+}
+
+/// What a denial comes to.
+#[inline(always)]
+fn unless_audited(agent: Option<&Agent>) -> Verdict {
+    let audit = agent.is_some_and(|agent| agent.flags & AgentFlag::AUDIT != 0);
     if audit || !enforcing() { Verdict::Proceed } else { Verdict::Stop }
 }

@@ -106,6 +106,23 @@ impl Object {
         let inode = read(dentry, offset!(dentry_inode)).unwrap_or(UNREAD);
         Self { dentry, inode, made: (0, 0) }
     }
+
+    /// Whether it is part of a cgroup tree.
+    #[inline(always)]
+    pub fn is_cgroup(&self) -> bool {
+        magic(self.dentry).is_ok_and(guarded::is_cgroup)
+    }
+}
+
+/// Whether a file is a process descriptor: from 6.9 on a file system of its own.
+#[inline(always)]
+pub fn is_pidfd(file: u64) -> bool {
+    read(file, offset!(file_dentry)).and_then(magic) == Ok(PIDFS_MAGIC)
+}
+
+#[inline(always)]
+fn magic(dentry: u64) -> Result<u64, Reason> {
+    read(read(dentry, offset!(dentry_sb))?, offset!(sb_magic))
 }
 
 /// What a decision needs to know of an [`Object`], its file system and its inode.
@@ -127,6 +144,7 @@ pub struct Facts {
 /// `s_magic` of the file systems that are treated apart (`include/uapi/linux/magic.h`).
 pub const PROC_MAGIC: u64 = 0x9fa0;
 pub const PIPE_MAGIC: u64 = 0x5049_5045;
+const PIDFS_MAGIC: u64 = 0x5049_4446;
 
 /// `S_IFMT` of an inode's mode, and the kinds that matter.
 pub const FORMAT: u16 = 0o170000;

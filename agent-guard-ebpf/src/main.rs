@@ -12,6 +12,7 @@ mod guard;
 mod hooks;
 mod kernel;
 mod maps;
+mod process;
 mod scope;
 mod walk;
 

@@ -19,7 +19,7 @@ use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_kernel_str};
 use crate::{
     kernel::{Facts, PIPE_MAGIC, PROC_MAGIC, offset, read},
     maps::{self, KernelTables, Scratch},
-    scope,
+    process,
 };
 
 /// How a walk ended: 0 while it goes on, else [`ARRIVED`], else a [`Reason`] above [`FAILED`].
@@ -268,9 +268,7 @@ fn process_entry(dentry: u64, agent: &Agent) -> Result<Entry, Reason> {
         return Ok(Entry::Other);
     }
     let task = link - u64::from(offset!(task_pid_links));
-    let css_set: u64 = read(task, offset!(task_cgroups))?;
-    let cgroup: u64 = read(css_set, offset!(css_set_cgroup))?;
-    if scope::is_below(cgroup, agent.cgroup)? { Ok(Entry::Own) } else { Ok(Entry::Other) }
+    Ok(if process::is_inside(task, agent)? { Entry::Own } else { Entry::Other })
 }
 
 /// One component down. Returns 1 to stop.

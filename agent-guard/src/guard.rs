@@ -1,18 +1,18 @@
 //! A guard in force: the programs of a tier, attached, proven by the canary, and the agents under it.
 
-use std::fmt;
+use std::{fmt, os::fd::AsFd};
 
 use agent_guard_common::{
-    hook::{Hook, HookSpec},
-    table::{Agent, AgentFlag, Effect},
+    hook::HookSpec,
+    table::{Agent, AgentFlag, Effect, NO_RULE, OPERATIONS, Verdict},
 };
-use aya::{Ebpf, programs::links::FdLink};
+use aya::{Ebpf, maps::MapError, programs::links::FdLink};
 
 use crate::{
     canary::{self, CanaryError},
     cgroup::{Cgroup, CgroupError},
     kernel::{
-        counters::{self, HookCounts},
+        counters::Counters,
         load::{self, LoadError, Loaded, MapSizes},
         tables::{InstallError, Tables},
     },
@@ -83,7 +83,7 @@ pub struct Guard {
     pub weaker_because: Vec<(Tier, TierError)>,
     /// Held here as well, so that what is in force does not hang on files.
     _links: Vec<FdLink>,
-    baseline: Vec<HookCounts>,
+    counters: Counters,
 }
 
 impl Guard {
@@ -124,10 +124,11 @@ impl Guard {
         if let Some(pins) = pins {
             pins.create()?;
             pins.pin_maps(&loaded.ebpf)?;
+            pins.pin_programs(&mut loaded.ebpf, &loaded.hooks)?;
         }
         let mut tables = Tables::take(&mut loaded.ebpf)?;
         let links = load::attach(&mut loaded, cgroup.open()?)?;
-        let Loaded { ebpf, missing, .. } = loaded;
+        let Loaded { mut ebpf, hooks, missing } = loaded;
 
         let inner = Cgroup::create_in(cgroup.path(), mounts, "canary")?;
         tables.set_agent(CANARY, nothing_allowed(inner.id()))?;
@@ -137,7 +138,8 @@ impl Guard {
         inner.remove()?;
         checked?;
 
-        let baseline = counts(&ebpf)?.into_iter().map(|(_, counts)| counts).collect();
+        let mut counters = counters(&mut ebpf, &hooks)?;
+        counters.start().map_err(in_counters)?;
         let links = match pins {
             Some(pins) => pins.pin_links(links)?,
             None => links.into_iter().map(|(_, link)| link).collect(),
@@ -149,25 +151,34 @@ impl Guard {
             missing,
             weaker_because: Vec::new(),
             _links: links,
-            baseline,
+            counters,
         })
     }
 
-    /// What each hook had counted when the agent came.
-    pub fn baseline(&self) -> &[HookCounts] {
-        &self.baseline
-    }
-
     /// What each hook has counted for agents; the canary's share is left out.
-    pub fn counts(&self) -> Result<Vec<(Hook, HookCounts)>, TierError> {
-        Ok(counters::since(counts(&self.ebpf)?, &self.baseline))
+    pub fn counters(&self) -> &Counters {
+        &self.counters
     }
 }
 
-fn counts(ebpf: &Ebpf) -> Result<Vec<(Hook, HookCounts)>, TierError> {
-    let Some(map) = ebpf.map("COUNTERS") else { return Ok(Vec::new()) };
-    counters::read(map)
-        .map_err(|source| TierError::Install(InstallError::Map { map: "COUNTERS", source }))
+fn counters(ebpf: &mut Ebpf, hooks: &[&'static HookSpec]) -> Result<Counters, TierError> {
+    let map = ebpf.take_map("COUNTERS").ok_or(InstallError::NoMap("COUNTERS"))?;
+    let mut programs = Vec::with_capacity(hooks.len());
+    for spec in hooks {
+        let program = ebpf.program(spec.program).ok_or(LoadError::NoProgram(spec.program))?;
+        let descriptor = program.fd().and_then(|fd| Ok(fd.as_fd().try_clone_to_owned()?));
+        let descriptor = descriptor.map_err(|source| LoadError::Program {
+            hook: spec.name,
+            decides: spec.decides,
+            source,
+        })?;
+        programs.push((spec.hook, descriptor));
+    }
+    Ok(Counters::new(map, programs).map_err(in_counters)?)
+}
+
+fn in_counters(source: MapError) -> InstallError {
+    InstallError::Map { map: "COUNTERS", source }
 }
 
 /// An agent whose policy has no tables: whatever it asks for is denied.
@@ -180,6 +191,7 @@ fn nothing_allowed(cgroup: u64) -> Agent {
         flags: AgentFlag::LOG_ALLOWED,
         default_file: [Effect::Deny as u8; 3],
         default_egress: Effect::Deny as u8,
+        operations: [Verdict::new(Effect::Deny, NO_RULE); OPERATIONS],
         reserved: 0,
     }
 }

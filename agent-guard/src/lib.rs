@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod event;
 pub mod guard;
 pub mod kernel;
+pub mod lack;
 pub mod mounts;
 pub mod pins;
 pub mod policy;

@@ -6,15 +6,19 @@
 use std::{
     fs,
     io::{self, ErrorKind},
-    os::unix::fs::DirBuilderExt,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::DirBuilderExt,
+    },
     path::{Path, PathBuf},
 };
 
+use agent_guard_common::hook::{Hook, HookSpec};
 use aya::{
     Ebpf,
     maps::{MapData, MapError},
     pin::PinError,
-    programs::links::FdLink,
+    programs::{ProgramError, ProgramInfo, links::FdLink},
 };
 use rustix::{
     fs::statfs,
@@ -103,6 +107,25 @@ impl Pins {
         Ok(())
     }
 
+    /// Pins the programs of these hooks under their names.
+    pub fn pin_programs(
+        &self,
+        ebpf: &mut Ebpf,
+        hooks: &[&'static HookSpec],
+    ) -> Result<(), PinsError> {
+        for spec in hooks {
+            let path = self.program(spec);
+            if let Some(program) = ebpf.program_mut(spec.program) {
+                program.pin(&path).map_err(|source| PinsError::Pin { path, source })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn program(&self, spec: &HookSpec) -> PathBuf {
+        self.directory.join(format!("program-{}", spec.program))
+    }
+
     /// Pins each link under the name of its program. They stay attached until [`Self::remove`].
     pub fn pin_links(&self, links: Vec<(&'static str, FdLink)>) -> Result<Vec<FdLink>, PinsError> {
         let pin = |(program, link): (_, FdLink)| {
@@ -110,6 +133,16 @@ impl Pins {
             link.pin(&path).map(FdLink::from).map_err(|source| PinsError::Pin { path, source })
         };
         links.into_iter().map(pin).collect()
+    }
+
+    /// Opens the programs that are pinned.
+    pub fn programs(&self) -> Result<Vec<(Hook, OwnedFd)>, ProgramError> {
+        let pinned = Hook::TABLE.iter().filter(|spec| self.program(spec).exists());
+        let open = |spec: &HookSpec| {
+            let program = ProgramInfo::from_pin(self.program(spec))?.fd()?;
+            Ok((spec.hook, program.as_fd().try_clone_to_owned()?))
+        };
+        pinned.map(open).collect()
     }
 
     /// Opens the map of this name.

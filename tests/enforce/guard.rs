@@ -329,6 +329,16 @@ impl<'a> Decided<'a> {
         self.decision["outcome"].as_str().unwrap()
     }
 
+    /// The operation, as `spec.system` calls it.
+    pub fn operation(&self) -> Option<&'a str> {
+        self.decision["operation"].as_str()
+    }
+
+    /// The process that it was upon.
+    pub fn target(&self) -> Option<u64> {
+        self.decision["target_pid"].as_u64()
+    }
+
     pub fn is_denial(&self) -> bool {
         self.decision["effect"] == "deny"
     }

@@ -12,6 +12,7 @@ use agent_guard::mounts::{self, MountTable};
 
 use crate::{
     actor::{End, Report, follow_plan, try_in_child},
+    operations::{self, Scene},
     support::{Act, Call},
 };
 
@@ -23,6 +24,18 @@ pub fn play(arguments: &[String]) {
         ["descend", secret, endpoint] => descend(secret, endpoint),
         ["when-moved", secret, endpoint] => when_moved(secret, endpoint),
         ["leave"] => leave(),
+        ["operate", outside, directory] => operate(outside, directory),
+        ["operate-in", cgroup, outside, directory] => {
+            fs::write(Path::new(cgroup).join("cgroup.procs"), "0").unwrap();
+            operate(outside, directory);
+        }
+        ["among-own"] => say(try_in_child(operations::among_own)),
+        ["clone-into", directory] => {
+            say(try_in_child(|| operations::clone_into(Path::new(directory))));
+        }
+        ["kill-those-in", file] => kill_those_in(Path::new(file)),
+        ["crowd", count, secret] => crowd(count.parse().unwrap(), secret),
+        ["wait"] => wait(),
         ["meet", mine, other, allowed, denied] => meet(mine, other, allowed, denied),
         ["await-signals", count] => await_signals(count.parse().unwrap()),
         ["terminal"] => terminal(),
@@ -36,6 +49,51 @@ pub fn play(arguments: &[String]) {
         ["open-as", name, path] => open_as(name, path),
         other => panic!("{other:?}: no such role"),
     }
+}
+
+/// Does all that reaches out, each in a process of its own, and says what became of it.
+fn operate(outside: &str, directory: &str) {
+    let scene = Scene { outside: outside.parse().unwrap(), directory: Path::new(directory) };
+    for act in operations::ACTS {
+        say(try_in_child(|| (act.attempt)(scene)));
+    }
+}
+
+/// Kills the processes whose ids are in `file`, once it is there.
+fn kill_those_in(file: &Path) {
+    while !file.exists() {
+        std::thread::yield_now();
+    }
+    for id in fs::read_to_string(file).unwrap().split_whitespace() {
+        let id: i32 = id.parse().unwrap();
+        say(try_in_child(|| {
+            // SAFETY: takes numbers.
+            done(unsafe { libc::kill(id, libc::SIGKILL) }.into()).map(drop)
+        }));
+    }
+}
+
+/// Opens from as many processes at once, and says how many could not.
+fn crowd(count: usize, secret: &str) {
+    let (mut reader, writer) = io::pipe().unwrap();
+    for _ in 0..count {
+        // SAFETY: one thread, so the child may do what it likes.
+        if unsafe { libc::fork() } == 0 {
+            let refused = open(secret).is_err();
+            let _ = (&writer).write_all(if refused { b"r" } else { b"ESCAPED" });
+            // SAFETY: ends the process without running what belongs to the parent.
+            unsafe { libc::_exit(0) };
+        }
+    }
+    drop(writer);
+    println!("{}", io::read_to_string(&mut reader).unwrap());
+}
+
+/// Says that it is there, and waits for SIGUSR1.
+fn wait() {
+    let set = block(&[libc::SIGUSR1]);
+    println!("ready {}", std::process::id());
+    wait_for_signal(&set);
 }
 
 fn say(report: Report) {

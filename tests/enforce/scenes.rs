@@ -77,6 +77,9 @@ impl Lazy {
         let audit =
             self.scene.policy(&played.scratch.place).mode == agent_guard::policy::Mode::Audit;
         let report = played.inside[index];
+        if case.withheld_on_trace.is_some() && tier() != Tier::Lsm {
+            return judge_withheld(played, report);
+        }
         judge_end(case, &due, audit, report.end)?;
         judge_events(case, &due, audit, played, report)?;
         judge_control(case, &due, played.outside[index].end)?;
@@ -140,6 +143,15 @@ fn judge_events(
         _ => return Err(format!("told {told:?}, due is {due:?}, told once")),
     }
     Ok(())
+}
+
+/// What the command lacks the capability for fails, and there is nothing to judge or to tell.
+fn judge_withheld(played: &Played, report: Report) -> Result<(), String> {
+    let told = played.outcome.decided_by(report.pid).len();
+    if report.end.is_refusal() && told == 0 {
+        return Ok(());
+    }
+    Err(format!("{:?} inside the agent, {told} events; due is a refusal by the kernel", report.end))
 }
 
 /// What is denied inside works outside: it is the guard that denies.

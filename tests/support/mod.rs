@@ -98,6 +98,9 @@ pub struct Case {
     /// What is different on tier `trace`, and therefore on `observe`.
     #[serde(default)]
     pub on_trace: Option<OnTrace>,
+    /// Why the kernel itself refuses it on tier `trace`, before anything is judged.
+    #[serde(default)]
+    pub withheld_on_trace: Option<String>,
     /// Why the action can not succeed outside either, so that a denial has no counterpart.
     #[serde(default)]
     pub no_control: Option<String>,

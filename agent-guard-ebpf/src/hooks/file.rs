@@ -7,7 +7,7 @@ use super::lsm_result;
 use crate::{
     emit::Enforcement,
     guard::{self, Ask, Caller, Telling},
-    kernel::{Object, is_of_overlay, offset, read},
+    kernel::{Object, is_of_overlay, is_pidfd, offset, read},
 };
 
 /// `f_mode` bits.
@@ -48,7 +48,7 @@ fn file_open(ctx: LsmContext) -> i32 {
     }
     let Some(caller) = Caller::current(Hook::FileOpen, Enforcement::Refuse) else { return 0 };
     let file: u64 = ctx.arg(0);
-    if is_of_overlay(file) {
+    if is_of_overlay(file) || is_pidfd(file) {
         return 0;
     }
     let request = open_request(file);

@@ -62,14 +62,14 @@ fn sys_exit(ctx: RawTracePointContext) -> i32 {
     let verdict = match call {
         Call::Opens { truncates } => {
             let file = file_of_descriptor(returned as u64);
-            if file.and_then(is_path_only) == Ok(true) {
+            let object = Object::of_file(file.unwrap_or(0));
+            if file.and_then(is_path_only) == Ok(true) && !object.is_cgroup() {
                 return 0;
             }
             let request = match file.map_or(Request::ReadWrite, open_request) {
                 Request::Read if truncates => Request::ReadWrite,
                 request => request,
             };
-            let object = Object::of_file(file.unwrap_or(0));
             guard::file(caller, &object, Ask::open(request, Telling::All))
         }
         Call::IoUring => guard::close_interface(caller, Action::IoUring),
@@ -152,7 +152,8 @@ fn read_user(address: u64) -> Result<u64, Reason> {
     unsafe { bpf_probe_read_user(address as *const u64) }.map_err(|_| Reason::Failed)
 }
 
-/// Whether a file was opened with `O_PATH`: it gives no access, and opening it again is judged.
+/// Whether a file was opened with `O_PATH`: it gives no access, and opening it again is judged. All the same
+/// a process can be started in the cgroup that such a directory stands for (`CLONE_INTO_CGROUP`).
 #[inline(always)]
 fn is_path_only(file: u64) -> Result<bool, Reason> {
     Ok(read::<u32>(file, offset!(file_flags))? & O_PATH != 0)

@@ -2,14 +2,15 @@
 
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
-use agent_guard_common::table::Effect;
+use agent_guard_common::{event::Operation, table::Effect};
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::Failure;
+use crate::event::words;
 use crate::policy::{
     AccessSet, Policy,
     compile::{Environment, Filesystems, HostLinks, HostResolver, compile},
-    explain::{Explanation, explain_connect, explain_exec, explain_open},
+    explain::{Explanation, explain_connect, explain_exec, explain_open, explain_operation},
 };
 
 /// Exit code of a policy that is refused, and of a question that the policy answers with a denial.
@@ -52,6 +53,16 @@ pub struct ExplainArgs {
     /// Running this program
     #[arg(long, value_name = "PATH", group = "question")]
     exec: Vec<PathBuf>,
+
+    /// Doing this to the system or to a process outside, as `spec.system` calls it
+    #[arg(long, value_name = "OPERATION", group = "question", value_parser = operation)]
+    operation: Vec<Operation>,
+}
+
+fn operation(text: &str) -> Result<Operation, String> {
+    let known = || Operation::ALL.iter().map(|one| words::operation(*one));
+    let found = Operation::ALL.iter().find(|one| words::operation(**one) == text);
+    found.copied().ok_or_else(|| format!("one of {}", known().collect::<Vec<_>>().join(", ")))
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -117,6 +128,9 @@ fn explain(args: &ExplainArgs) -> Result<ExitCode, Failure> {
     for endpoint in &args.connect {
         answers
             .extend(explain_connect(&policy, endpoint, &HostResolver::default()).map_err(failed)?);
+    }
+    for operation in &args.operation {
+        answers.push(explain_operation(&policy, *operation).map_err(failed)?);
     }
     for answer in &answers {
         say(&answer.to_string())?;

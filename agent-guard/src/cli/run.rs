@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use super::{Failure, GUARD_FAILED};
 use crate::{
     guard::TierChoice,
+    lack::Lack,
     policy::{Mode, Policy, PolicyName},
     run::{self, Settings},
     tier::Tier,
@@ -42,7 +43,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE")]
     events: Option<PathBuf>,
 
-    /// Run although the tier lacks this; every event then says so
+    /// Run although the tier lacks this, which the policy asks for; every event then says so
     #[arg(long, value_name = "WHAT", value_enum)]
     allow_degraded: Vec<Lack>,
 
@@ -63,13 +64,6 @@ enum TierArg {
     Lsm,
     Trace,
     Observe,
-}
-
-/// What a tier can lack.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Lack {
-    /// Denials are recorded and not carried out
-    Enforce,
 }
 
 fn agent_name(text: &str) -> Result<PolicyName, String> {
@@ -106,7 +100,7 @@ pub fn run(args: RunArgs) -> Result<u8, Failure> {
             TierArg::Trace => TierChoice::Only(Tier::Trace),
             TierArg::Observe => TierChoice::Only(Tier::Observe),
         },
-        allow_unenforced: args.allow_degraded.contains(&Lack::Enforce),
+        allow_degraded: args.allow_degraded,
         events: args.events,
         command: args.command,
     };

@@ -54,7 +54,7 @@ const LATE: &str = "sys_exit, by the file that the call resolved to: it has been
                     threads run on until the kill reaches them: one that races the open can read or duplicate the \
                     descriptor";
 
-const ROWS: [Row; 21] = [
+const ROWS: [Row; 28] = [
     Row {
         action: "connect: TCP, UDP",
         lsm: (Cover::Refused, "socket_connect, EACCES"),
@@ -72,9 +72,9 @@ const ROWS: [Row; 21] = [
             "socket_connect and socket_sendmsg, by the socket's own family and protocol",
         ),
         trace: (
-            Cover::NotCovered,
-            "the cgroup programs see TCP and UDP (and connect of ICMP sockets); raw and packet sockets need \
-             CAP_NET_RAW: do not give it to an agent",
+            Cover::Partly,
+            "raw and packet sockets fail, as CAP_NET_RAW is withheld; of others the cgroup programs see connect of ICMP \
+             sockets only",
         ),
     },
     Row {
@@ -118,10 +118,7 @@ const ROWS: [Row; 21] = [
     },
     Row {
         action: "pidfd_getfd",
-        lsm: (
-            Cover::NotCovered,
-            "not in this version; the kernel asks for ptrace access to the process that it is taken from",
-        ),
+        lsm: (Cover::Refused, "ptrace_access_check, from processes outside"),
         trace: (Cover::Killed, "sys_exit, as open"),
     },
     Row {
@@ -161,7 +158,7 @@ const ROWS: [Row; 21] = [
         trace: (Cover::NotCovered, "not in this version: the agent's user id is the bound"),
     },
     Row {
-        action: "mkdir, mknod, symlink, mount",
+        action: "mkdir, mknod, symlink",
         lsm: (
             Cover::NotCovered,
             "not in this version; files on what is mounted are judged when opened",
@@ -172,9 +169,81 @@ const ROWS: [Row; 21] = [
         ),
     },
     Row {
-        action: "ptrace, process_vm_readv, signals",
-        lsm: (Cover::NotCovered, "not in this version: the kernel's own checks are the bound"),
-        trace: (Cover::NotCovered, "not in this version: the kernel's own checks are the bound"),
+        action: "ptrace, memory of processes outside",
+        lsm: (Cover::Refused, "ptrace_access_check and ptrace_traceme, EPERM"),
+        trace: (
+            Cover::Partly,
+            "CAP_SYS_PTRACE is withheld, so processes of other users and of more capabilities are out of reach; others \
+             of the agent's user without any are not",
+        ),
+    },
+    Row {
+        action: "signals to processes outside",
+        lsm: (
+            Cover::Refused,
+            "task_kill, EPERM; file_fcntl and file_ioctl, where the kernel would be made to send one",
+        ),
+        trace: (
+            Cover::NotCovered,
+            "the kernel's own checks are the bound: a root agent can kill the guard",
+        ),
+    },
+    Row {
+        action: "limits, priorities of processes outside",
+        lsm: (
+            Cover::Refused,
+            "task_setrlimit, task_setscheduler, task_setnice, task_setioprio and task_movememory, EPERM",
+        ),
+        trace: (
+            Cover::Partly,
+            "CAP_SYS_NICE and CAP_SYS_RESOURCE are withheld; limits can be lowered",
+        ),
+    },
+    Row {
+        action: "mount, umount, pivot_root, chroot",
+        lsm: (
+            Cover::Refused,
+            "sb_mount and its like, path_chroot, EPERM; without CAP_SYS_ADMIN most fail before they are told of",
+        ),
+        trace: (
+            Cover::Refused,
+            "CAP_SYS_ADMIN and CAP_SYS_CHROOT are withheld, EPERM; nothing tells",
+        ),
+    },
+    Row {
+        action: "user namespaces",
+        lsm: (Cover::Refused, "userns_create, EPERM"),
+        trace: (
+            Cover::NotCovered,
+            "no hook: inside one an agent has every capability, over what belongs to it",
+        ),
+    },
+    Row {
+        action: "bpf, performance counters",
+        lsm: (Cover::Refused, "bpf and perf_event_open, EPERM"),
+        trace: (
+            Cover::Partly,
+            "CAP_BPF and CAP_PERFMON are withheld; what the kernel leaves to everybody is not covered",
+        ),
+    },
+    Row {
+        action: "kernel modules, kexec, reboot",
+        lsm: (
+            Cover::Refused,
+            "CAP_SYS_MODULE and CAP_SYS_BOOT are withheld, EPERM; kernel_read_file and kernel_load_data besides",
+        ),
+        trace: (
+            Cover::Refused,
+            "CAP_SYS_MODULE and CAP_SYS_BOOT are withheld, EPERM; nothing tells",
+        ),
+    },
+    Row {
+        action: "typing into a terminal",
+        lsm: (Cover::Refused, "file_ioctl: TIOCSTI and TIOCLINUX, EPERM"),
+        trace: (
+            Cover::NotCovered,
+            "no hook; recent kernels can forbid it: sysctl dev.tty.legacy_tiocsti=0",
+        ),
     },
     Row {
         action: "descriptors shared by two processes",
@@ -188,7 +257,7 @@ const ROWS: [Row; 21] = [
         action: "acting from outside of the cgroup",
         lsm: (
             Cover::Refused,
-            "task_alloc: the agent sticks to a task and its children, wherever they move",
+            "task_alloc: the agent sticks to a task and its children, wherever they move, and none starts elsewhere",
         ),
         trace: (
             Cover::Partly,

@@ -14,7 +14,7 @@ mod safe_text;
 mod sink;
 mod text;
 mod wire;
-mod words;
+pub(crate) mod words;
 
 pub use log::{EventLog, Fault};
 pub use ocsf::{Encoder, Host};

@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr, sync::Arc};
 
 use agent_guard_common::{
     decide::Reason,
-    event::{Action, Outcome},
+    event::{Action, Operation, Outcome},
     hook::Hook,
     table::Effect,
 };
@@ -113,6 +113,8 @@ pub enum Object {
     Endpoint(Endpoint),
     /// A kernel interface as a whole, by its name.
     Interface(&'static str),
+    /// The system, or the process with this id where it is not 0.
+    Operation(Operation, u32),
 }
 
 /// A file, by its place and its number.
@@ -206,6 +208,9 @@ pub enum Notice {
     Degraded,
     /// Events were lost since the last such notice.
     EventsLost(Losses),
+    /// The kernel did not ask the program of a hook, so often since the last such notice. What the
+    /// program would have decided went on.
+    DecisionsSkipped(Vec<(Hook, u64)>),
 }
 
 /// Totals of one hook, as the kernel counts them.
@@ -221,6 +226,8 @@ pub struct HookTotals {
     pub lost: u64,
     /// Decisions that a failed helper or a bound turned into a denial.
     pub failed: u64,
+    /// Actions for which the kernel did not run the program, of whoever.
+    pub skipped: u64,
 }
 
 /// How many events were lost, and where.

@@ -2,14 +2,11 @@
 
 use std::sync::Arc;
 
-use agent_guard_common::{
-    event::{Action, Operation},
-    table::NO_RULE,
-};
+use agent_guard_common::{event::Action, table::NO_RULE};
 
 use super::{
     Body, Context, Decision, Endpoint, File, Object, PathScope, Process, Record, Rule, SafeText,
-    WireEvent, words,
+    WireEvent,
 };
 
 /// What the numbers of an event stand for.
@@ -91,10 +88,7 @@ fn object(event: &WireEvent<'_>, names: &impl Names) -> Object {
         }
         Action::IoUring => Object::Interface("io_uring"),
         Action::ShareDescriptors => Object::Interface("clone with shared descriptors"),
-        Action::Operate => Object::Interface(
-            Operation::from_number(event.header.operation)
-                .map_or("an unknown operation", words::operation),
-        ),
+        Action::Operate => Object::Operation(event.operation, event.header.target),
     }
 }
 
@@ -144,7 +138,7 @@ fn join(base: &[u8], names: &[&[u8]]) -> SafeText {
 mod tests {
     use agent_guard_common::{
         decide::Reason,
-        event::{EventHeader, Outcome},
+        event::{EventHeader, Operation, Outcome},
     };
     use proptest::prelude::*;
 
@@ -265,6 +259,20 @@ mod tests {
         assert_eq!(rule(record).as_deref(), Some("secrets"));
         assert_eq!(rule(of(4)).as_deref(), Some("rule 4"), "a rule that is gone keeps its number");
         assert_eq!(rule(of(NO_RULE)), None);
+    }
+
+    #[test]
+    fn an_operation_keeps_its_kind_and_its_target() {
+        let header = EventHeader {
+            action: Action::Operate as u8,
+            operation: Operation::Signal as u8,
+            target: 77,
+            ..HEADER
+        };
+        let bytes = wire(header, &[]);
+        let record = resolve(&WireEvent::parse(&bytes).unwrap(), &Known::mounted(&[]));
+        let Body::Decided { object, .. } = record.body else { panic!("{record:?}") };
+        assert_eq!(object, Object::Operation(Operation::Signal, 77));
     }
 
     proptest! {

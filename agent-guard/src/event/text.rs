@@ -7,7 +7,7 @@ use std::{
 
 use agent_guard_common::{
     decide::{self, Reason, Transport},
-    event::{Action, Outcome},
+    event::{Action, Operation, Outcome},
     table::Family,
 };
 
@@ -68,6 +68,9 @@ impl TextLine<'_> {
 }
 
 fn target(f: &mut fmt::Formatter<'_>, action: Action, object: &Object) -> fmt::Result {
+    if let Object::Operation(operation, process) = object {
+        return deed(f, *operation, *process);
+    }
     let verb = match action {
         Action::Read | Action::Write | Action::ReadWrite => "open",
         Action::Exec => "run",
@@ -99,6 +102,18 @@ fn target(f: &mut fmt::Formatter<'_>, action: Action, object: &Object) -> fmt::R
         }
         Object::Endpoint(endpoint) => write!(f, "{}", Target(endpoint)),
         Object::Interface(name) => f.write_str(name),
+        Object::Operation(..) => Ok(()),
+    }
+}
+
+fn deed(f: &mut fmt::Formatter<'_>, operation: Operation, process: u32) -> fmt::Result {
+    write!(f, " {}", words::deed(operation))?;
+    match (operation, process) {
+        (Operation::Trace | Operation::Signal | Operation::Tune, 0) => {
+            f.write_str(" processes outside")
+        }
+        (_, 0) => Ok(()),
+        (_, process) => write!(f, " process {process}, outside"),
     }
 }
 
@@ -185,6 +200,10 @@ fn suggestion(pid: u32, action: Action, object: &Object) -> Option<(&'static str
             let to = judged(endpoint)?;
             Some(("egress", format!("{{effect: allow, to: [\"{}\"]}}", Target(&to))))
         }
+        Object::Operation(operation, _) => Some((
+            "system",
+            format!("{{effect: allow, operations: [{}]}}", words::operation(*operation)),
+        )),
         Object::Interface(_) => None,
     }
 }
@@ -270,7 +289,11 @@ impl Display for Notice {
                     sum(|hook| hook.denied),
                     sum(|hook| hook.failed),
                     sum(|hook| hook.lost),
-                )
+                )?;
+                match sum(|hook| hook.skipped) {
+                    0 => Ok(()),
+                    skipped => write!(f, ", {skipped} decisions skipped by the kernel"),
+                }
             }
             Self::PolicyLoaded { replaces: None } => f.write_str("the policy is in the kernel"),
             Self::PolicyLoaded { replaces: Some(old) } => {
@@ -291,6 +314,14 @@ impl Display for Notice {
                     }
                 }
                 f.write_str(parts.trim_end_matches(", "))
+            }
+            Self::DecisionsSkipped(hooks) => {
+                f.write_str("the kernel skipped ")?;
+                for (number, (hook, skipped)) in hooks.iter().enumerate() {
+                    let separator = if number == 0 { "" } else { ", " };
+                    write!(f, "{separator}{skipped} decisions at hook {}", hook.spec().name)?;
+                }
+                f.write_str("; what was done there, by whomever, went on unjudged")
             }
         }
     }
@@ -434,6 +465,33 @@ mod tests {
     }
 
     #[test]
+    fn an_operation_is_told_with_its_target_and_its_remedy() {
+        for (operation, process, told, word) in [
+            (Operation::Signal, 77, "signal process 77, outside", "signal"),
+            (Operation::Signal, 0, "signal processes outside", "signal"),
+            (Operation::UserNamespace, 0, "make a user namespace", "user-namespace"),
+        ] {
+            assert_eq!(
+                line(&denied(Action::Operate, Object::Operation(operation, process))),
+                format!(
+                    "agent-guard: denied   {told} by cat[1234]: no rule matches; to allow it, add to \
+                     spec.system.rules in policy.yaml: - {{effect: allow, operations: [{word}]}}"
+                )
+            );
+        }
+    }
+
+    #[test]
+    fn skipped_decisions_say_where() {
+        let skipped = vec![(Hook::FileOpen, 3), (Hook::TaskKill, 1)];
+        assert_eq!(
+            line(&record(Body::Notice(Notice::DecisionsSkipped(skipped)))),
+            "agent-guard: the kernel skipped 3 decisions at hook file_open, 1 decisions at hook \
+             task_kill; what was done there, by whomever, went on unjudged"
+        );
+    }
+
+    #[test]
     fn losses_say_where() {
         let losses = Losses {
             hooks: vec![(Hook::FileOpen, 3), (Hook::SysExit, 1)],
@@ -448,7 +506,8 @@ mod tests {
 
     #[test]
     fn the_end_tells_the_sums() {
-        let hook = |hook| HookTotals { hook, decided: 5, denied: 2, lost: 0, failed: 1 };
+        let hook =
+            |hook| HookTotals { hook, decided: 5, denied: 2, lost: 0, failed: 1, skipped: 0 };
         let totals = vec![hook(Hook::FileOpen), hook(Hook::BprmCheck)];
         assert_eq!(
             line(&record(Body::Notice(Notice::Stopped { totals }))),

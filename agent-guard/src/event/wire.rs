@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use agent_guard_common::{
     decide::Reason,
-    event::{Action, EventHeader, Outcome, PATH_ROOM},
+    event::{Action, EventHeader, Operation, Outcome, PATH_ROOM},
     hook::Hook,
     limits::{NAME_MAX, PATH_ALIGN},
 };
@@ -19,6 +19,8 @@ pub struct WireEvent<'a> {
     pub hook: Hook,
     /// What was done.
     pub action: Action,
+    /// Which operation, for [`Action::Operate`].
+    pub operation: Operation,
     /// Why it was decided so.
     pub reason: Reason,
     /// What became of it.
@@ -78,6 +80,8 @@ impl<'a> WireEvent<'a> {
             header,
             hook: Hook::from_number(header.hook).ok_or(number("hook", header.hook))?,
             action: Action::from_number(header.action).ok_or(number("action", header.action))?,
+            operation: Operation::from_number(header.operation)
+                .ok_or(number("operation", header.operation))?,
             reason: Reason::from_number(header.reason).ok_or(number("reason", header.reason))?,
             outcome: outcome(header.outcome).ok_or(number("outcome", header.outcome))?,
             names: names(path)?,
@@ -216,8 +220,9 @@ pub(super) mod tests {
     fn numbers_without_a_meaning_are_refused() {
         for (field, broken) in [
             ("hook", EventHeader { hook: 200, ..HEADER }),
-            ("action", EventHeader { action: 9, ..HEADER }),
-            ("reason", EventHeader { reason: 12, ..HEADER }),
+            ("action", EventHeader { action: Action::ALL.len() as u8, ..HEADER }),
+            ("operation", EventHeader { operation: Operation::ALL.len() as u8, ..HEADER }),
+            ("reason", EventHeader { reason: Reason::ALL.len() as u8, ..HEADER }),
             ("outcome", EventHeader { outcome: 4, ..HEADER }),
         ] {
             match WireEvent::parse(&wire(broken, &[])).unwrap_err() {

@@ -111,6 +111,24 @@ pub fn protocol(number: u16) -> Option<&'static str> {
     }
 }
 
+/// What somebody does who does it.
+pub fn deed(operation: Operation) -> &'static str {
+    match operation {
+        Operation::Trace => "trace",
+        Operation::Signal => "signal",
+        Operation::Tune => "set limits or priorities of",
+        Operation::Mount => "change mounts",
+        Operation::Chroot => "change the root directory",
+        Operation::UserNamespace => "make a user namespace",
+        Operation::Bpf => "use bpf(2)",
+        Operation::Perf => "open a performance counter",
+        Operation::Module => "load code into the kernel",
+        Operation::Kexec => "load another kernel",
+        Operation::TerminalInput => "type into a terminal",
+        Operation::Cgroup => "start a process in another cgroup",
+    }
+}
+
 /// The name of an operation, as `spec.system` calls it.
 pub fn operation(operation: Operation) -> &'static str {
     match operation {
@@ -125,5 +143,6 @@ pub fn operation(operation: Operation) -> &'static str {
         Operation::Module => "module",
         Operation::Kexec => "kexec",
         Operation::TerminalInput => "terminal-input",
+        Operation::Cgroup => "cgroup",
     }
 }

@@ -228,7 +228,7 @@ pub enum Fault {
     Ask,
     /// A section of the contract that this version does not enforce.
     #[error("`{section}` is not enforced by this version, so it is not accepted either")]
-    #[diagnostic(help("remove the section; `egress`, `exec` and `files` are enforced"))]
+    #[diagnostic(help("remove the section; `egress`, `exec`, `files` and `system` are enforced"))]
     NotEnforced {
         /// `listen` or `unix`.
         section: &'static str,

@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use agent_guard_common::event::Operation;
+
 pub mod aliases;
 pub mod compile;
 mod error;
@@ -40,6 +42,8 @@ pub struct Policy {
     pub exec: Section<Vec<PathPattern>>,
     /// Which files the agent reads and writes.
     pub files: Section<FileMatch>,
+    /// What else it may do to the system and to processes outside; nothing where it is left out.
+    pub system: Option<Section<Vec<Operation>>>,
 }
 
 /// A DNS label: 1 to 63 of `a-z`, `0-9` and `-`, neither first nor last a `-`.
@@ -143,6 +147,8 @@ pub enum SectionKind {
     Exec,
     /// `spec.files`.
     Files,
+    /// `spec.system`.
+    System,
 }
 
 impl fmt::Display for SectionKind {
@@ -151,6 +157,7 @@ impl fmt::Display for SectionKind {
             Self::Egress => "egress",
             Self::Exec => "exec",
             Self::Files => "files",
+            Self::System => "system",
         })
     }
 }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use agent_guard_common::event::Operation;
 use serde_saphyr::Spanned;
 
 use sha2::{Digest, Sha256};
@@ -13,6 +14,7 @@ use super::{
     notes::{Notes, quoted},
     schema::{self, Document, Text},
 };
+use crate::event::words;
 
 /// Most rules of a policy, all sections together: a rule's number is 16 bits wide in the kernel
 /// tables, and the highest numbers are kept for defaults.
@@ -139,6 +141,14 @@ impl Parser<'_> {
             let paths = parser.list(paths, at, "paths", "[\"/workspace/**\"]", Parser::path)?;
             Some(head?.with(FileMatch { access: access?, paths }))
         });
+        let declares_system = spec.system.is_some();
+        let system = self.section(spec.system, |parser, rule, at, line| {
+            let schema::SystemRule { name, effect, class, operations } = rule;
+            let head = parser.head(Head { name, effect, class }, at.clone(), line);
+            let operations =
+                parser.list(operations, at, "operations", "[mount, chroot]", Parser::operation)?;
+            Some(head?.with(operations))
+        });
         let revision = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
         Some(Policy {
             name: name?,
@@ -147,6 +157,7 @@ impl Parser<'_> {
             egress: egress?,
             exec: exec?,
             files: files?,
+            system: declares_system.then_some(system?),
         })
     }
 
@@ -271,6 +282,12 @@ impl Parser<'_> {
             Ok(targets) => Some(targets),
             Err(error) => self.notes.refuse_part(text, error.at, Fault::Target(error.fault)),
         }
+    }
+
+    fn operation(&mut self, text: &Text) -> Option<Operation> {
+        let known: Vec<_> =
+            Operation::ALL.iter().map(|one| (words::operation(*one), *one)).collect();
+        self.choice("operation", text, &known)
     }
 
     fn choice<T: Copy>(

@@ -56,6 +56,7 @@ pub struct Spec {
     pub unix: Option<Spanned<IgnoredAny>>,
     pub exec: Option<Section<ExecRule>>,
     pub files: Option<Section<FileRule>>,
+    pub system: Option<Section<SystemRule>>,
 }
 
 #[derive(Deserialize)]
@@ -109,6 +110,18 @@ pub struct FileRule {
     #[serde(default, deserialize_with = "present")]
     pub access: Option<Spanned<Vec<Text>>>,
     pub paths: Option<Vec<Text>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SystemRule {
+    #[serde(default, deserialize_with = "present")]
+    pub name: Option<Text>,
+    #[serde(default, deserialize_with = "present")]
+    pub effect: Option<Text>,
+    #[serde(default, deserialize_with = "present")]
+    pub class: Option<Text>,
+    pub operations: Option<Vec<Text>>,
 }
 
 /// Reads a field that may be left out but, once written, must have a value: `mode:` with nothing

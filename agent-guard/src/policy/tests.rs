@@ -117,6 +117,18 @@ fn what_is_left_out_is_denied() {
 }
 
 #[test]
+fn the_section_system_names_operations_and_is_known_to_be_there() {
+    let parse = |text| Policy::parse("p.yaml", &spec(text)).unwrap().system;
+    assert_eq!(parse("  mode: audit\n"), None);
+    assert_eq!(parse("  system: {}\n"), Some(Section::default()));
+    let section =
+        parse("  system: {rules: [{effect: allow, operations: [trace, user-namespace]}]}\n");
+    let rules = section.unwrap().rules;
+    assert_eq!(rules[0].matcher, [Operation::Trace, Operation::UserNamespace]);
+    assert_eq!(rules[0].label(SectionKind::System, 0), "system[0]");
+}
+
+#[test]
 fn a_shared_list_may_be_an_alias() {
     let text = spec(
         "  exec: {rules: [{effect: deny, paths: &p [/a, /b]}]}\n  files: {rules: [{effect: deny, paths: *p}]}\n",
@@ -166,6 +178,27 @@ fn each_mistake_is_told_where_it_stands_and_how_to_mend_it() {
         ("  unix:\n    default: deny\n", (5, 3), "unix", "not enforced by this version", "remove"),
         ("  selector: {cgroups: [agents]}\n", (5, 24), "agents", "no cgroup path", "root"),
         ("  exec: []\n", (5, 9), "[", "a map is due", "field: value"),
+        (
+            "  system: {rules: [{effect: allow, operations: [reboot]}]}\n",
+            (5, 49),
+            "reboot",
+            "`reboot` is no operation",
+            "one of `trace`, `signal`, `tune`, `mount`, `chroot`, `user-namespace`",
+        ),
+        (
+            "  system: {rules: [{effect: allow, operations: [chrot]}]}\n",
+            (5, 49),
+            "chrot",
+            "no operation",
+            "did you mean `chroot`?",
+        ),
+        (
+            "  system: {rules: [{effect: allow}]}\n",
+            (5, 20),
+            "{",
+            "no `operations`",
+            "operations: [mount, chroot]",
+        ),
         ("  exec: {default: ask}\n", (5, 19), "ask", "cannot hold a call", "write `deny`"),
         ("  exec: {default: Deny}\n", (5, 19), "Deny", "no default", "did you mean `deny`?"),
         ("  exec: {rules: {a: b}}\n", (5, 17), "{", "a list is due", "`- …`"),

@@ -19,7 +19,7 @@ use super::{
     stderr::say,
     warn_of_unwritten,
 };
-use crate::{cgroup, event::Notice, kernel::counters, mounts::MountTable, pins::Pins};
+use crate::{cgroup, event::Notice, kernel::counters::Counters, mounts::MountTable, pins::Pins};
 
 /// How often the agent is looked at: whether it has ended, and what was lost.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -99,14 +99,12 @@ async fn follow(handover: &Handover, pins: &Pins) -> anyhow::Result<()> {
     let names = RunNames::new(handover.context(), handover.rules(), &mounts);
     let log = handover.log.as_deref().map(open_log).transpose()?;
     let mut reporter = Reporter::new(names, log);
-    let counted = Map::from_map_data(pins.map("COUNTERS")?)?;
-    let counts = || -> anyhow::Result<_> {
-        Ok(counters::since(counters::read(&counted)?, &handover.baseline))
-    };
+    let mut counters = Counters::new(Map::from_map_data(pins.map("COUNTERS")?)?, pins.programs()?)?;
+    counters.resume(handover.baseline.clone());
     let mut ring = readable(RingBuf::try_from(Map::from_map_data(pins.map("EVENTS")?)?)?)?;
 
     reporter.notice(Notice::Adopted);
-    reporter.losses(&counts()?);
+    reporter.account(&counters.read()?);
     let mut ticks = tokio::time::interval(INTERVAL);
     while cgroup::is_populated(&handover.cgroup)? {
         tokio::select! {
@@ -117,13 +115,13 @@ async fn follow(handover: &Handover, pins: &Pins) -> anyhow::Result<()> {
                 }
                 ready.clear_ready();
             }
-            _ = ticks.tick() => reporter.losses(&counts()?),
+            _ = ticks.tick() => reporter.account(&counters.read()?),
         }
     }
     while let Some(entry) = ring.get_mut().next() {
         reporter.take(&entry);
     }
-    warn_of_unwritten(reporter.finish(&counts()?));
+    warn_of_unwritten(reporter.finish(&counters.read()?));
     cgroup::end(&handover.cgroup)?;
     Ok(())
 }

@@ -9,6 +9,7 @@ use std::{
 
 use tokio::process::{Child, Command};
 
+use super::privileges::Privileges;
 use crate::signals::Mask;
 
 /// Exit code where the command was found and could not be run, as a shell has it.
@@ -44,20 +45,26 @@ impl LaunchError {
 }
 
 /// Starts `command` in the cgroup behind `entrance`, on this process's terminal and descriptors, with the
-/// signals of `mask` blocked.
-pub fn start(command: &[OsString], entrance: OwnedFd, mask: Mask) -> Result<Child, LaunchError> {
+/// signals of `mask` blocked and no more than `privileges`.
+pub fn start(
+    command: &[OsString],
+    entrance: OwnedFd,
+    mask: Mask,
+    privileges: Privileges,
+) -> Result<Child, LaunchError> {
     let (program, arguments) = command
         .split_first()
         .map_or((OsString::new(), &[][..]), |(first, rest)| (first.clone(), rest));
     let mut builder = Command::new(&program);
     builder.args(arguments);
-    // SAFETY: between fork and exec this only sets the signal mask, and writes to a descriptor that was
-    // opened before.
+    // SAFETY: between fork and exec this only sets the signal mask, writes to a descriptor that was
+    // opened before, and gives capabilities up.
     unsafe {
         // The child enters the cgroup itself, so that even its exec is decided under the policy.
         builder.pre_exec(move || {
             mask.apply()?;
-            rustix::io::write(&entrance, b"0").map(drop).map_err(io::Error::from)
+            rustix::io::write(&entrance, b"0")?;
+            privileges.apply()
         });
     }
     builder.spawn().map_err(|source| LaunchError { command: program, source })
@@ -85,9 +92,12 @@ mod tests {
         let null =
             || OwnedFd::from(std::fs::OpenOptions::new().write(true).open("/dev/null").unwrap());
         let mask = crate::signals::Signals::collect().unwrap().before();
-        let missing = start(&["/no/such/command".into()], null(), mask).unwrap_err();
+        // SAFETY: integers and arrays of them, for which zero is a value.
+        let nothing_allowed = unsafe { std::mem::zeroed() };
+        let privileges = Privileges::of(crate::tier::Tier::Lsm, &nothing_allowed).unwrap();
+        let missing = start(&["/no/such/command".into()], null(), mask, privileges).unwrap_err();
         assert_eq!(missing.exit_code(), 127);
-        let directory = start(&["/".into()], null(), mask).unwrap_err();
+        let directory = start(&["/".into()], null(), mask, privileges).unwrap_err();
         assert_eq!(directory.exit_code(), 126);
         assert!(directory.to_string().contains("under `exec`"));
     }

@@ -4,6 +4,7 @@ mod adopt;
 mod handover;
 mod launch;
 mod names;
+mod privileges;
 mod report;
 mod stderr;
 
@@ -25,6 +26,7 @@ pub use self::adopt::adopt_all;
 use self::{
     handover::{Handover, Held, PolicyName, RuleName},
     names::RunNames,
+    privileges::Privileges,
     report::Reporter,
     stderr::say,
 };
@@ -33,6 +35,7 @@ use crate::{
     event::{Encoder, EventLog, Host, Notice, Sink},
     guard::{Guard, TierChoice},
     kernel::tables::sizes_for,
+    lack::Lack,
     mounts::{Mount, MountTable},
     pins::{self, Pins},
     policy::{
@@ -67,8 +70,8 @@ pub struct Settings {
     pub agent: String,
     /// The tier that is asked for.
     pub tier: TierChoice,
-    /// Whether a policy in mode `enforce` may run where nothing is enforced.
-    pub allow_unenforced: bool,
+    /// What the tier may lack although the policy asks for it.
+    pub allow_degraded: Vec<Lack>,
     /// Where events go: a file, or `-` for standard output.
     pub events: Option<PathBuf>,
     /// The command and its arguments; not empty.
@@ -146,25 +149,29 @@ async fn under_guard(
         place.mounts,
         sizes_for(&compiled),
     )?;
-    let unenforced = guard.tier == Tier::Observe && settings.policy.mode == Mode::Enforce;
-    if unenforced && !settings.allow_unenforced {
+    let lacks = Lack::of(guard.tier, &settings.policy);
+    if let Some(lack) = lacks.iter().find(|lack| !settings.allow_degraded.contains(lack)) {
         bail!(
-            "{}the policy asks for `mode: enforce`, and tier observe enforces nothing; use `--mode audit`, or `--allow-degraded enforce` to run unenforced all the same",
-            weaker(&guard)
+            "{}{}, or `--allow-degraded {}` to run without it all the same",
+            weaker(&guard),
+            lack.problem(guard.tier),
+            lack.name()
         );
     }
     let policy = guard.tables.write_policy(&compiled)?;
-    guard.tables.set_agent(AGENT, agent(settings, &compiled, cgroup, policy))?;
+    let agent = agent(settings, &compiled, cgroup, policy);
+    let privileges = Privileges::of(guard.tier, &agent)?;
+    guard.tables.set_agent(AGENT, agent)?;
     guard.tables.bind_cgroup(cgroup.id(), AGENT)?;
 
-    let handover = handover(settings, &guard, &compiled, cgroup, unenforced)?;
+    let handover = handover(settings, &guard, &compiled, cgroup, &lacks)?;
     held.write(&handover).context("writing the handover")?;
     let names = RunNames::new(handover.context(), handover.rules(), place.mounts);
     let mut reporter = Reporter::new(names, log);
-    announce(settings, &guard);
+    announce(settings, &guard, &privileges);
     reporter.notice(Notice::Started);
     reporter.notice(Notice::PolicyLoaded { replaces: None });
-    if unenforced {
+    if !lacks.is_empty() {
         reporter.notice(Notice::Degraded);
     }
 
@@ -176,7 +183,7 @@ async fn under_guard(
         guard.ebpf.take_map("EVENTS").context("the object file holds no map EVENTS")?,
     )?;
     let entrance = cgroup.entrance()?.into();
-    let code = match launch::start(&settings.command, entrance, signals.before()) {
+    let code = match launch::start(&settings.command, entrance, signals.before(), privileges) {
         Ok(mut child) => {
             let mut session = Session {
                 guard,
@@ -209,7 +216,7 @@ async fn under_guard(
             while let Some(entry) = ring.next() {
                 reporter.take(&entry);
             }
-            warn_of_unwritten(reporter.finish(&guard.counts()?));
+            warn_of_unwritten(reporter.finish(&guard.counters().read()?));
             say(format_args!("agent-guard: {error}"));
             error.exit_code()
         }
@@ -274,8 +281,8 @@ impl Session<'_> {
                     self.follow_mounts();
                 }
                 signal = signals.next() => forward(pid, signal?),
-                _ = losses.tick() => match self.guard.counts() {
-                    Ok(counts) => self.reporter.losses(&counts),
+                _ = losses.tick() => match self.guard.counters().read() {
+                    Ok(counts) => self.reporter.account(&counts),
                     Err(error) => say(format_args!("agent-guard: the counters can not be read: {error}")),
                 },
             }
@@ -292,7 +299,7 @@ impl Session<'_> {
         while let Some(entry) = ring.next() {
             self.reporter.take(&entry);
         }
-        warn_of_unwritten(self.reporter.finish(&self.guard.counts()?));
+        warn_of_unwritten(self.reporter.finish(&self.guard.counters().read()?));
         Ok(())
     }
 
@@ -381,7 +388,7 @@ fn handover(
     guard: &Guard,
     compiled: &Compiled,
     cgroup: &Cgroup,
-    unenforced: bool,
+    lacks: &[Lack],
 ) -> anyhow::Result<Handover> {
     let log = settings.events.as_deref().filter(|path| *path != Path::new("-"));
     Ok(Handover {
@@ -391,25 +398,26 @@ fn handover(
         cgroup: cgroup.path().to_owned(),
         tier: guard.tier,
         mode: settings.policy.mode,
-        degraded: if unenforced { vec!["enforce".to_owned()] } else { Vec::new() },
+        degraded: lacks.iter().map(|lack| lack.name().to_owned()).collect(),
         policy: PolicyName::new(
             settings.policy.name.to_string(),
             settings.policy.revision.clone(),
             settings.policy_file.clone(),
         ),
         rules: names::rules(&compiled.rules).iter().map(|rule| RuleName::from(&**rule)).collect(),
-        baseline: guard.baseline().to_vec(),
+        baseline: guard.counters().baseline().to_vec(),
         log: log.map(std::path::absolute).transpose()?,
     })
 }
 
 /// What is in force, in one line; what is not, and why, in one more for each stronger tier.
-fn announce(settings: &Settings, guard: &Guard) {
+fn announce(settings: &Settings, guard: &Guard, privileges: &Privileges) {
     let mode = match settings.policy.mode {
         Mode::Enforce => "enforce",
         Mode::Audit => "audit: denials are recorded and nothing is blocked",
     };
-    if io::stderr().is_terminal() {
+    let for_people = io::stderr().is_terminal();
+    if for_people {
         let weaker = weaker(guard);
         if !weaker.is_empty() {
             say(weaker.trim_end());
@@ -419,6 +427,9 @@ fn announce(settings: &Settings, guard: &Guard) {
         "agent-guard: {} under policy {} ({}), tier {}, mode {mode}",
         settings.agent, settings.policy.name, settings.policy_file, guard.tier
     ));
+    if for_people {
+        say(format_args!("agent-guard: the command's capabilities: {privileges}"));
+    }
 }
 
 /// A line for each stronger tier that is not in force.

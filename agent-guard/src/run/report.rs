@@ -25,6 +25,7 @@ pub struct Reporter {
     colour: bool,
     malformed: u64,
     told: BTreeMap<u8, u64>,
+    skips_told: BTreeMap<u8, u64>,
 }
 
 impl Reporter {
@@ -32,7 +33,14 @@ impl Reporter {
     pub fn new(names: RunNames, log: Option<EventLog<File>>) -> Self {
         let colour = io::stderr().is_terminal()
             && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self { names, log, colour, malformed: 0, told: BTreeMap::new() }
+        Self {
+            names,
+            log,
+            colour,
+            malformed: 0,
+            told: BTreeMap::new(),
+            skips_told: BTreeMap::new(),
+        }
     }
 
     /// The names, to change what they stand for.
@@ -65,8 +73,13 @@ impl Reporter {
         self.send(&record, false);
     }
 
-    /// Tells of events that were lost since the last call.
-    pub fn losses(&mut self, counts: &[(Hook, HookCounts)]) {
+    /// Tells of what was lost and skipped since the last call.
+    pub fn account(&mut self, counts: &[(Hook, HookCounts)]) {
+        self.losses(counts);
+        self.skips(counts);
+    }
+
+    fn losses(&mut self, counts: &[(Hook, HookCounts)]) {
         let mut losses =
             Losses { malformed: std::mem::take(&mut self.malformed), ..Losses::default() };
         for (hook, counts) in counts {
@@ -83,10 +96,26 @@ impl Reporter {
         }
     }
 
+    fn skips(&mut self, counts: &[(Hook, HookCounts)]) {
+        let mut skipped = Vec::new();
+        for (hook, counts) in counts {
+            let told = self.skips_told.entry(*hook as u8).or_default();
+            if counts.skipped > *told {
+                skipped.push((*hook, counts.skipped - *told));
+                *told = counts.skipped;
+            }
+        }
+        if !skipped.is_empty() {
+            let notice = Notice::DecisionsSkipped(skipped);
+            say(format_args!("agent-guard: warning: {notice}"));
+            self.notice(notice);
+        }
+    }
+
     /// Ends the report with what each hook has counted. What comes back is the number of lines that
     /// the log lost without telling.
     pub fn finish(mut self, counts: &[(Hook, HookCounts)]) -> u64 {
-        self.losses(counts);
+        self.account(counts);
         let totals = counts.iter().filter(|(_, counts)| *counts != HookCounts::default()).map(
             |(hook, counts)| HookTotals {
                 hook: *hook,
@@ -94,6 +123,7 @@ impl Reporter {
                 denied: counts.denied,
                 lost: counts.lost,
                 failed: counts.failed,
+                skipped: counts.skipped,
             },
         );
         self.notice(Notice::Stopped { totals: totals.collect() });

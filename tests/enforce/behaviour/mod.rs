@@ -7,6 +7,9 @@ mod log;
 mod scope;
 mod signals;
 mod swap;
+mod system;
+
+pub use self::signals::open_terminal;
 
 use agent_guard::tier::Tier;
 use libtest_mimic::Trial;
@@ -31,6 +34,7 @@ pub fn trials() -> Vec<Trial> {
         scope::PROMISES,
         signals::PROMISES,
         swap::PROMISES,
+        system::PROMISES,
     ];
     let trial = |(name, test): &Behaviour| {
         let test = *test;

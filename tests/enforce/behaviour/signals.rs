@@ -98,7 +98,7 @@ fn lead_session(command: &mut Command) {
 }
 
 /// Both ends of a new terminal.
-fn open_terminal() -> (OwnedFd, OwnedFd) {
+pub fn open_terminal() -> (OwnedFd, OwnedFd) {
     let (mut controller, mut terminal) = (-1, -1);
     // SAFETY: room for two descriptors; no name, settings or size.
     let made = unsafe {

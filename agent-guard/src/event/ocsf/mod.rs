@@ -9,7 +9,8 @@
 //! | exec, load | Process Activity 1007 | Launch |
 //! | connect, send | Network Activity 4001 | Open, Traffic; Refuse where denied |
 //! | start, stop, policy, degradation | Application Lifecycle 6002 | Start, Stop, Update, Other |
-//! | lost events | Application Error 6008 | General Error |
+//! | operation | Kernel Activity 1003 | Invoke |
+//! | lost events, skipped decisions | Application Error 6008 | General Error |
 //!
 //! | outcome | action | disposition | status |
 //! |---|---|---|---|
@@ -31,9 +32,9 @@ use bytes::{BufMut, BytesMut};
 
 use self::schema::{
     Activity, Actor, AgentGuard, Class, ConnectionInfo, Decided, Device, DstEndpoint, Event,
-    File as FileEntity, FirewallRule, Group, HookLoss, HookTotals, Kernel, Losses, Metadata,
-    PROFILES, ParentProcess, Policy, Process as ProcessEntity, Product, Rule, Text, Uid, Unmapped,
-    User, VERSION, Value, action, disposition, severity, status,
+    File as FileEntity, FirewallRule, Group, HookLoss, HookSkip, HookTotals, Kernel, Losses,
+    Metadata, PROFILES, ParentProcess, Policy, Process as ProcessEntity, Product, Rule, Text, Uid,
+    Unmapped, User, VERSION, Value, action, disposition, severity, status,
 };
 use super::{
     Body, Context, Decision, Endpoint, File, Notice, Object, Process, Record, record::DeviceNumber,
@@ -129,6 +130,8 @@ impl Encoder {
             cgroup_id: process.cgroup_id,
             path_scope: None,
             device: None,
+            operation: None,
+            target_pid: None,
         };
         match object {
             Object::File(file) => {
@@ -147,6 +150,12 @@ impl Encoder {
             }
             Object::Interface(name) => {
                 event.kernel = Some(Kernel { name, type_id: Kernel::SYSTEM_CALL });
+            }
+            Object::Operation(operation, process) => {
+                let name = words::operation(*operation);
+                event.kernel = Some(Kernel { name, type_id: Kernel::SYSTEM_CALL });
+                decided.operation = Some(name);
+                decided.target_pid = (*process != 0).then_some(*process);
             }
         }
         event.unmapped.agent_guard.decision = Some(decided);
@@ -170,7 +179,7 @@ impl Encoder {
             Notice::Degraded => {
                 (Class::LIFECYCLE.activity(99, "Degraded"), severity::MEDIUM, status::FAILURE)
             }
-            Notice::EventsLost(_) => {
+            Notice::EventsLost(_) | Notice::DecisionsSkipped(_) => {
                 (Class::ERROR.activity(1, "General Error"), severity::MEDIUM, status::FAILURE)
             }
         };
@@ -189,6 +198,13 @@ impl Encoder {
                 extra.replaces = replaces.as_deref();
             }
             Notice::EventsLost(losses) => extra.losses = Some(lost(losses)),
+            Notice::DecisionsSkipped(hooks) => {
+                let skip = |(hook, skipped): &(Hook, u64)| HookSkip {
+                    hook: hook.spec().name,
+                    skipped: *skipped,
+                };
+                extra.skipped = Some(hooks.iter().map(skip).collect());
+            }
         }
         event
     }
@@ -247,6 +263,7 @@ impl Encoder {
                     replaces: None,
                     totals: None,
                     losses: None,
+                    skipped: None,
                 },
             },
         }
@@ -392,6 +409,7 @@ fn hook_totals(totals: &super::HookTotals) -> HookTotals {
         denied: totals.denied,
         lost: totals.lost,
         failed: totals.failed,
+        skipped: totals.skipped,
     }
 }
 

@@ -314,6 +314,8 @@ pub struct AgentGuard<'a> {
     pub totals: Option<Vec<HookTotals>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub losses: Option<Losses>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<Vec<HookSkip>>,
 }
 
 #[derive(Serialize)]
@@ -331,6 +333,10 @@ pub struct Decided<'a> {
     pub path_scope: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<Text<crate::event::record::DeviceNumber>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operation: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_pid: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -349,6 +355,7 @@ pub struct HookTotals {
     pub denied: u64,
     pub lost: u64,
     pub failed: u64,
+    pub skipped: u64,
 }
 
 #[derive(Serialize)]
@@ -356,6 +363,12 @@ pub struct Losses {
     pub hooks: Vec<HookLoss>,
     pub malformed: u64,
     pub unwritten: u64,
+}
+
+#[derive(Serialize)]
+pub struct HookSkip {
+    pub hook: &'static str,
+    pub skipped: u64,
 }
 
 #[derive(Serialize)]

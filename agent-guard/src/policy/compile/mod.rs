@@ -15,12 +15,15 @@ mod nfa;
 mod note;
 mod rules;
 mod subtree;
+mod system;
 mod tables;
 mod verdict;
 
 use agent_guard_common::{
     hash::name_symbol,
-    table::{ACCESS_KINDS, Agent, AgentFlag, Alias, Effect, Interval, Lexer, State},
+    table::{
+        ACCESS_KINDS, Agent, AgentFlag, Alias, Effect, Interval, Lexer, OPERATIONS, State, Verdict,
+    },
 };
 
 use self::{
@@ -46,7 +49,7 @@ pub use self::{
 pub(super) use self::{
     forms::{Form, forms},
     links::{follow, to_std},
-    rules::egress_id,
+    rules::{egress_id, system_id, system_rules},
 };
 use super::{Mode, Policy, Segment};
 
@@ -77,6 +80,8 @@ pub struct Compiled {
     pub default_file: [Effect; ACCESS_KINDS],
     /// Default for connections.
     pub default_egress: Effect,
+    /// What becomes of each operation, by number.
+    pub operations: [Verdict; OPERATIONS],
     /// State at the root of each file system, by `s_dev`.
     pub starts: Vec<(u32, u32)>,
     /// State, symbol, state after it.
@@ -110,6 +115,7 @@ impl Compiled {
             flags: self.flags,
             default_file: self.default_file.map(|effect| effect as u8),
             default_egress: self.default_egress as u8,
+            operations: self.operations,
             reserved: 0,
         }
     }
@@ -164,6 +170,7 @@ pub fn compile(
         flags: audit | inner_globs,
         default_file,
         default_egress: policy.egress.default.into(),
+        operations: system::verdicts(policy),
         starts,
         edges,
         states,

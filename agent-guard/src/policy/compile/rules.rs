@@ -1,6 +1,6 @@
 //! Rules by id: one row of numbers over all sections, because a table cell has room for a number.
 
-use agent_guard_common::{limits::MAX_RULES, table::Effect};
+use agent_guard_common::{event::Operation, limits::MAX_RULES, table::Effect};
 
 use super::error::{CompileError, RuleRef};
 use crate::policy::{self, Policy, Rule, SectionKind};
@@ -37,7 +37,7 @@ impl From<policy::Effect> for Effect {
     }
 }
 
-/// All rules: egress, then exec, then files, each in the order of the file.
+/// All rules: egress, then exec, then files, then system, each in the order of the file.
 ///
 /// # Errors
 /// [`CompileError::Rules`] where there are more than ids.
@@ -54,6 +54,7 @@ pub fn number_rules(policy: &Policy) -> Result<Vec<RuleInfo>, CompileError> {
     let rules: Vec<RuleInfo> = rows(SectionKind::Egress, &policy.egress.rules)
         .chain(rows(SectionKind::Exec, &policy.exec.rules))
         .chain(rows(SectionKind::Files, &policy.files.rules))
+        .chain(rows(SectionKind::System, system_rules(policy)))
         .collect();
     if rules.len() > MAX_RULES {
         return Err(CompileError::Rules { count: rules.len() });
@@ -82,6 +83,16 @@ pub fn exec_id(policy: &Policy, index: usize) -> u16 {
 /// Id of the files rule at `index`.
 pub fn file_id(policy: &Policy, index: usize) -> u16 {
     id(policy.egress.rules.len() + policy.exec.rules.len() + index)
+}
+
+/// Id of the system rule at `index`.
+pub fn system_id(policy: &Policy, index: usize) -> u16 {
+    id(policy.egress.rules.len() + policy.exec.rules.len() + policy.files.rules.len() + index)
+}
+
+/// The rules of a section that may be left out.
+pub fn system_rules(policy: &Policy) -> &[Rule<Vec<Operation>>] {
+    policy.system.as_ref().map_or(&[], |section| &section.rules)
 }
 
 /// [`number_rules`] has refused what does not fit.

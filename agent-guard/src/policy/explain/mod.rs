@@ -3,6 +3,7 @@
 
 mod connect;
 mod file;
+mod operation;
 #[cfg(test)]
 mod tests;
 
@@ -18,6 +19,7 @@ use thiserror::Error;
 pub use self::{
     connect::explain_connect,
     file::{Files, explain_exec, explain_open},
+    operation::explain_operation,
 };
 use super::{
     Mode, Policy, TargetError,

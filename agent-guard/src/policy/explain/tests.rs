@@ -1,5 +1,7 @@
 use std::{collections::HashMap, net::IpAddr, path::Path as StdPath};
 
+use agent_guard_common::event::Operation;
+
 use super::*;
 use crate::policy::{
     AccessSet,
@@ -23,6 +25,10 @@ spec:
     rules:
       - {name: work, effect: allow, paths: ['/w/**', '/dev/**', '/proc/**']}
       - {name: secrets, effect: deny, paths: ['**/.env']}
+  system:
+    rules:
+      - {name: tools, effect: allow, operations: [mount, chroot]}
+      - {name: no-mounts, effect: deny, operations: [mount]}
 ";
 
 fn policy() -> Policy {
@@ -131,4 +137,15 @@ fn an_endpoint_is_one_host_and_one_port() {
     ));
     let udp = explain_connect(&policy(), "192.0.2.1:53/udp", &Names).unwrap();
     assert_eq!(udp[0].question, "connect 192.0.2.1:53/udp");
+}
+
+#[test]
+fn an_operation_is_answered_by_its_rule() {
+    let ask = |operation| explain_operation(&policy(), operation).unwrap();
+    assert_eq!(
+        ask(Operation::Mount).to_string(),
+        "deny: mount\n  by system rule `no-mounts` (line 21): deny `mount`\n  also matches: system rule `tools` (line 20): allow `mount`\n"
+    );
+    assert_eq!(ask(Operation::Chroot).decision.effect, Effect::Allow);
+    assert_eq!(ask(Operation::Trace).decision, Decision::deny(Reason::Default));
 }

@@ -7,6 +7,7 @@ mod links;
 mod mounts;
 mod paths;
 mod subtree;
+mod system;
 
 use std::{collections::HashMap, io, net::IpAddr};
 
