@@ -56,8 +56,8 @@ impl Caller {
 }
 
 /// Decides `request` on a file. A hook that is `early` speaks only of denials, because a later one of
-/// the same call speaks for the rest; and where its denial was only observed, the later one, which is
-/// the task's next decision, does not tell of it again.
+/// the same call speaks for the rest; and where its denial was only observed, the task's next decision
+/// does not tell of it again.
 #[inline(always)]
 pub fn file(caller: Caller, object: &Object, request: Request, early: bool) -> Verdict {
     let Some(scratch) = maps::scratch() else {
@@ -92,15 +92,52 @@ fn file_with(
     if outcome == Outcome::Observed {
         if early {
             scope::foretold(object.dentry);
-        } else if told != 0 && object.dentry == told {
+        }
+        if told != 0 && object.dentry == told {
             return Verdict::Proceed;
         }
     }
-    if emit::count(caller.hook, agent, &decision) {
+    let action = action(caller.hook, request);
+    finish_with_path(scratch, caller, agent, object, action, &decision, outcome)
+}
+
+/// Closes an object that no path leads to and that is not known to be harmless. The event calls it by
+/// the name that the kernel gave it.
+#[inline(always)]
+pub fn anonymous(caller: Caller, object: &Object) -> Verdict {
+    let Some(scratch) = maps::scratch() else {
+        return without_memory(caller);
+    };
+    let agent = maps::agent(caller.agent);
+    let decision = Decision::deny(match (agent, object.fault) {
+        (None, _) => Reason::NoPolicy,
+        (_, Some(reason)) => reason,
+        _ => Reason::Interface,
+    });
+    walk::name(scratch, object);
+    let outcome = emit::outcome(agent, &decision, caller.enforcement);
+    let verdict =
+        finish_with_path(scratch, caller, agent, object, Action::Receive, &decision, outcome);
+    maps::release(scratch);
+    verdict
+}
+
+/// Counts, and tells of it with the path in `scratch`.
+#[inline(always)]
+fn finish_with_path(
+    scratch: *mut Scratch,
+    caller: Caller,
+    agent: Option<&Agent>,
+    object: &Object,
+    action: Action,
+    decision: &Decision,
+    outcome: Outcome,
+) -> Verdict {
+    if emit::count(caller.hook, agent, decision) {
         let policy = agent.map_or(0, |agent| agent.policy);
-        // SAFETY: as above.
+        // SAFETY: the caller holds the slot; nobody else has a reference.
         let header = unsafe { &mut (*scratch).header };
-        emit::fill(header, caller.agent, policy, caller.hook, action(request), &decision, outcome);
+        emit::fill(header, caller.agent, policy, caller.hook, action, decision, outcome);
         header.dev = object.dev;
         header.inode = object.number;
         emit::send_with_path(caller.hook, scratch);
@@ -110,19 +147,27 @@ fn file_with(
 
 #[inline(always)]
 fn judge_file(scratch: *mut Scratch, agent: &Agent, object: &Object, request: Request) -> Decision {
+    let runs = matches!(request, Request::Exec | Request::Load);
     match walk::walk(scratch, agent, object) {
+        // What has no name is nobody's path any more, whatever it was called.
+        End::State(..) if runs && object.links == 0 => Decision::deny(Reason::Detached),
         End::State(state, other_process) => {
             let guarded = other_process || object.is_guarded(request);
             decide_file(&KernelTables { policy: agent.policy }, agent, state, request, guarded)
         }
-        End::Pipe => Decision { effect: Effect::Allow, rule: NO_RULE, reason: Reason::Pipe },
+        End::Pipe => ANONYMOUS,
+        End::Unknown(Reason::Detached) if !runs && object.is_memfd() => ANONYMOUS,
         End::Unknown(reason) => Decision::deny(reason),
     }
 }
 
+/// What is said of pipes and anonymous memory.
+const ANONYMOUS: Decision = Decision { effect: Effect::Allow, rule: NO_RULE, reason: Reason::Pipe };
+
 #[inline(always)]
-fn action(request: Request) -> Action {
+fn action(hook: Hook, request: Request) -> Action {
     match request {
+        Request::Load if matches!(hook, Hook::MmapFile | Hook::FileMprotect) => Action::Map,
         Request::Read => Action::Read,
         Request::Write => Action::Write,
         Request::ReadWrite => Action::ReadWrite,

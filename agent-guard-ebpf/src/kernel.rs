@@ -76,12 +76,22 @@ pub struct Object {
     pub number: u64,
     pub mode: u16,
     pub rdev: u32,
+    /// Names that the file has; a file that was removed, or never had one, has none.
+    pub links: u32,
     pub fault: Option<Reason>,
 }
 
 /// `s_magic` of the file systems that are treated apart (`include/uapi/linux/magic.h`).
 pub const PROC_MAGIC: u64 = 0x9fa0;
 pub const PIPE_MAGIC: u64 = 0x5049_5045;
+pub const SOCKET_MAGIC: u64 = 0x534f_434b;
+pub const PROCESS_MAGIC: u64 = 0x5049_4446;
+pub const ANONYMOUS_MAGIC: u64 = 0x0904_1934;
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+
+/// What the kernel puts before the name of a memfd.
+const MEMFD: u64 = u64::from_le_bytes(*b"memfd:\0\0");
+const MEMFD_BYTES: u64 = 0xffff_ffff_ffff;
 
 impl Object {
     /// The object that `struct file` has open; at address 0, a fault.
@@ -93,7 +103,8 @@ impl Object {
         let number = reads.get(inode, offset!(inode_ino));
         let mode = reads.get(inode, offset!(inode_mode));
         let rdev = reads.get(inode, offset!(inode_rdev));
-        Self { number, mode, rdev, ..Self::placed(reads, dentry) }
+        let links = reads.get(inode, offset!(inode_links));
+        Self { number, mode, rdev, links, ..Self::placed(reads, dentry) }
     }
 
     /// An object that has a name and, at creation, no inode.
@@ -113,8 +124,24 @@ impl Object {
             number: 0,
             mode: 0,
             rdev: 0,
+            links: 0,
             fault: reads.fault,
         }
+    }
+
+    /// Whether a file that hangs in no tree is a memfd: on tmpfs, under a name that the kernel gives to
+    /// nothing else there.
+    #[inline(always)]
+    pub fn is_memfd(&self) -> bool {
+        self.magic == TMPFS_MAGIC
+            && self.kernel_name().is_ok_and(|[start, _]| start & MEMFD_BYTES == MEMFD)
+    }
+
+    /// The first 16 bytes at the name of an object that hangs in no tree; what follows the NUL means
+    /// nothing.
+    #[inline(always)]
+    pub fn kernel_name(&self) -> Result<[u64; 2], Reason> {
+        read(read(self.dentry, offset!(dentry_name))?, 0)
     }
 
     /// Whether a rule must name it exactly.

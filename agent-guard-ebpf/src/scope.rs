@@ -1,7 +1,7 @@
 //! Whose action is this? A task belongs to the agent whose root is its cgroup or one above it, and
 //! carries a label that sticks: leaving the cgroup does not shed the policy.
 
-use agent_guard_common::{limits::MAX_CGROUP_LEVEL, table::Label};
+use agent_guard_common::{decide::Reason, limits::MAX_CGROUP_LEVEL, table::Label};
 use aya_ebpf::{
     bindings::task_struct,
     helpers::{
@@ -9,7 +9,10 @@ use aya_ebpf::{
     },
 };
 
-use crate::maps;
+use crate::{
+    kernel::{offset, read},
+    maps,
+};
 
 /// The current task, trusted by the verifier.
 #[inline(always)]
@@ -56,6 +59,24 @@ pub fn agent_of_current_cgroup() -> u32 {
         }
     }
     agent
+}
+
+/// Whether a cgroup, a `struct cgroup`, is the one with the id `root` or lies below it.
+#[inline(always)]
+pub fn is_within(cgroup: u64, root: u64) -> Result<bool, Reason> {
+    let mut cgroup = cgroup;
+    for _ in 0..=MAX_CGROUP_LEVEL {
+        let node: u64 = read(cgroup, offset!(cgroup_kn))?;
+        if read::<u64>(node, offset!(kernfs_id))? == root {
+            return Ok(true);
+        }
+        // `struct cgroup` starts with its own `self`, so a parent's css is the parent.
+        cgroup = read(cgroup, offset!(cgroup_parent))?;
+        if cgroup == 0 {
+            break;
+        }
+    }
+    Ok(false)
 }
 
 /// Remembers the dentry of which the current task's call was told, and returns the one before. Without

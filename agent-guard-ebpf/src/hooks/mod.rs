@@ -5,6 +5,7 @@ mod cgroup;
 mod exec;
 mod file;
 mod net;
+mod receive;
 mod task;
 mod trace;
 

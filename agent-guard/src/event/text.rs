@@ -71,6 +71,7 @@ impl TextLine<'_> {
 fn target(f: &mut fmt::Formatter<'_>, action: Action, hook: Hook, object: &Object) -> fmt::Result {
     let verb = match action {
         Action::Write if hook == Hook::InodeCreate => "create",
+        _ if hook == Hook::FileReceive => "receive",
         Action::Read | Action::Write | Action::ReadWrite => "open",
         Action::Exec => "run",
         Action::Load => "load",
@@ -174,7 +175,7 @@ fn suggestion(pid: u32, action: Action, object: &Object) -> Option<(&'static str
             let known = file.scope == PathScope::Absolute && !file.path.is_empty();
             let path = known.then(|| quoted(&pattern(pid, file.path.as_str())))?;
             Some(match action {
-                Action::Exec | Action::Load => {
+                Action::Exec | Action::Load | Action::Map => {
                     ("exec", format!("{{effect: allow, paths: [{path}]}}"))
                 }
                 _ => {

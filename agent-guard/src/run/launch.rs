@@ -9,6 +9,7 @@ use std::{
 
 use tokio::process::{Child, Command};
 
+use super::descriptors::Inherited;
 use crate::signals::Mask;
 
 /// Exit code where the command was found and could not be run, as a shell has it.
@@ -43,21 +44,28 @@ impl LaunchError {
     }
 }
 
-/// Starts `command` in the cgroup behind `entrance`, on this process's terminal and descriptors, with the
-/// signals of `mask` blocked.
-pub fn start(command: &[OsString], entrance: OwnedFd, mask: Mask) -> Result<Child, LaunchError> {
+/// Starts `command` in the cgroup behind `entrance`, on this process's terminal, with the signals of `mask`
+/// blocked. It gets those of the `inherited` descriptors that its policy allows, or all of them where there
+/// are none to judge.
+pub fn start(
+    command: &[OsString],
+    entrance: OwnedFd,
+    mask: Mask,
+    inherited: Option<Inherited>,
+) -> Result<Child, LaunchError> {
     let (program, arguments) = command
         .split_first()
         .map_or((OsString::new(), &[][..]), |(first, rest)| (first.clone(), rest));
     let mut builder = Command::new(&program);
     builder.args(arguments);
-    // SAFETY: between fork and exec this only sets the signal mask, and writes to a descriptor that was
-    // opened before.
+    // SAFETY: between fork and exec this only makes system calls: it sets the signal mask, writes to a
+    // descriptor that was opened before, and looks at what is open. Nothing of it allocates.
     unsafe {
         // The child enters the cgroup itself, so that even its exec is decided under the policy.
         builder.pre_exec(move || {
             mask.apply()?;
-            rustix::io::write(&entrance, b"0").map(drop).map_err(io::Error::from)
+            rustix::io::write(&entrance, b"0")?;
+            inherited.as_ref().map_or(Ok(()), Inherited::judge)
         });
     }
     builder.spawn().map_err(|source| LaunchError { command: program, source })
@@ -85,9 +93,9 @@ mod tests {
         let null =
             || OwnedFd::from(std::fs::OpenOptions::new().write(true).open("/dev/null").unwrap());
         let mask = crate::signals::Signals::collect().unwrap().before();
-        let missing = start(&["/no/such/command".into()], null(), mask).unwrap_err();
+        let missing = start(&["/no/such/command".into()], null(), mask, None).unwrap_err();
         assert_eq!(missing.exit_code(), 127);
-        let directory = start(&["/".into()], null(), mask).unwrap_err();
+        let directory = start(&["/".into()], null(), mask, None).unwrap_err();
         assert_eq!(directory.exit_code(), 126);
         assert!(directory.to_string().contains("under `exec`"));
     }

@@ -1,5 +1,6 @@
 //! `agent-guard run`: one command, in its own cgroup, under one policy, for as long as it lives.
 
+mod descriptors;
 mod launch;
 mod names;
 mod report;
@@ -20,7 +21,7 @@ use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
 use tokio::io::{Interest, unix::AsyncFd};
 
-use self::{names::RunNames, report::Reporter, stderr::say};
+use self::{descriptors::Inherited, names::RunNames, report::Reporter, stderr::say};
 use crate::{
     cgroup::{self, Cgroup},
     event::{
@@ -149,7 +150,11 @@ async fn under_guard(
     )?;
     let reaper = Reaper::start(cgroup.path()).context("starting the reaper")?;
     let entrance = cgroup.entrance()?.into();
-    let code = match launch::start(&settings.command, entrance, signals.before()) {
+    let inherited = (guard.tier == Tier::Lsm)
+        .then(Inherited::of_this_process)
+        .transpose()
+        .context("listing the descriptors that the command inherits")?;
+    let code = match launch::start(&settings.command, entrance, signals.before(), inherited) {
         Ok(mut child) => {
             let mut session = Session {
                 guard,

@@ -1,12 +1,16 @@
 //! Promises of `agent-guard run` beside its answers. A name reads as the promise.
 
 mod begin;
+mod code;
 mod death;
+mod descriptors;
 mod exit;
 mod log;
+mod rings;
 mod scope;
 mod signals;
 mod swap;
+mod ways;
 
 use agent_guard::tier::Tier;
 use libtest_mimic::Trial;
@@ -25,9 +29,12 @@ type Behaviour = (&'static str, fn());
 pub fn trials() -> Vec<Trial> {
     let all = [
         begin::PROMISES,
+        code::PROMISES,
         death::PROMISES,
+        descriptors::PROMISES,
         exit::PROMISES,
         log::PROMISES,
+        rings::PROMISES,
         scope::PROMISES,
         signals::PROMISES,
         swap::PROMISES,

@@ -307,6 +307,9 @@ impl Outcomes {
 fn activity(action: Action, hook: Hook, outcome: Outcome) -> Activity {
     let refused = matches!(outcome, Outcome::Denied | Outcome::Killed);
     match action {
+        Action::Read | Action::Write | Action::ReadWrite if hook == Hook::FileReceive => {
+            Class::FILE.activity(14, "Open")
+        }
         Action::Read => Class::FILE.activity(2, "Read"),
         Action::Write if hook == Hook::InodeCreate => Class::FILE.activity(1, "Create"),
         Action::Create | Action::Link => Class::FILE.activity(1, "Create"),
