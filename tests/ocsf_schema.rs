@@ -179,20 +179,24 @@ fn objects(action: Action) -> Vec<Object> {
 
 fn hooks(action: Action) -> &'static [Hook] {
     match action {
-        Action::Read | Action::ReadWrite | Action::Load => &[Hook::FileOpen, Hook::SysExit],
+        Action::Read | Action::ReadWrite => &[Hook::FileOpen, Hook::SysExit, Hook::FileReceive],
+        Action::Load => &[Hook::FileOpen, Hook::SysExit],
         Action::Write => &[Hook::FileOpen, Hook::InodeCreate],
-        Action::Exec | Action::Map => &[Hook::BprmCheck, Hook::SchedExec],
+        Action::Exec => &[Hook::BprmCheck, Hook::SchedExec],
+        Action::Map => &[Hook::MmapFile, Hook::FileMprotect],
+        Action::Receive => &[Hook::FileReceive],
         Action::Create
         | Action::Delete
         | Action::Rename
         | Action::Link
         | Action::Truncate
-        | Action::SetMetadata
-        | Action::Receive => &[Hook::FileOpen],
+        | Action::SetMetadata => &[Hook::FileOpen],
         Action::CreateSocket | Action::Listen | Action::Accept | Action::ConnectLocal => {
             &[Hook::SocketConnect]
         }
-        Action::Connect => &[Hook::SocketConnect, Hook::Connect4, Hook::Connect6],
+        Action::Connect => {
+            &[Hook::SocketConnect, Hook::Connect4, Hook::Connect6, Hook::FileReceive]
+        }
         Action::Send => &[Hook::SocketSendmsg, Hook::Sendmsg4, Hook::Sendmsg6],
         Action::IoUring | Action::ShareDescriptors | Action::Operate => &[Hook::SysExit],
     }

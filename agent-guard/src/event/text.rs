@@ -328,6 +328,11 @@ mod tests {
                 r#"agent-guard: denied   run /usr/bin/nc by cat[1234]: no rule matches; to allow it, add to spec.exec.rules in policy.yaml: - {effect: allow, paths: ["/usr/bin/nc"]}"#,
             ),
             (
+                Action::Map,
+                file(b"/w/lib.so"),
+                r#"agent-guard: denied   map as code /w/lib.so by cat[1234]: no rule matches; to allow it, add to spec.exec.rules in policy.yaml: - {effect: allow, paths: ["/w/lib.so"]}"#,
+            ),
+            (
                 Action::Connect,
                 endpoint("127.0.0.1", 9999, libc::IPPROTO_TCP),
                 r#"agent-guard: denied   connect 127.0.0.1:9999/tcp by cat[1234]: no rule matches; to allow it, add to spec.egress.rules in policy.yaml: - {effect: allow, to: ["127.0.0.1:9999/tcp"]}"#,
@@ -366,6 +371,17 @@ mod tests {
                 )
             );
         }
+    }
+
+    #[test]
+    fn what_was_received_is_told_as_such_and_allowed_as_an_open() {
+        let mut received = denied(Action::Read, file(b"/w/a"));
+        if let Body::Decided { hook, .. } = &mut received.body {
+            *hook = Hook::FileReceive;
+        }
+        let line = line(&received);
+        assert!(line.contains("receive /w/a (read)"), "{line}");
+        assert!(line.contains("spec.files.rules"), "{line}");
     }
 
     #[test]
