@@ -19,10 +19,16 @@
 mod actor;
 #[path = "enforce/behaviour/mod.rs"]
 mod behaviour;
+#[path = "enforce/code.rs"]
+mod code;
 #[path = "enforce/guard.rs"]
 mod guard;
 #[path = "enforce/operations.rs"]
 mod operations;
+#[path = "enforce/passing.rs"]
+mod passing;
+#[path = "enforce/ring.rs"]
+mod ring;
 #[path = "enforce/roles.rs"]
 mod roles;
 #[path = "enforce/scenes.rs"]

@@ -181,20 +181,24 @@ fn objects(action: Action) -> Vec<Object> {
 
 fn hooks(action: Action) -> &'static [Hook] {
     match action {
-        Action::Read | Action::ReadWrite | Action::Load => &[Hook::FileOpen, Hook::SysExit],
+        Action::Read | Action::ReadWrite => &[Hook::FileOpen, Hook::SysExit, Hook::FileReceive],
+        Action::Load => &[Hook::FileOpen, Hook::SysExit],
         Action::Write => &[Hook::FileOpen],
-        Action::Exec | Action::Map => &[Hook::BprmCheck, Hook::SchedExec],
+        Action::Exec => &[Hook::BprmCheck, Hook::SchedExec],
+        Action::Map => &[Hook::MmapFile, Hook::FileMprotect],
         Action::Create => &[Hook::PathMknod, Hook::PathMkdir, Hook::PathSymlink],
         Action::Delete => &[Hook::PathUnlink, Hook::PathRmdir],
         Action::Rename => &[Hook::PathRename],
         Action::Link => &[Hook::PathLink],
         Action::Truncate => &[Hook::PathTruncate],
         Action::SetMetadata => &[Hook::PathChmod, Hook::InodeSetattr, Hook::InodeSetxattr],
-        Action::Receive => &[Hook::FileOpen],
+        Action::Receive => &[Hook::FileReceive],
         Action::CreateSocket | Action::Listen | Action::Accept | Action::ConnectLocal => {
             &[Hook::SocketConnect]
         }
-        Action::Connect => &[Hook::SocketConnect, Hook::Connect4, Hook::Connect6],
+        Action::Connect => {
+            &[Hook::SocketConnect, Hook::Connect4, Hook::Connect6, Hook::FileReceive]
+        }
         Action::Send => &[Hook::SocketSendmsg, Hook::Sendmsg4, Hook::Sendmsg6],
         Action::IoUring | Action::ShareDescriptors => &[Hook::SysExit],
         Action::Operate => &[Hook::TaskKill, Hook::SbMount],

@@ -36,11 +36,11 @@ numbered! {
         Default,
         /// A guarded object (device, kernel memory, other process) that no rule names exactly.
         Guarded,
-        /// A pipe reached by name: both ends were opened by somebody who could.
+        /// A pipe or anonymous memory: whoever made it could, and put there what is in it.
         Pipe,
         /// The file system is not one that the policy was compiled for.
         UnknownFilesystem,
-        /// The object hangs in no tree: its path can not be known.
+        /// The object hangs in no tree, or is to run and has no name any more: no path stands for it.
         Detached,
         /// More components than [`crate::limits::MAX_DEPTH`].
         TooDeep,
@@ -50,7 +50,7 @@ numbered! {
         Failed,
         /// Not TCP or UDP over IPv4 or IPv6.
         Protocol,
-        /// An interface that this tier can not judge, closed to agents.
+        /// An interface of which the tier can not judge what goes through it, closed to agents.
         Interface,
         /// The agent is known and its policy is not in the kernel.
         NoPolicy,
@@ -159,8 +159,9 @@ pub enum Request {
     ReadWrite = 2,
     /// Run as a program or script.
     Exec = 3,
-    /// Opened by the kernel to be run: the program itself, or the loader that it names. A loader
-    /// may also be a file that the agent can read and not write.
+    /// Mapped as code, or opened by the kernel to be: the program itself, the loader that it names, a
+    /// library. Where no rule names it under `exec`, it may also be a file that the agent can read and
+    /// not write.
     Load = 4,
 }
 
@@ -187,10 +188,11 @@ pub fn decide_file(
         }
         Request::Exec => of(Access::Exec),
         Request::Load => {
-            let exec = of(Access::Exec);
-            let read = of(Access::Read);
+            let (exec, read) = (of(Access::Exec), of(Access::Read));
             let fixed = read.effect == Effect::Allow && of(Access::Write).effect == Effect::Deny;
-            if exec.effect == Effect::Deny && fixed { read } else { exec }
+            // A rule that denies the program denies its code too; only the lack of one gives way.
+            let unnamed = exec.effect == Effect::Deny && exec.reason == Reason::Default;
+            if unnamed && fixed { read } else { exec }
         }
     }
 }

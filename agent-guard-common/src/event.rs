@@ -54,7 +54,7 @@ numbered! {
         SetMetadata,
         /// A file was mapped as code.
         Map,
-        /// A descriptor was received from another process.
+        /// A descriptor that can not be opened by name was received from another process.
         Receive,
         /// A socket was made.
         CreateSocket,

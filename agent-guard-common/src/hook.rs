@@ -150,6 +150,18 @@ hooks! {
     BprmCheck: Lsm Required "bprm_check_security" program "bprm_check" ("bprm")
         decides "running a program"
         without "programs could be run whatever the policy says";
+    MmapFile: Lsm Required "mmap_file" program "mmap_file"
+        ("file", "reqprot", "prot", "flags") ("file__nullable", "reqprot", "prot", "flags")
+        decides "mapping a file as code"
+        without "the code of a denied program could be mapped and run";
+    FileMprotect: Lsm Required "file_mprotect" program "file_mprotect" ("vma", "reqprot", "prot")
+        decides "making a mapped file code"
+        without "a denied program could be mapped as data and made code later";
+
+    // Descriptors
+    FileReceive: Lsm Required "file_receive" program "file_receive" ("file")
+        decides "receiving a descriptor"
+        without "files that others opened could be received whatever the policy says";
 
     // Sockets
     SocketConnect: Lsm Required "socket_connect" program "socket_connect" ("sock", "address", "addrlen")

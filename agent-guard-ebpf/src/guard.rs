@@ -112,6 +112,29 @@ pub fn file(caller: Caller, object: &Object, ask: Ask) -> Verdict {
     outcome.into()
 }
 
+/// Closes an object that no path leads to and that is not known to be harmless. The event calls it by
+/// the name that the kernel gave it.
+#[inline(always)]
+pub fn anonymous(caller: Caller, object: &Object) -> Verdict {
+    let Some(scratch) = maps::scratch() else {
+        return without_memory(caller);
+    };
+    let agent = maps::agent(caller.agent);
+    // SAFETY: this program holds the slot; nobody else has a reference.
+    unsafe { (*scratch).facts = Facts::unread(object) };
+    let reason = match (agent, examine(scratch, object.dentry, object.inode)) {
+        (None, _) => Reason::NoPolicy,
+        (Some(_), 0) => Reason::Interface,
+        (Some(_), _) => Reason::Failed,
+    };
+    walk::name(scratch, object.dentry);
+    let judged = Judged::new(scratch, Decision::deny(reason));
+    let ask = Ask { request: Request::ReadWrite, action: Action::Receive, telling: Telling::All };
+    let outcome = tell_file(scratch, caller, agent, ask, judged);
+    maps::release(scratch);
+    outcome.into()
+}
+
 /// Why a rename or link may not be.
 #[derive(Clone, Copy)]
 pub enum Refusal {
@@ -170,23 +193,12 @@ fn judge_object(
     object: &Object,
     request: Request,
 ) -> Judged {
-    let Object { dentry, inode, made: (mode, rdev) } = *object;
+    let Object { dentry, inode, .. } = *object;
     // SAFETY: this program holds the slot; nobody else has a reference.
     unsafe {
         (*scratch).path_len = 0;
         (*scratch).state = DEAD;
-        (*scratch).facts = Facts {
-            dentry,
-            root: 0,
-            magic: 0,
-            number: 0,
-            dev: 0,
-            rdev,
-            links: 0,
-            generation: 0,
-            mode,
-            unused: [0; 3],
-        };
+        (*scratch).facts = Facts::unread(object);
     }
     let agent = agent.map_or(core::ptr::null(), core::ptr::from_ref);
     Judged::of(judge(scratch, agent, dentry, inode, request as u64))
@@ -221,18 +233,25 @@ extern "C" fn judge(
         return Decision::deny(Reason::Failed).pack();
     }
     let facts = memory.facts;
+    let runs = matches!(request, Request::Exec | Request::Load);
     let decision = match walk::walk(scratch, agent, &facts) {
+        // What has no name is nobody's path any more, whatever it was called.
+        End::State(..) if runs && facts.links == 0 => Decision::deny(Reason::Detached),
         End::State(state, other_process) => {
             let guarded = other_process || facts.is_guarded(request);
             let tables = KernelTables { policy: agent.policy };
             let by_name = decide_file(&tables, agent, state, request, guarded);
             by_any_name(agent, &facts, request, by_name)
         }
-        End::Pipe => Decision { effect: Effect::Allow, rule: NO_RULE, reason: Reason::Pipe },
+        End::Pipe => ANONYMOUS,
+        End::Unknown(Reason::Detached) if !runs && facts.is_memfd() => ANONYMOUS,
         End::Unknown(reason) => Decision::deny(reason),
     };
     decision.pack()
 }
+
+/// What is said of pipes and anonymous memory.
+const ANONYMOUS: Decision = Decision { effect: Effect::Allow, rule: NO_RULE, reason: Reason::Pipe };
 
 /// Reads the facts; not 0 where that failed. Apart for the same reason as [`judge`].
 #[inline(never)]
@@ -274,7 +293,7 @@ fn tell_file(
         (Telling::Early, Outcome::Allowed) => true,
         (Telling::Early, Outcome::Observed) => {
             scope::foretold(memory.facts.dentry);
-            false
+            told != 0 && memory.facts.dentry == told
         }
         (Telling::All, Outcome::Observed) => told != 0 && memory.facts.dentry == told,
         (Telling::Late, Outcome::Allowed | Outcome::Observed) => true,

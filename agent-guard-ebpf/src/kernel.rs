@@ -110,19 +110,32 @@ impl Object {
     /// Whether it is part of a cgroup tree.
     #[inline(always)]
     pub fn is_cgroup(&self) -> bool {
-        magic(self.dentry).is_ok_and(guarded::is_cgroup)
+        self.magic().is_ok_and(guarded::is_cgroup)
     }
+
+    /// `s_magic` of its file system.
+    #[inline(always)]
+    pub fn magic(&self) -> Result<u64, Reason> {
+        read(read(self.dentry, offset!(dentry_sb))?, offset!(sb_magic))
+    }
+
+    /// The name that the kernel gave it, where it hangs in no tree: the first 16 bytes; what follows the NUL
+    /// means nothing.
+    #[inline(always)]
+    pub fn kernel_name(&self) -> Result<[u64; 2], Reason> {
+        kernel_name(self.dentry)
+    }
+}
+
+#[inline(always)]
+fn kernel_name(dentry: u64) -> Result<[u64; 2], Reason> {
+    read(read(dentry, offset!(dentry_name))?, 0)
 }
 
 /// Whether a file is a process descriptor: from 6.9 on a file system of its own.
 #[inline(always)]
 pub fn is_pidfd(file: u64) -> bool {
-    read(file, offset!(file_dentry)).and_then(magic) == Ok(PIDFS_MAGIC)
-}
-
-#[inline(always)]
-fn magic(dentry: u64) -> Result<u64, Reason> {
-    read(read(dentry, offset!(dentry_sb))?, offset!(sb_magic))
+    Object::of_file(file).magic() == Ok(PIDFS_MAGIC)
 }
 
 /// What a decision needs to know of an [`Object`], its file system and its inode.
@@ -144,7 +157,14 @@ pub struct Facts {
 /// `s_magic` of the file systems that are treated apart (`include/uapi/linux/magic.h`).
 pub const PROC_MAGIC: u64 = 0x9fa0;
 pub const PIPE_MAGIC: u64 = 0x5049_5045;
-const PIDFS_MAGIC: u64 = 0x5049_4446;
+pub const SOCKET_MAGIC: u64 = 0x534f_434b;
+pub const PIDFS_MAGIC: u64 = 0x5049_4446;
+pub const ANONYMOUS_MAGIC: u64 = 0x0904_1934;
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+
+/// What the kernel puts before the name of a memfd.
+const MEMFD: u64 = u64::from_le_bytes(*b"memfd:\0\0");
+const MEMFD_BYTES: u64 = 0xffff_ffff_ffff;
 
 /// `S_IFMT` of an inode's mode, and the kinds that matter.
 pub const FORMAT: u16 = 0o170000;
@@ -152,6 +172,24 @@ pub const REGULAR: u16 = 0o100000;
 const DIRECTORY: u16 = 0o040000;
 
 impl Facts {
+    /// Before any is read.
+    #[inline(always)]
+    pub fn unread(object: &Object) -> Self {
+        let (mode, rdev) = object.made;
+        Self {
+            dentry: object.dentry,
+            root: 0,
+            magic: 0,
+            number: 0,
+            dev: 0,
+            rdev,
+            links: 0,
+            generation: 0,
+            mode,
+            unused: [0; 3],
+        }
+    }
+
     /// Reads them in place.
     #[inline(always)]
     pub fn examine(&mut self, dentry: u64, inode: u64, made: (u16, u32)) -> Result<(), Reason> {
@@ -176,6 +214,14 @@ impl Facts {
     #[inline(always)]
     pub fn is_directory(&self) -> bool {
         self.mode & FORMAT == DIRECTORY
+    }
+
+    /// Whether a file that hangs in no tree is a memfd: on tmpfs, under a name that the kernel gives to
+    /// nothing else there.
+    #[inline(always)]
+    pub fn is_memfd(&self) -> bool {
+        self.magic == TMPFS_MAGIC
+            && kernel_name(self.dentry).is_ok_and(|[start, _]| start & MEMFD_BYTES == MEMFD)
     }
 
     /// Whether a rule must name it exactly.

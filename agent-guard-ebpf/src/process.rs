@@ -29,7 +29,7 @@ pub fn is_own(caller: Caller, task: *mut task_struct) -> Result<bool, Reason> {
 #[inline(always)]
 pub fn is_inside(task: u64, agent: &Agent) -> Result<bool, Reason> {
     let css_set: u64 = read(task, offset!(task_cgroups))?;
-    scope::is_below(read(css_set, offset!(css_set_cgroup))?, agent.cgroup)
+    scope::is_within(read(css_set, offset!(css_set_cgroup))?, agent.cgroup)
 }
 
 /// The process id of a task, in the initial namespace.

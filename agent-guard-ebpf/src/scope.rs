@@ -73,7 +73,7 @@ unsafe extern "C" fn root_at(level: u32, agent: *mut u32) -> i64 {
 
 /// Whether the `struct cgroup` at this address is the one with the id `root`, or lies below it.
 #[inline(always)]
-pub fn is_below(cgroup: u64, root: u64) -> Result<bool, Reason> {
+pub fn is_within(cgroup: u64, root: u64) -> Result<bool, Reason> {
     let mut climb = Climb { cgroup, root, end: Climb::GOING };
     // SAFETY: the callback has the prototype that the helper asks for, and the context outlives it.
     let end = unsafe {
@@ -102,7 +102,7 @@ impl Climb {
 
 /// One cgroup up. Returns 1 to stop.
 unsafe extern "C" fn climb_one(_index: u32, climb: *mut Climb) -> i64 {
-    // SAFETY: `is_below` passes its own live variable.
+    // SAFETY: `is_within` passes its own live variable.
     let climb = unsafe { &mut *climb };
     match above(climb.cgroup) {
         Ok((id, _)) if id == climb.root => climb.end = Climb::FOUND,

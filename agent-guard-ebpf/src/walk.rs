@@ -84,6 +84,28 @@ pub fn walk(scratch: *mut Scratch, agent: &Agent, object: &Facts) -> End {
     }
 }
 
+/// Puts the name of an object that hangs in no tree where [`walk`] puts a path; nothing where it can not
+/// be read.
+#[inline(always)]
+pub fn name(scratch: *mut Scratch, dentry: u64) {
+    // SAFETY: as in `walk`.
+    let memory = unsafe { &mut *scratch };
+    memory.path_len = 0;
+    let Ok(name) = read::<u64>(dentry, offset!(dentry_name)) else { return };
+    // SAFETY: the path has room for a whole name, and the helper writes no more than it is told.
+    let copied = unsafe {
+        bpf_probe_read_kernel_str(
+            memory.path.as_mut_ptr().cast(),
+            NAME_MAX as u32 + 1,
+            name as *const _,
+        )
+    };
+    // The count includes the NUL.
+    if (2..=NAME_MAX as i64 + 1).contains(&copied) {
+        memory.path_len = (copied as u64 - 1 + PATH_ALIGN as u64) & !(PATH_ALIGN as u64 - 1);
+    }
+}
+
 #[inline(always)]
 fn reason(status: u32) -> Reason {
     match status.wrapping_sub(FAILED) {

@@ -217,6 +217,11 @@ fn two_paths(
     check(call(from.as_ptr(), to.as_ptr()).into()).map(drop)
 }
 
+/// What a call that returns a small number returned, or why it failed.
+pub fn done(result: i64) -> io::Result<i32> {
+    check(result).map(|result| result as i32)
+}
+
 fn check(result: i64) -> io::Result<i64> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
@@ -286,7 +291,8 @@ fn socket_for(to: &str) -> io::Result<(OwnedFd, SocketAddr)> {
     Ok((unsafe { OwnedFd::from_raw_fd(RawFd::try_from(fd).unwrap()) }, addr))
 }
 
-fn with_raw<T>(
+/// Acts on an address as the kernel reads it.
+pub fn with_raw<T>(
     addr: SocketAddr,
     act: impl FnOnce(*const libc::sockaddr, libc::socklen_t) -> T,
 ) -> T {

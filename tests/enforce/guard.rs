@@ -47,6 +47,7 @@ pub struct Run {
     degraded: bool,
     events: Option<PathBuf>,
     stdin: Vec<u8>,
+    redirections: Option<String>,
 }
 
 impl Run {
@@ -63,6 +64,7 @@ impl Run {
             degraded: tier() == Tier::Observe,
             events: Some(events),
             stdin: Vec::new(),
+            redirections: None,
         }
     }
 
@@ -91,6 +93,21 @@ impl Run {
         self
     }
 
+    /// With descriptors that a shell opens before it starts the run: `3</etc/passwd`.
+    pub fn redirected(mut self, redirections: &str) -> Self {
+        self.redirections = Some(redirections.to_owned());
+        self
+    }
+
+    fn starter(&self, command: &[impl AsRef<OsStr>]) -> Command {
+        let run = self.command(command);
+        let Some(redirections) = &self.redirections else { return run };
+        let mut shell = Command::new("/bin/sh");
+        shell.arg("-c").arg(format!("exec \"$@\" {redirections}")).arg("sh");
+        shell.arg(run.get_program()).args(run.get_args());
+        shell
+    }
+
     /// The whole command line.
     pub fn command(&self, command: &[impl AsRef<OsStr>]) -> Command {
         let mut run = Command::new(program());
@@ -108,7 +125,7 @@ impl Run {
     /// Starts it.
     pub fn start(self, command: &[impl AsRef<OsStr>]) -> Running {
         let mut child = self
-            .command(command)
+            .starter(command)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

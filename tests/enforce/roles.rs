@@ -11,8 +11,10 @@ use std::{
 use agent_guard::mounts::{self, MountTable};
 
 use crate::{
-    actor::{End, Report, follow_plan, try_in_child},
+    actor::{End, Report, done, follow_plan, try_in_child},
+    code,
     operations::{self, Scene},
+    passing, ring,
     support::{Act, Call},
 };
 
@@ -42,6 +44,7 @@ pub fn play(arguments: &[String]) {
         ["keep-trying", secret] => keep_trying(secret),
         ["burst", endpoint, count] => burst(endpoint, count.parse().unwrap()),
         ["alternate", allowed, denied, mounted] => alternate(allowed, denied, mounted),
+        ["each", ways @ ..] => ways.split(|word| *word == "--").for_each(one_way),
         ["io-uring"] => say(try_in_child(io_uring)),
         ["raw-tcp"] => say(try_in_child(raw_tcp)),
         ["packet-in-disguise"] => say(try_in_child(packet_in_disguise)),
@@ -94,6 +97,15 @@ fn wait() {
     let set = block(&[libc::SIGUSR1]);
     println!("ready {}", std::process::id());
     wait_for_signal(&set);
+}
+
+fn one_way(words: &[&str]) {
+    say(try_in_child(|| match words {
+        ["code", way @ ..] => code::attempt(way),
+        ["descriptor", way @ ..] => passing::attempt(way),
+        ["ring", way @ ..] => ring::attempt(way),
+        other => panic!("{other:?}: no such way"),
+    }));
 }
 
 fn say(report: Report) {
@@ -340,10 +352,6 @@ fn share_descriptors() -> io::Result<()> {
     // SAFETY: the child is ours.
     done(unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) }.into())?;
     Ok(())
-}
-
-fn done(result: i64) -> io::Result<i32> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
 }
 
 /// Opens `path` in a thread that calls itself `name`.

@@ -1,6 +1,9 @@
 //! Files: opened.
 
-use agent_guard_common::{decide::Request, hook::Hook};
+use agent_guard_common::{
+    decide::{Reason, Request},
+    hook::Hook,
+};
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 
 use super::lsm_result;
@@ -13,21 +16,28 @@ use crate::{
 /// `f_mode` bits.
 const FMODE_READ: u32 = 1;
 const FMODE_WRITE: u32 = 2;
-/// `f_flags` bits: `O_TRUNC`, and `__FMODE_EXEC`, set where the kernel opens a file to run it.
+/// `f_flags` bits: `O_TRUNC`, `O_PATH`, and `__FMODE_EXEC`, set where the kernel opens a file to run it.
 const O_TRUNC: u32 = 0o1000;
+const O_PATH: u32 = 0o1000_0000;
 const FMODE_EXEC: u32 = 0x20;
 
 /// What an open asks for, by the file's own mode and flags.
 #[inline(always)]
 pub fn open_request(file: u64) -> Request {
+    match read::<u32>(file, offset!(file_flags)) {
+        Ok(flags) if flags & FMODE_EXEC != 0 => Request::Load,
+        _ => held_request(file),
+    }
+}
+
+/// What an open file can be used for, whatever it was opened for.
+#[inline(always)]
+pub fn held_request(file: u64) -> Request {
     let (Ok(mode), Ok(flags)) =
         (read::<u32>(file, offset!(file_mode)), read::<u32>(file, offset!(file_flags)))
     else {
         return Request::ReadWrite;
     };
-    if flags & FMODE_EXEC != 0 {
-        return Request::Load;
-    }
     let writes = mode & FMODE_WRITE != 0 || flags & O_TRUNC != 0;
     match (mode & FMODE_READ != 0, writes) {
         (true, true) => Request::ReadWrite,
@@ -36,9 +46,17 @@ pub fn open_request(file: u64) -> Request {
     }
 }
 
+/// Whether a file was opened with `O_PATH`: it gives no access, and opening it again is judged. All the same
+/// a process can be started in the cgroup that such a directory stands for (`CLONE_INTO_CGROUP`).
+#[inline(always)]
+pub fn is_path_only(file: u64) -> Result<bool, Reason> {
+    Ok(read::<u32>(file, offset!(file_flags))? & O_PATH != 0)
+}
+
 /// `int file_open(struct file *file)`
 ///
-/// A file opened to be run is judged here only for what `bprm_check_security` never sees: the loader
+/// A process descriptor gives no access: what is done with one is judged as an operation. Kernels from 6.9
+/// on open it as a file. A file opened to be run is judged here only for what `bprm_check_security` never sees: the loader
 /// that a program names.
 #[lsm(hook = "file_open")]
 fn file_open(ctx: LsmContext) -> i32 {

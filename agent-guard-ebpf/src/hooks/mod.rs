@@ -10,6 +10,7 @@ mod mount;
 mod names;
 mod net;
 mod process;
+mod receive;
 mod system;
 mod task;
 mod trace;

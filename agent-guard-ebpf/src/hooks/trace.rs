@@ -13,7 +13,7 @@ use aya_ebpf::{
     programs::RawTracePointContext,
 };
 
-use super::file::open_request;
+use super::file::{is_path_only, open_request};
 use crate::{
     emit::Enforcement,
     guard::{self, Ask, Caller, Telling, Verdict},
@@ -22,9 +22,6 @@ use crate::{
 };
 
 const SIGKILL: u32 = 9;
-
-/// `f_flags` bit.
-const O_PATH: u32 = 0o1000_0000;
 
 /// Open flag that the kernel takes out of the file's own flags once it has emptied the file.
 const O_TRUNC: u64 = 0o1000;
@@ -150,13 +147,6 @@ fn shares_descriptors() -> Result<bool, Reason> {
 fn read_user(address: u64) -> Result<u64, Reason> {
     // SAFETY: the helper checks the address and fails on one that can not be read.
     unsafe { bpf_probe_read_user(address as *const u64) }.map_err(|_| Reason::Failed)
-}
-
-/// Whether a file was opened with `O_PATH`: it gives no access, and opening it again is judged. All the same
-/// a process can be started in the cgroup that such a directory stands for (`CLONE_INTO_CGROUP`).
-#[inline(always)]
-fn is_path_only(file: u64) -> Result<bool, Reason> {
-    Ok(read::<u32>(file, offset!(file_flags))? & O_PATH != 0)
 }
 
 /// The `struct file` behind a descriptor of the current task.

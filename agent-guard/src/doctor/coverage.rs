@@ -118,17 +118,27 @@ const ROWS: [Row; 28] = [
     },
     Row {
         action: "pidfd_getfd",
-        lsm: (Cover::Refused, "ptrace_access_check, from processes outside"),
+        lsm: (
+            Cover::Refused,
+            "ptrace_access_check, from processes outside; file_receive, as an open",
+        ),
         trace: (Cover::Killed, "sys_exit, as open"),
     },
     Row {
         action: "descriptors passed over sockets",
-        lsm: (Cover::NotCovered, "not in this version"),
+        lsm: (
+            Cover::Refused,
+            "file_receive, as an open or a connection; the message comes without the descriptor",
+        ),
         trace: (Cover::NotCovered, "not in this version"),
     },
     Row {
         action: "descriptors inherited at start",
-        lsm: (Cover::NotCovered, "what the starter left open stays usable"),
+        lsm: (
+            Cover::Refused,
+            "file_open: each is opened again inside the agent, and closed where that is refused; what a process \
+             has open that is moved into the cgroup stays open",
+        ),
         trace: (Cover::NotCovered, "what the starter left open stays usable"),
     },
     Row {
@@ -146,7 +156,11 @@ const ROWS: [Row; 28] = [
     },
     Row {
         action: "loaders and libraries",
-        lsm: (Cover::Refused, "file_open: the loader that a program names, and each library"),
+        lsm: (
+            Cover::Refused,
+            "file_open: the loader that a program names, and each library; mmap_file and file_mprotect: what is \
+             mapped as code; anonymous memory may be code",
+        ),
         trace: (
             Cover::Partly,
             "libraries are judged as opens; the loader that a program names is opened by the kernel and not seen",

@@ -8,6 +8,7 @@ use std::{
 use agent_guard_common::{
     decide::{self, Reason, Transport},
     event::{Action, Operation, Outcome},
+    hook::Hook,
     table::Family,
 };
 
@@ -30,9 +31,9 @@ impl Display for TextLine<'_> {
         f.write_str("agent-guard: ")?;
         let context = &*self.record.context;
         match &self.record.body {
-            Body::Decided { process, action, object, decision, .. } => {
+            Body::Decided { process, action, object, decision, hook } => {
                 self.outcome(f, decision.outcome)?;
-                target(f, *action, object)?;
+                target(f, *action, *hook, object)?;
                 let Process { comm, pid, .. } = process;
                 write!(f, " by {comm}[{pid}]: ")?;
                 why(f, context, decision)?;
@@ -67,11 +68,12 @@ impl TextLine<'_> {
     }
 }
 
-fn target(f: &mut fmt::Formatter<'_>, action: Action, object: &Object) -> fmt::Result {
+fn target(f: &mut fmt::Formatter<'_>, action: Action, hook: Hook, object: &Object) -> fmt::Result {
     if let Object::Operation(operation, process) = object {
         return deed(f, *operation, *process);
     }
     let verb = match action {
+        _ if hook == Hook::FileReceive => "receive",
         Action::Read | Action::Write | Action::ReadWrite => "open",
         Action::Exec => "run",
         Action::Load => "load",
@@ -187,7 +189,7 @@ fn suggestion(pid: u32, action: Action, object: &Object) -> Option<(&'static str
             let known = file.scope == PathScope::Absolute && !file.path.is_empty();
             let path = known.then(|| quoted(&pattern(pid, file.path.as_str())))?;
             Some(match action {
-                Action::Exec | Action::Load => {
+                Action::Exec | Action::Load | Action::Map => {
                     ("exec", format!("{{effect: allow, paths: [{path}]}}"))
                 }
                 _ => {
@@ -361,6 +363,11 @@ mod tests {
                 r#"agent-guard: denied   run /usr/bin/nc by cat[1234]: no rule matches; to allow it, add to spec.exec.rules in policy.yaml: - {effect: allow, paths: ["/usr/bin/nc"]}"#,
             ),
             (
+                Action::Map,
+                file(b"/w/lib.so"),
+                r#"agent-guard: denied   map as code /w/lib.so by cat[1234]: no rule matches; to allow it, add to spec.exec.rules in policy.yaml: - {effect: allow, paths: ["/w/lib.so"]}"#,
+            ),
+            (
                 Action::Connect,
                 endpoint("127.0.0.1", 9999, libc::IPPROTO_TCP),
                 r#"agent-guard: denied   connect 127.0.0.1:9999/tcp by cat[1234]: no rule matches; to allow it, add to spec.egress.rules in policy.yaml: - {effect: allow, to: ["127.0.0.1:9999/tcp"]}"#,
@@ -399,6 +406,17 @@ mod tests {
                 )
             );
         }
+    }
+
+    #[test]
+    fn what_was_received_is_told_as_such_and_allowed_as_an_open() {
+        let mut received = denied(Action::Read, file(b"/w/a"));
+        if let Body::Decided { hook, .. } = &mut received.body {
+            *hook = Hook::FileReceive;
+        }
+        let line = line(&received);
+        assert!(line.contains("receive /w/a (read)"), "{line}");
+        assert!(line.contains("spec.files.rules"), "{line}");
     }
 
     #[test]

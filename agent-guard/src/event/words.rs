@@ -59,9 +59,11 @@ pub fn because(reason: Reason) -> &'static str {
             "it is a device, kernel memory or another process, which only a rule without wildcards \
              covers"
         }
-        Reason::Pipe => "it is a pipe, which whoever made it was allowed to",
+        Reason::Pipe => "it is a pipe or anonymous memory, which whoever made it was allowed to",
         Reason::UnknownFilesystem => "its file system was not mounted when the policy was loaded",
-        Reason::Detached => "it hangs in no directory tree, so no path rule can name it",
+        Reason::Detached => {
+            "it has no place in a directory tree, or not any more, so no path rule can name it"
+        }
         Reason::TooDeep => "it lies deeper than the guard walks",
         Reason::TooLong => "its path is longer than the guard reads",
         Reason::Failed => "the guard could not read what it had to judge",

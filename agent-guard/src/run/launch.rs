@@ -9,7 +9,7 @@ use std::{
 
 use tokio::process::{Child, Command};
 
-use super::privileges::Privileges;
+use super::{descriptors::Inherited, privileges::Privileges};
 use crate::signals::Mask;
 
 /// Exit code where the command was found and could not be run, as a shell has it.
@@ -44,26 +44,30 @@ impl LaunchError {
     }
 }
 
-/// Starts `command` in the cgroup behind `entrance`, on this process's terminal and descriptors, with the
-/// signals of `mask` blocked and no more than `privileges`.
+/// Starts `command` in the cgroup behind `entrance`, on this process's terminal, with the signals of `mask`
+/// blocked and no more than `privileges`. It gets those of the `inherited` descriptors that its policy
+/// allows, or all of them where there are none to judge.
 pub fn start(
     command: &[OsString],
     entrance: OwnedFd,
     mask: Mask,
     privileges: Privileges,
+    inherited: Option<Inherited>,
 ) -> Result<Child, LaunchError> {
     let (program, arguments) = command
         .split_first()
         .map_or((OsString::new(), &[][..]), |(first, rest)| (first.clone(), rest));
     let mut builder = Command::new(&program);
     builder.args(arguments);
-    // SAFETY: between fork and exec this only sets the signal mask, writes to a descriptor that was
-    // opened before, and gives capabilities up.
+    // SAFETY: between fork and exec this only makes system calls: it sets the signal mask, writes to a
+    // descriptor that was opened before, looks at what is open, and gives capabilities up. Nothing of it
+    // allocates.
     unsafe {
         // The child enters the cgroup itself, so that even its exec is decided under the policy.
         builder.pre_exec(move || {
             mask.apply()?;
             rustix::io::write(&entrance, b"0")?;
+            inherited.as_ref().map_or(Ok(()), Inherited::judge)?;
             privileges.apply()
         });
     }
@@ -95,9 +99,10 @@ mod tests {
         // SAFETY: integers and arrays of them, for which zero is a value.
         let nothing_allowed = unsafe { std::mem::zeroed() };
         let privileges = Privileges::of(crate::tier::Tier::Lsm, &nothing_allowed).unwrap();
-        let missing = start(&["/no/such/command".into()], null(), mask, privileges).unwrap_err();
+        let start = |program: &str| start(&[program.into()], null(), mask, privileges, None);
+        let missing = start("/no/such/command").unwrap_err();
         assert_eq!(missing.exit_code(), 127);
-        let directory = start(&["/".into()], null(), mask, privileges).unwrap_err();
+        let directory = start("/").unwrap_err();
         assert_eq!(directory.exit_code(), 126);
         assert!(directory.to_string().contains("under `exec`"));
     }

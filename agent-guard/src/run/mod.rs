@@ -1,6 +1,7 @@
 //! `agent-guard run`: one command, in its own cgroup, under one policy, for as long as it lives.
 
 mod adopt;
+mod descriptors;
 mod handover;
 mod launch;
 mod names;
@@ -24,6 +25,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 pub use self::adopt::adopt_all;
 use self::{
+    descriptors::Inherited,
     handover::{Handover, Held, PolicyName, RuleName},
     names::RunNames,
     privileges::Privileges,
@@ -183,7 +185,12 @@ async fn under_guard(
         guard.ebpf.take_map("EVENTS").context("the object file holds no map EVENTS")?,
     )?;
     let entrance = cgroup.entrance()?.into();
-    let code = match launch::start(&settings.command, entrance, signals.before(), privileges) {
+    let inherited = (guard.tier == Tier::Lsm)
+        .then(Inherited::of_this_process)
+        .transpose()
+        .context("listing the descriptors that the command inherits")?;
+    let before = signals.before();
+    let code = match launch::start(&settings.command, entrance, before, privileges, inherited) {
         Ok(mut child) => {
             let mut session = Session {
                 guard,

@@ -1,13 +1,17 @@
 //! Promises of `agent-guard run` beside its answers. A name reads as the promise.
 
 mod begin;
+mod code;
 mod death;
+mod descriptors;
 mod exit;
 mod log;
+mod rings;
 mod scope;
 mod signals;
 mod swap;
 mod system;
+mod ways;
 
 pub use self::signals::open_terminal;
 
@@ -28,9 +32,12 @@ type Behaviour = (&'static str, fn());
 pub fn trials() -> Vec<Trial> {
     let all = [
         begin::PROMISES,
+        code::PROMISES,
         death::PROMISES,
+        descriptors::PROMISES,
         exit::PROMISES,
         log::PROMISES,
+        rings::PROMISES,
         scope::PROMISES,
         signals::PROMISES,
         swap::PROMISES,

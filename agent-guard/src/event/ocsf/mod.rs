@@ -107,8 +107,12 @@ impl Encoder {
             Effect::Deny => "deny",
         };
         let rule = decision.rule.as_deref();
-        let mut event =
-            self.event(record, activity(action, decision.outcome), result.severity, result.status);
+        let mut event = self.event(
+            record,
+            activity(action, hook, decision.outcome),
+            result.severity,
+            result.status,
+        );
         event.action_id = Some(result.action.0);
         event.action = Some(result.action.1);
         event.disposition_id = Some(result.disposition.0);
@@ -322,9 +326,12 @@ impl Outcomes {
     }
 }
 
-fn activity(action: Action, outcome: Outcome) -> Activity {
+fn activity(action: Action, hook: Hook, outcome: Outcome) -> Activity {
     let refused = matches!(outcome, Outcome::Denied | Outcome::Killed);
     match action {
+        Action::Read | Action::Write | Action::ReadWrite if hook == Hook::FileReceive => {
+            Class::FILE.activity(14, "Open")
+        }
         Action::Read => Class::FILE.activity(2, "Read"),
         Action::Create | Action::Link => Class::FILE.activity(1, "Create"),
         Action::Write | Action::ReadWrite | Action::Truncate => Class::FILE.activity(3, "Update"),

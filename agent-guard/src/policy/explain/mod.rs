@@ -128,7 +128,7 @@ fn grounds(reason: Reason) -> &'static str {
         Reason::TooDeep => "the path has more components than the kernel side walks",
         Reason::TooLong => "the path is longer than the kernel side walks",
         Reason::UnknownFilesystem => "its file system is not known to the policy",
-        Reason::Pipe => "a pipe: both ends were opened by somebody who could",
+        Reason::Pipe => "a pipe or anonymous memory: whoever made it could",
         Reason::Detached => "it hangs in no tree of files",
         Reason::Protocol => "neither TCP nor UDP",
         Reason::Interface => "an interface that is closed to agents",

@@ -27,6 +27,21 @@ fn a_star_is_one_component_and_two_are_any_number() {
 }
 
 #[test]
+fn code_is_a_program_or_what_can_be_read_and_not_written_unless_a_rule_denies_it() {
+    let policy = policy(
+        "exec:\n  rules:\n    - {effect: allow, paths: ['/bin/*', '/w/run']}\n    - {effect: deny, paths: ['/lib/not']}\nfiles:\n  rules:\n    - {effect: allow, access: [read], paths: ['/lib/**']}\n    - {effect: allow, paths: ['/w/**']}",
+    );
+    let compiled = compile_lexical(&policy);
+    let loads = |path| allows(&compiled, path, Request::Load);
+    assert!(loads("/bin/a") && loads("/w/run") && loads("/lib/a"));
+    assert!(!loads("/w/a"), "what can be written");
+    assert!(!loads("/x"), "what can not be read");
+    assert!(!loads("/lib/not"), "what a rule denies");
+    let guarded = decide(&compiled, "/lib/a", Request::Load, true);
+    assert_eq!(guarded.reason, Reason::Guarded, "a device is no library");
+}
+
+#[test]
 fn deny_beats_allow_wherever_it_stands_and_the_first_rule_gives_its_name() {
     let policy = policy(
         "files:\n  default: allow\n  rules:\n    - {effect: allow, paths: ['/w/**']}\n    - {effect: deny, paths: ['**/.env', '**/.env.*']}\n    - {effect: deny, paths: ['/w/.env']}",

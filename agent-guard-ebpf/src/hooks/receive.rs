@@ -1,0 +1,134 @@
+//! Descriptors that arrive: over a socket, by pidfd_getfd(2), by a seccomp supervisor, over binder. Each is
+//! judged as if the agent had opened it. A refusal leaves the message without the descriptor.
+
+use agent_guard_common::{
+    decide::{Endpoint, Reason},
+    event::Action,
+    hook::Hook,
+};
+use aya_ebpf::{macros::lsm, programs::LsmContext};
+
+use super::{
+    file::{held_request, is_path_only},
+    lsm_result,
+    net::{AF_INET, AF_INET6, transport},
+};
+use crate::{
+    emit::Enforcement,
+    guard::{self, Ask, Caller, Target, Telling, Verdict},
+    kernel::{ANONYMOUS_MAGIC, Object, PIDFS_MAGIC, SOCKET_MAGIC, offset, read},
+    maps, scope,
+};
+
+const AF_UNSPEC: u16 = 0;
+const AF_UNIX: u16 = 1;
+
+/// `int file_receive(struct file *file)`
+#[lsm(hook = "file_receive")]
+fn file_receive(ctx: LsmContext) -> i32 {
+    let earlier: i32 = ctx.arg(1);
+    if earlier != 0 {
+        return earlier;
+    }
+    let Some(caller) = Caller::current(Hook::FileReceive, Enforcement::Refuse) else { return 0 };
+    let file: u64 = ctx.arg(0);
+    let object = Object::of_file(file);
+    lsm_result(match object.magic() {
+        Ok(SOCKET_MAGIC) => socket(caller, file),
+        Ok(ANONYMOUS_MAGIC) if is_harmless(&object) => Verdict::Proceed,
+        Ok(ANONYMOUS_MAGIC | PIDFS_MAGIC) => guard::anonymous(caller, &object),
+        _ if is_path_only(file) == Ok(true) && !object.is_cgroup() => Verdict::Proceed,
+        _ => guard::file(caller, &object, Ask::open(held_request(file), Telling::All)),
+    })
+}
+
+/// Whether an anonymous inode only counts or waits, by the name that the kernel gave it: no file, process
+/// or part of the kernel is reached through it. What is not known is not harmless.
+#[inline(always)]
+fn is_harmless(object: &Object) -> bool {
+    const EVENT: [u64; 2] = words(b"[eventfd]\0\0\0\0\0\0\0");
+    const TIMER: [u64; 2] = words(b"[timerfd]\0\0\0\0\0\0\0");
+    const POLL: [u64; 2] = words(b"[eventpoll]\0\0\0\0\0");
+    // Up to the NUL.
+    object.kernel_name().is_ok_and(|[first, second]| match first {
+        first if first == EVENT[0] => second & 0xffff == EVENT[1],
+        first if first == TIMER[0] => second & 0xffff == TIMER[1],
+        first if first == POLL[0] => second & 0xffff_ffff == POLL[1],
+        _ => false,
+    })
+}
+
+const fn words(name: &[u8; 16]) -> [u64; 2] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *name;
+    [u64::from_le_bytes([a, b, c, d, e, f, g, h]), u64::from_le_bytes([i, j, k, l, m, n, o, p])]
+}
+
+/// A socket that the agent made itself passes, and so does one that is not connected yet: where it goes
+/// is judged then. One that somebody else connected is judged as if the agent connected it.
+#[inline(always)]
+fn socket(caller: Caller, file: u64) -> Verdict {
+    match Socket::of_file(file) {
+        Ok(socket) => match socket.peer(caller.agent) {
+            Ok(None) => Verdict::Proceed,
+            Ok(Some(target)) => guard::connect(caller, Action::Connect, &target),
+            Err(reason) => guard::connect(caller, Action::Connect, &socket.unknown(reason)),
+        },
+        Err(reason) => {
+            let target = Target { family: AF_UNSPEC, protocol: 0, endpoint: Err(reason) };
+            guard::connect(caller, Action::Connect, &target)
+        }
+    }
+}
+
+/// A socket of another process.
+#[derive(Clone, Copy)]
+struct Socket {
+    sk: u64,
+    family: u16,
+    kind: u16,
+    protocol: u16,
+}
+
+impl Socket {
+    #[inline(always)]
+    fn of_file(file: u64) -> Result<Self, Reason> {
+        let socket: u64 = read(file, offset!(file_private))?;
+        let sk: u64 = read(socket, offset!(socket_sk))?;
+        Ok(Self {
+            sk,
+            family: read(sk, offset!(sock_family))?,
+            kind: read(socket, offset!(socket_type))?,
+            protocol: read(sk, offset!(sock_protocol))?,
+        })
+    }
+
+    /// The far end, as a connection that has to be judged; `None` where there is nothing to judge.
+    #[inline(always)]
+    fn peer(self, agent: u32) -> Result<Option<Target>, Reason> {
+        if self.family == AF_UNIX {
+            return Ok(None);
+        }
+        let agent = maps::agent(agent).ok_or(Reason::NoPolicy)?;
+        if scope::is_within(read(self.sk, offset!(sock_cgroup))?, agent.cgroup)? {
+            return Ok(None);
+        }
+        if !matches!(self.family, AF_INET | AF_INET6) {
+            return Err(Reason::Protocol);
+        }
+        let transport = transport(self.kind, self.protocol)?;
+        let port = u16::from_be(read(self.sk, offset!(sock_peer_port))?);
+        if port == 0 {
+            return Ok(None);
+        }
+        let endpoint = match self.family {
+            AF_INET => Endpoint::v4(read(self.sk, offset!(sock_peer_v4))?, port, transport),
+            _ => Endpoint::v6(read(self.sk, offset!(sock_peer_v6))?, port, transport),
+        };
+        Ok(Some(Target { family: self.family, protocol: self.protocol, endpoint: Ok(endpoint) }))
+    }
+
+    #[inline(always)]
+    fn unknown(self, reason: Reason) -> Target {
+        Target { family: self.family, protocol: self.protocol, endpoint: Err(reason) }
+    }
+}
