@@ -78,7 +78,7 @@ pub struct Object {
     /// 0 where there is none yet.
     pub inode: u64,
     /// Mode and device number that a file without an inode is to have.
-    pub made: (u16, u32),
+    pub made: (u32, u32),
 }
 
 /// No address of the kernel's.
@@ -113,6 +113,7 @@ impl Object {
 #[derive(Clone, Copy)]
 pub struct Facts {
     pub dentry: u64,
+    pub inode: u64,
     pub root: u64,
     pub magic: u64,
     pub number: u64,
@@ -120,8 +121,8 @@ pub struct Facts {
     pub rdev: u32,
     pub links: u32,
     pub generation: u32,
-    pub mode: u16,
-    pub unused: [u16; 3],
+    pub mode: u32,
+    pub unused: u32,
 }
 
 /// `s_magic` of the file systems that are treated apart (`include/uapi/linux/magic.h`).
@@ -129,26 +130,33 @@ pub const PROC_MAGIC: u64 = 0x9fa0;
 pub const PIPE_MAGIC: u64 = 0x5049_5045;
 
 /// `S_IFMT` of an inode's mode, and the kinds that matter.
-pub const FORMAT: u16 = 0o170000;
-pub const REGULAR: u16 = 0o100000;
-const DIRECTORY: u16 = 0o040000;
+pub const FORMAT: u32 = 0o170000;
+pub const REGULAR: u32 = 0o100000;
+const DIRECTORY: u32 = 0o040000;
 
 impl Facts {
-    /// Reads them in place.
+    /// Writes down what is to be examined.
     #[inline(always)]
-    pub fn examine(&mut self, dentry: u64, inode: u64, made: (u16, u32)) -> Result<(), Reason> {
+    pub fn begin(&mut self, object: &Object) {
+        self.dentry = object.dentry;
+        self.inode = object.inode;
+        (self.mode, self.rdev) = object.made;
+        (self.number, self.dev, self.links, self.generation) = (0, 0, 0, 0);
+    }
+
+    /// Reads the rest.
+    #[inline(always)]
+    pub fn examine(&mut self) -> Result<(), Reason> {
+        let (dentry, inode) = (self.dentry, self.inode);
         let sb: u64 = read(dentry, offset!(dentry_sb))?;
-        self.dentry = dentry;
         self.root = read(sb, offset!(sb_root))?;
         self.magic = read(sb, offset!(sb_magic))?;
         self.dev = read(sb, offset!(sb_dev))?;
         if inode == 0 {
-            (self.number, self.links, self.generation) = (0, 0, 0);
-            (self.mode, self.rdev) = made;
             return Ok(());
         }
         self.number = read(inode, offset!(inode_ino))?;
-        self.mode = read(inode, offset!(inode_mode))?;
+        self.mode = u32::from(read::<u16>(inode, offset!(inode_mode))?);
         self.rdev = read(inode, offset!(inode_rdev))?;
         self.links = read(inode, offset!(inode_links))?;
         self.generation = read(inode, offset!(inode_generation))?;
@@ -164,7 +172,8 @@ impl Facts {
     #[inline(always)]
     pub fn is_guarded(&self, request: Request) -> bool {
         let writes = matches!(request, Request::Write | Request::ReadWrite);
-        guarded::is_guarded(&Node { magic: self.magic, mode: self.mode, rdev: self.rdev }, writes)
+        let mode = self.mode as u16;
+        guarded::is_guarded(&Node { magic: self.magic, mode, rdev: self.rdev }, writes)
     }
 }
 
