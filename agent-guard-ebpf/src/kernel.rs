@@ -5,7 +5,7 @@ use agent_guard_common::{
     decide::{Reason, Request},
     guarded::{self, Node},
     hook::{Hook, NO_PROTOTYPE},
-    offsets::Offsets,
+    offsets::{ABSENT, Offsets},
 };
 use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
 
@@ -228,7 +228,8 @@ fn lent_credentials() -> Result<bool, Reason> {
     let task = unsafe { bpf_get_current_task() };
     let lent = read::<u64>(task, offset!(task_cred))? != read(task, offset!(task_real_cred))?;
     let io_worker = read::<u32>(task, offset!(task_flags))? & PF_IO_WORKER != 0;
-    Ok(lent && !io_worker && read::<u64>(task, offset!(task_io_uring))? == 0)
+    let ring = offset!(task_io_uring);
+    Ok(lent && !io_worker && (ring == ABSENT || read::<u64>(task, ring)? == 0))
 }
 
 /// Bytes of a kernel stack on x86_64 (`THREAD_SIZE`).

@@ -156,7 +156,7 @@ const ROWS: [Row; 24] = [
         ),
     },
     Row {
-        action: "mkdir, mknod, symlink, unlink, rmdir, truncate",
+        action: "mkdir, mknod, symlink, unlink, truncate",
         lsm: (Cover::Refused, "the path_* hooks, EACCES, also for io_uring"),
         trace: (Cover::NotCovered, "the agent's user id is the bound"),
     },
@@ -178,7 +178,7 @@ const ROWS: [Row; 24] = [
         trace: (Cover::Partly, "as tier lsm, for what is judged there"),
     },
     Row {
-        action: "chmod, chown, utime, setxattr, ACLs, flags",
+        action: "chmod, chown, utime, setxattr, flags",
         lsm: (Cover::Refused, "path_chmod, path_chown, inode_set*, file_ioctl, EACCES"),
         trace: (Cover::NotCovered, "the agent's user id is the bound"),
     },
