@@ -4,6 +4,9 @@
 //! then sees constants. One object file thus fits every kernel, and a member that is not found is an
 //! error that names it, never a zero.
 
+/// In place of the offset of a member that this kernel was built without.
+pub const ABSENT: u32 = u32::MAX;
+
 macro_rules! offsets {
     ($($(#[$doc:meta])* $field:ident: $path:literal,)*) => {
         /// Byte offsets inside kernel structs. The comment of each field is its path.
@@ -16,6 +19,9 @@ macro_rules! offsets {
         impl Offsets {
             /// The struct and the member path of each field, in order: what the loader looks up.
             pub const PATHS: &'static [&'static str] = &[$($path,)*];
+
+            /// Those that a kernel may be built without; their offset is then [`ABSENT`].
+            pub const OPTIONAL: &'static [&'static str] = &["task_struct.io_uring"];
 
             /// Fills the fields in the order of [`Self::PATHS`].
             pub fn from_fn<E>(mut offset: impl FnMut(&'static str) -> Result<u32, E>) -> Result<Self, E> {

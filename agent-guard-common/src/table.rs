@@ -306,7 +306,7 @@ pub struct Label {
     pub generation: u32,
     /// Agent id, or 0. Sticky: it outlives a change of cgroup.
     pub agent: u32,
-    /// The dentry whose observed denial an early hook of the call has just told of, or 0.
+    /// The dentry whose denial an early hook of the call has just told of, or 0.
     pub foretold: u64,
 }
 

@@ -71,9 +71,11 @@ pub struct Ask {
 pub enum Telling {
     /// All.
     All,
-    /// Denials: a later hook of the call speaks for the rest. Where a denial is only observed, the later
-    /// one, which is the task's next decision, does not tell of it again.
+    /// Denials: a later hook of the call speaks for the rest. Not every denial ends the call: it may only be
+    /// observed, or concern a file that is not made because it is there.
     Early,
+    /// All but the denial of which an early hook has just told, this being the task's next decision.
+    AfterEarly,
     /// What stops the call now: an earlier hook has told of the rest.
     Late,
 }
@@ -121,8 +123,8 @@ pub fn anonymous(caller: Caller, object: &Object) -> Verdict {
     };
     let agent = maps::agent(caller.agent);
     // SAFETY: this program holds the slot; nobody else has a reference.
-    unsafe { (*scratch).facts = Facts::unread(object) };
-    let reason = match (agent, examine(scratch, object.dentry, object.inode)) {
+    unsafe { (*scratch).facts.begin(object) };
+    let reason = match (agent, examine(scratch)) {
         (None, _) => Reason::NoPolicy,
         (Some(_), 0) => Reason::Interface,
         (Some(_), _) => Reason::Failed,
@@ -193,30 +195,23 @@ fn judge_object(
     object: &Object,
     request: Request,
 ) -> Judged {
-    let Object { dentry, inode, .. } = *object;
     // SAFETY: this program holds the slot; nobody else has a reference.
     unsafe {
         (*scratch).path_len = 0;
         (*scratch).state = DEAD;
-        (*scratch).facts = Facts::unread(object);
+        (*scratch).facts.begin(object);
     }
     let agent = agent.map_or(core::ptr::null(), core::ptr::from_ref);
-    Judged::of(judge(scratch, agent, dentry, inode, request as u64))
+    Judged::of(judge(scratch, agent, request as u64))
 }
 
-/// The decision on a dentry and its inode, packed.
+/// The decision on the object that `scratch.facts` begin with, packed.
 ///
 /// A global function for the verifier: checked once by itself, instead of once for each way by which a hook
 /// comes to it.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn judge(
-    scratch: *mut Scratch,
-    agent: *const Agent,
-    dentry: u64,
-    inode: u64,
-    request: u64,
-) -> u64 {
+extern "C" fn judge(scratch: *mut Scratch, agent: *const Agent, request: u64) -> u64 {
     // SAFETY: the caller holds the slot, and elements of the agents' map stay readable; the verifier has the
     // null cases looked at.
     let (Some(memory), Some(agent)) = (unsafe { (scratch.as_mut(), agent.as_ref()) }) else {
@@ -229,7 +224,7 @@ extern "C" fn judge(
         4 => Request::Load,
         _ => Request::ReadWrite,
     };
-    if examine(memory, dentry, inode) != 0 {
+    if examine(memory) != 0 {
         return Decision::deny(Reason::Failed).pack();
     }
     let facts = memory.facts;
@@ -256,11 +251,10 @@ const ANONYMOUS: Decision = Decision { effect: Effect::Allow, rule: NO_RULE, rea
 /// Reads the facts; not 0 where that failed. Apart for the same reason as [`judge`].
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn examine(scratch: *mut Scratch, dentry: u64, inode: u64) -> u64 {
+extern "C" fn examine(scratch: *mut Scratch) -> u64 {
     // SAFETY: as in `judge`.
     let Some(memory) = (unsafe { scratch.as_mut() }) else { return 1 };
-    let made = (memory.facts.mode, memory.facts.rdev);
-    u64::from(memory.facts.examine(dentry, inode, made).is_err())
+    u64::from(memory.facts.examine().is_err())
 }
 
 /// Only a file with several names can have one that is denied.
@@ -291,11 +285,17 @@ fn tell_file(
     let outcome = judged.outcome(agent, caller.enforcement);
     let silent = match (ask.telling, outcome) {
         (Telling::Early, Outcome::Allowed) => true,
-        (Telling::Early, Outcome::Observed) => {
-            scope::foretold(memory.facts.dentry);
+        (Telling::Early, _) => {
+            // A denied program ends the call.
+            if outcome == Outcome::Observed || ask.action == Action::Create {
+                scope::foretold(memory.facts.dentry);
+            }
+            // What is mapped as code may have been told of when it was run.
+            ask.action == Action::Map && told != 0 && memory.facts.dentry == told
+        }
+        (Telling::AfterEarly, Outcome::Denied | Outcome::Observed) => {
             told != 0 && memory.facts.dentry == told
         }
-        (Telling::All, Outcome::Observed) => told != 0 && memory.facts.dentry == told,
         (Telling::Late, Outcome::Allowed | Outcome::Observed) => true,
         (_, _) => false,
     };

@@ -5,7 +5,7 @@ use agent_guard_common::{
     decide::{Reason, Request},
     guarded::{self, Node},
     hook::{Hook, NO_PROTOTYPE},
-    offsets::Offsets,
+    offsets::{ABSENT, Offsets},
 };
 use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
 
@@ -78,7 +78,7 @@ pub struct Object {
     /// 0 where there is none yet.
     pub inode: u64,
     /// Mode and device number that a file without an inode is to have.
-    pub made: (u16, u32),
+    pub made: (u32, u32),
 }
 
 /// No address of the kernel's.
@@ -143,6 +143,7 @@ pub fn is_pidfd(file: u64) -> bool {
 #[derive(Clone, Copy)]
 pub struct Facts {
     pub dentry: u64,
+    pub inode: u64,
     pub root: u64,
     pub magic: u64,
     pub number: u64,
@@ -150,8 +151,8 @@ pub struct Facts {
     pub rdev: u32,
     pub links: u32,
     pub generation: u32,
-    pub mode: u16,
-    pub unused: [u16; 3],
+    pub mode: u32,
+    pub unused: u32,
 }
 
 /// `s_magic` of the file systems that are treated apart (`include/uapi/linux/magic.h`).
@@ -167,44 +168,33 @@ const MEMFD: u64 = u64::from_le_bytes(*b"memfd:\0\0");
 const MEMFD_BYTES: u64 = 0xffff_ffff_ffff;
 
 /// `S_IFMT` of an inode's mode, and the kinds that matter.
-pub const FORMAT: u16 = 0o170000;
-pub const REGULAR: u16 = 0o100000;
-const DIRECTORY: u16 = 0o040000;
+pub const FORMAT: u32 = 0o170000;
+pub const REGULAR: u32 = 0o100000;
+const DIRECTORY: u32 = 0o040000;
 
 impl Facts {
-    /// Before any is read.
+    /// Writes down what is to be examined.
     #[inline(always)]
-    pub fn unread(object: &Object) -> Self {
-        let (mode, rdev) = object.made;
-        Self {
-            dentry: object.dentry,
-            root: 0,
-            magic: 0,
-            number: 0,
-            dev: 0,
-            rdev,
-            links: 0,
-            generation: 0,
-            mode,
-            unused: [0; 3],
-        }
+    pub fn begin(&mut self, object: &Object) {
+        self.dentry = object.dentry;
+        self.inode = object.inode;
+        (self.mode, self.rdev) = object.made;
+        (self.number, self.dev, self.links, self.generation) = (0, 0, 0, 0);
     }
 
-    /// Reads them in place.
+    /// Reads the rest.
     #[inline(always)]
-    pub fn examine(&mut self, dentry: u64, inode: u64, made: (u16, u32)) -> Result<(), Reason> {
+    pub fn examine(&mut self) -> Result<(), Reason> {
+        let (dentry, inode) = (self.dentry, self.inode);
         let sb: u64 = read(dentry, offset!(dentry_sb))?;
-        self.dentry = dentry;
         self.root = read(sb, offset!(sb_root))?;
         self.magic = read(sb, offset!(sb_magic))?;
         self.dev = read(sb, offset!(sb_dev))?;
         if inode == 0 {
-            (self.number, self.links, self.generation) = (0, 0, 0);
-            (self.mode, self.rdev) = made;
             return Ok(());
         }
         self.number = read(inode, offset!(inode_ino))?;
-        self.mode = read(inode, offset!(inode_mode))?;
+        self.mode = u32::from(read::<u16>(inode, offset!(inode_mode))?);
         self.rdev = read(inode, offset!(inode_rdev))?;
         self.links = read(inode, offset!(inode_links))?;
         self.generation = read(inode, offset!(inode_generation))?;
@@ -228,7 +218,8 @@ impl Facts {
     #[inline(always)]
     pub fn is_guarded(&self, request: Request) -> bool {
         let writes = matches!(request, Request::Write | Request::ReadWrite);
-        guarded::is_guarded(&Node { magic: self.magic, mode: self.mode, rdev: self.rdev }, writes)
+        let mode = self.mode as u16;
+        guarded::is_guarded(&Node { magic: self.magic, mode, rdev: self.rdev }, writes)
     }
 }
 
@@ -283,7 +274,8 @@ fn lent_credentials() -> Result<bool, Reason> {
     let task = unsafe { bpf_get_current_task() };
     let lent = read::<u64>(task, offset!(task_cred))? != read(task, offset!(task_real_cred))?;
     let io_worker = read::<u32>(task, offset!(task_flags))? & PF_IO_WORKER != 0;
-    Ok(lent && !io_worker && read::<u64>(task, offset!(task_io_uring))? == 0)
+    let ring = offset!(task_io_uring);
+    Ok(lent && !io_worker && (ring == ABSENT || read::<u64>(task, ring)? == 0))
 }
 
 /// Bytes of a kernel stack on x86_64 (`THREAD_SIZE`).

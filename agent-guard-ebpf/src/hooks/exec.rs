@@ -36,7 +36,7 @@ fn bprm_check(ctx: LsmContext) -> i32 {
     let Some(caller) = Caller::current(Hook::BprmCheck, Enforcement::Refuse) else { return 0 };
     let bprm: u64 = ctx.arg(0);
     let object = Object::of_file(read(bprm, offset!(bprm_file)).unwrap_or(0));
-    lsm_result(guard::file(caller, &object, Ask::open(Request::Exec, Telling::All)))
+    lsm_result(guard::file(caller, &object, Ask::open(Request::Exec, Telling::AfterEarly)))
 }
 
 /// `int mmap_file(struct file *file, unsigned long reqprot, unsigned long prot, unsigned long flags)`

@@ -70,6 +70,6 @@ fn file_open(ctx: LsmContext) -> i32 {
         return 0;
     }
     let request = open_request(file);
-    let telling = if request == Request::Load { Telling::Early } else { Telling::All };
+    let telling = if request == Request::Load { Telling::Early } else { Telling::AfterEarly };
     lsm_result(guard::file(caller, &Object::of_file(file), Ask::open(request, telling)))
 }

@@ -6,7 +6,7 @@
 use agent_guard_common::{event::Action, hook::Hook};
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 
-use super::lsm_result;
+use super::{earlier_at, lsm_result, number};
 use crate::{
     emit::Enforcement,
     guard::{self, Ask, Caller, Telling},
@@ -19,9 +19,8 @@ use crate::{
 /// with the path inside the file, whose open was judged and told of.
 #[lsm(hook = "path_truncate")]
 fn path_truncate(ctx: LsmContext) -> i32 {
-    let path: u64 = ctx.arg(0);
-    let telling = if is_on_stack(path) { Telling::All } else { Telling::Late };
-    by_path(Hook::PathTruncate, path, Ask::change(Action::Truncate, telling), ctx.arg(1))
+    let telling = if is_on_stack(number(&ctx, 0)) { Telling::All } else { Telling::Late };
+    by_path(Hook::PathTruncate, ctx.arg(0), Ask::change(Action::Truncate, telling), ctx.arg(1))
 }
 
 /// `int path_chmod(const struct path *path, umode_t mode)`
@@ -63,16 +62,18 @@ const ATTR_TIMES: u32 = 1 << 4 | 1 << 5;
 /// For the times, which have no other hook. Where the length changes the kernel sets them by itself.
 #[lsm(hook = "inode_setattr")]
 fn inode_setattr(ctx: LsmContext) -> i32 {
-    let (dentry, attributes, earlier): (u64, u64, i32) = match kernel::prototype(Hook::InodeSetattr)
-    {
-        0 => (ctx.arg(0), ctx.arg(1), ctx.arg(2)),
-        _ => (ctx.arg(1), ctx.arg(2), ctx.arg(3)),
+    let (dentry, earlier) = match kernel::prototype(Hook::InodeSetattr) {
+        0 => (0, earlier_at!(ctx, 2)),
+        _ => (1, earlier_at!(ctx, 3)),
     };
-    let valid: u32 = read(attributes, offset!(iattr_valid)).unwrap_or(ATTR_TIMES);
-    if earlier == 0 && (valid & ATTR_TIMES == 0 || valid & ATTR_JUDGED != 0) {
+    if earlier != 0 {
+        return earlier;
+    }
+    let valid = read(number(&ctx, dentry + 1), offset!(iattr_valid)).unwrap_or(ATTR_TIMES);
+    if valid & ATTR_TIMES == 0 || valid & ATTR_JUDGED != 0 {
         return 0;
     }
-    by_dentry(Hook::InodeSetattr, dentry, earlier)
+    by_dentry(Hook::InodeSetattr, number(&ctx, dentry), 0)
 }
 
 /// `int inode_setxattr(struct mnt_idmap *idmap, struct dentry *dentry, const char *name,

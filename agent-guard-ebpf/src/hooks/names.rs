@@ -26,10 +26,12 @@ fn path_mknod(ctx: LsmContext) -> i32 {
     }
     let Some(caller) = Caller::current(Hook::PathMknod, Enforcement::Refuse) else { return 0 };
     let (dentry, mode, device): (u64, u32, u32) = (ctx.arg(1), ctx.arg(2), ctx.arg(3));
+    // Of the mode, a `umode_t`, only the lower half means anything.
+    let mode = mode & 0xffff;
     let mut object = Object::of_dentry(dentry);
-    object.made = (mode as u16, kernel_device(device));
+    object.made = (mode, kernel_device(device));
     // The open that follows tells what was allowed.
-    let telling = if mode as u16 & FORMAT == REGULAR { Telling::Early } else { Telling::All };
+    let telling = if mode & FORMAT == REGULAR { Telling::Early } else { Telling::All };
     lsm_result(guard::file(caller, &object, Ask::change(Action::Create, telling)))
 }
 

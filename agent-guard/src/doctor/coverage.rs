@@ -54,7 +54,7 @@ const LATE: &str = "sys_exit, by the file that the call resolved to: it has been
                     threads run on until the kill reaches them: one that races the open can read or duplicate the \
                     descriptor";
 
-const ROWS: [Row; 28] = [
+const ROWS: &[Row] = &[
     Row {
         action: "connect: TCP, UDP",
         lsm: (Cover::Refused, "socket_connect, EACCES"),
@@ -94,7 +94,7 @@ const ROWS: [Row; 28] = [
     },
     Row {
         action: "creat, open with O_CREAT",
-        lsm: (Cover::Refused, "inode_create, before the file exists"),
+        lsm: (Cover::Refused, "path_mknod, before the file exists"),
         trace: (Cover::Killed, "sys_exit, as open"),
     },
     Row {
@@ -167,20 +167,36 @@ const ROWS: [Row; 28] = [
         ),
     },
     Row {
-        action: "unlink, rename, link, chmod, truncate",
-        lsm: (Cover::NotCovered, "not in this version: the agent's user id is the bound"),
-        trace: (Cover::NotCovered, "not in this version: the agent's user id is the bound"),
+        action: "mkdir, mknod, symlink, unlink, truncate",
+        lsm: (Cover::Refused, "the path_* hooks, EACCES, also for io_uring"),
+        trace: (Cover::NotCovered, "the agent's user id is the bound"),
     },
     Row {
         action: "mkdir, mknod, symlink",
+        lsm: (Cover::Refused, "path_mkdir, path_mknod and path_symlink, EACCES"),
+        trace: (Cover::NotCovered, "the agent's user id is the bound"),
+    },
+    Row {
+        action: "rename, exchange, hard links",
         lsm: (
-            Cover::NotCovered,
-            "not in this version; files on what is mounted are judged when opened",
+            Cover::Refused,
+            "path_rename and path_link at both places: EACCES, or EXDEV where the policy says different things of them",
         ),
-        trace: (
-            Cover::NotCovered,
-            "not in this version; files on what is mounted are judged when opened",
+        trace: (Cover::NotCovered, "the agent's user id is the bound"),
+    },
+    Row {
+        action: "hard links made before",
+        lsm: (
+            Cover::Partly,
+            "files that deny rules name are found on disk when the policy is loaded and denied by their inode; links that \
+             others make later are not seen",
         ),
+        trace: (Cover::Partly, "as tier lsm, for what is judged there"),
+    },
+    Row {
+        action: "chmod, chown, utime, setxattr, flags",
+        lsm: (Cover::Refused, "path_chmod, path_chown, inode_set*, file_ioctl, EACCES"),
+        trace: (Cover::NotCovered, "the agent's user id is the bound"),
     },
     Row {
         action: "ptrace, memory of processes outside",

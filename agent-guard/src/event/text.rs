@@ -136,6 +136,9 @@ fn why(f: &mut fmt::Formatter<'_>, context: &Context, decision: &Decision) -> fm
         return f.write_str(words::because(decision.reason));
     };
     let effect = if decision.outcome == Outcome::Allowed { "allow" } else { "deny" };
+    if decision.reason == Reason::Alias {
+        write!(f, "{}, by ", words::because(Reason::Alias))?;
+    }
     write!(f, "{effect} rule {}", rule.label)?;
     match (&context.policy, rule.line) {
         (Some(policy), Some(line)) => write!(f, " ({}:{line})", policy.file),
@@ -164,11 +167,11 @@ fn remedy(
             return f.write_str("; `agent-guard doctor` tells what this kernel lacks");
         }
         Reason::TooDeep | Reason::TooLong => return f.write_str("; no rule allows it"),
+        Reason::Differs => return f.write_str("; copy it instead: the copy is judged for itself"),
         Reason::Pipe
         | Reason::Detached
         | Reason::Protocol
         | Reason::Interface
-        | Reason::Differs
         | Reason::Own
         | Reason::Alias => return Ok(()),
     }

@@ -56,7 +56,7 @@ pub fn because(reason: Reason) -> &'static str {
         Reason::Rule => "a rule matches",
         Reason::Default => "no rule matches",
         Reason::Guarded => {
-            "it is a device, kernel memory or another process, which only a rule without wildcards \
+            "it is a device, the kernel's own or another process, which only a rule without wildcards \
              covers"
         }
         Reason::Pipe => "it is a pipe or anonymous memory, which whoever made it was allowed to",
@@ -70,7 +70,7 @@ pub fn because(reason: Reason) -> &'static str {
         Reason::Protocol => "only TCP and UDP over IPv4 and IPv6 can be allowed",
         Reason::Interface => "this tier can not judge what goes through it",
         Reason::NoPolicy => "the agent's policy is not in the kernel",
-        Reason::Differs => "the policy says different things of the two places",
+        Reason::Differs => "the policy says different things of the old place and the new",
         Reason::Own => "it is the agent's own",
         Reason::Alias => "the file has another name, which is denied",
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use agent_guard_common::offsets::Offsets;
+use agent_guard_common::offsets::{ABSENT, Offsets};
 use btf_rs::{Btf, BtfType, Struct, Type};
 
 /// Where the kernel shows its types.
@@ -59,7 +59,10 @@ impl KernelTypes {
 
     /// Every offset that the programs need, in bytes.
     pub fn offsets(&self) -> Result<Offsets, BtfError> {
-        Offsets::from_fn(|path| self.offset(path))
+        Offsets::from_fn(|path| match self.offset(path) {
+            Err(_) if Offsets::OPTIONAL.contains(&path) => Ok(ABSENT),
+            offset => offset,
+        })
     }
 
     /// The offset of `struct.member.member…`, in bytes. Unnamed members are looked through.

@@ -123,9 +123,14 @@ pub fn load(tier: Tier, sizes: MapSizes) -> Result<Loaded, LoadError> {
 pub type HookLoad = (&'static HookSpec, Result<(), LoadError>);
 
 /// Loads each program of `tier` whatever becomes of the others, and unloads them again: for `doctor`.
+/// Optional hooks that this kernel lacks are left out.
 pub fn load_each(tier: Tier, sizes: MapSizes) -> Result<Vec<HookLoad>, LoadError> {
     let Prepared { mut ebpf, btf, types } = prepare(tier, sizes)?;
-    Ok(hooks_of(tier).map(|spec| (spec, load_program(&mut ebpf, spec, &btf, &types))).collect())
+    let loads = hooks_of(tier).map(|spec| (spec, load_program(&mut ebpf, spec, &btf, &types)));
+    let is_missing = |(spec, load): &HookLoad| {
+        matches!(load, Err(LoadError::Types(BtfError::NoHook(_)))) && spec.need == Need::Optional
+    };
+    Ok(loads.filter(|load| !is_missing(load)).collect())
 }
 
 /// The object with its maps made, and the kernel's types.

@@ -26,8 +26,8 @@ use super::{
     compile::{Compiled, Environment, Form, MemoryTables, Note, components, forms},
 };
 
-/// Directory entries that are looked at: a second or two of a slow disk.
-pub const MAX_ENTRIES: usize = 200_000;
+/// Directory entries that are looked at: a few seconds of a slow disk.
+pub const MAX_ENTRIES: usize = 500_000;
 
 /// Files with several names that are denied by their inode.
 pub const MAX_ALIASES: usize = 16_384;
@@ -135,7 +135,9 @@ impl Search<'_> {
                 }
                 self.left -= 1;
                 let below = follow(&patterns, entry.file_name().as_bytes());
-                if !below.is_empty() {
+                let Ok(kind) = entry.file_type() else { continue };
+                let ends = |rest: &&[Segment]| matches!(rest, [] | [Segment::AnyDepth]);
+                if kind.is_dir() && !below.is_empty() || kind.is_file() && below.iter().any(ends) {
                     waiting.push((entry.path(), below));
                 }
             }

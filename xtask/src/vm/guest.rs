@@ -18,11 +18,14 @@ use anyhow::{Context as _, Result};
 use rustix::{
     mount::{MountFlags, UnmountFlags, mount, unmount},
     process::{Pid, Signal, WaitOptions, kill_process, wait},
-    system::{RebootCommand, reboot},
+    system::{RebootCommand, finit_module, reboot},
     termios::{OptionalActions, tcdrain, tcgetattr, tcsetattr},
 };
 
 use super::share;
+
+/// Name of the overlay module among the programs.
+pub const OVERLAY: &str = "overlay.ko";
 
 /// Under the root of the source disk: the command's words, each ended by a NUL.
 pub const COMMAND_FILE: &str = "target/command";
@@ -73,6 +76,9 @@ fn run_command() -> Result<()> {
     }
     let words = decode(&fs::read(Path::new("/src").join(COMMAND_FILE)).context(COMMAND_FILE)?);
     let shared = share::mount_in_guest()?;
+    let module = Path::new(super::PROGRAMS).join(OVERLAY);
+    let module = File::open(&module).with_context(|| module.display().to_string())?;
+    finit_module(&module, c"", 0).context("loading the overlay module")?;
     fs::write("/proc/sys/kernel/hostname", "guest")?;
     Command::new("ip").args(["link", "set", "lo", "up"]).status().context("ip")?;
 

@@ -94,7 +94,28 @@ pub fn image(cache: &Cache, kernel: Kernel) -> Result<PathBuf> {
     })
 }
 
+/// The kernel's module for overlays, which Debian does not build in.
+pub fn overlay(cache: &Cache, kernel: Kernel) -> Result<PathBuf> {
+    let recipe = format!("{} {:?} {} overlay", kernel.series(), kernel.suites(), kernel.prefix());
+    cache.file(&format!("overlay-{kernel}"), &recipe, |made, work| {
+        say(format!("Fetching the overlay module of Debian's {kernel} cloud kernel"));
+        let tree = unpack(kernel, work)?;
+        let module = find_overlay(&tree)?;
+        if module.extension().is_some_and(|extension| extension == "xz") {
+            run(command("xz", ["--decompress"]).arg(&module))?;
+        }
+        let module = module.with_extension("").with_extension("ko");
+        fs::rename(&module, made).with_context(|| module.display().to_string())
+    })
+}
+
 fn fetch(kernel: Kernel, work: &Path, made: &Path) -> Result<()> {
+    let image = find_image(&unpack(kernel, work)?)?;
+    fs::rename(&image, made).with_context(|| image.display().to_string())
+}
+
+/// Downloads the kernel's package and unpacks it below `work`.
+fn unpack(kernel: Kernel, work: &Path) -> Result<PathBuf> {
     let mirror = Mirrors::of_this_machine(&apt::release()?)?.main;
     let apt = PrivateApt::new(work, &mirror, kernel.suites())?;
     let names = apt.names(&format!("{}{}", kernel.prefix(), kernel.series()))?;
@@ -103,8 +124,22 @@ fn fetch(kernel: Kernel, work: &Path, made: &Path) -> Result<()> {
     let deb = apt.download(package)?;
     let tree = work.join("tree");
     run(command("dpkg-deb", ["--extract"]).args([&deb, &tree]))?;
-    let image = find_image(&tree)?;
-    fs::rename(&image, made).with_context(|| image.display().to_string())
+    Ok(tree)
+}
+
+/// `lib/modules/…/kernel/fs/overlayfs/overlay.ko` or `overlay.ko.xz` in an unpacked package.
+fn find_overlay(tree: &Path) -> Result<PathBuf> {
+    for modules in [tree.join("lib/modules"), tree.join("usr/lib/modules")] {
+        for version in fs::read_dir(modules).into_iter().flatten() {
+            let directory = version?.path().join("kernel/fs/overlayfs");
+            for name in ["overlay.ko", "overlay.ko.xz"] {
+                if directory.join(name).exists() {
+                    return Ok(directory.join(name));
+                }
+            }
+        }
+    }
+    bail!("the kernel's package has no overlay module")
 }
 
 /// Of package `names`, the newest cloud kernel of the series.

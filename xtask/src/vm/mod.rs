@@ -8,7 +8,7 @@ mod image;
 mod kernel;
 mod share;
 
-use std::{ffi::OsString, os::fd::AsFd, path::PathBuf, time::Duration};
+use std::{ffi::OsString, fs, os::fd::AsFd, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result};
 
@@ -53,7 +53,9 @@ impl Guest {
 
         let scratch = tempfile::tempdir().context("a directory for the guest's disks")?;
         let source = scratch.path().join("source.img");
-        let programs = self.programs.iter().chain([&agent_guard]);
+        let overlay = scratch.path().join(guest::OVERLAY);
+        fs::copy(kernel::overlay(&cache, self.kernel)?, &overlay).context("the overlay module")?;
+        let programs = self.programs.iter().chain([&agent_guard, &overlay]);
         image::source(&source, programs, &self.command)?;
         let share = self.share.as_deref().map(|dir| share::Share::new(dir, scratch.path()));
         let share = share.transpose()?;

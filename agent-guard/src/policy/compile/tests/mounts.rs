@@ -96,6 +96,45 @@ fn this_hosts_own_mounts_are_understood() {
     assert!(crate::mounts::parse(&text).is_ok());
 }
 
+#[test]
+fn an_overlay_denies_what_a_rule_denies_in_its_layers_and_allows_nothing_by_them() {
+    let path = |text: &str| components(text.as_bytes());
+    let mount = |id, parent, dev, at: &str, layers: &[&str]| Mount {
+        id,
+        parent,
+        dev,
+        root: Path::new(),
+        mount_point: path(at),
+        is_proc: false,
+        is_kernels: false,
+        layers: layers.iter().map(|layer| path(layer)).collect(),
+    };
+    let filesystems = Filesystems::new(vec![
+        mount(1, 0, 1, "/", &[]),
+        mount(2, 1, 2, "/disk", &[]),
+        mount(3, 1, 3, "/work/box", &["/disk/image", "/safe"]),
+        // Over its own layer.
+        mount(4, 1, 4, "/self", &["/self"]),
+        Mount { root: path("/image"), ..mount(5, 1, 2, "/elsewhere", &[]) },
+    ]);
+    let policy = policy(
+        r#"
+files:
+  rules:
+    - {effect: allow, paths: ["/work/**", "/disk/image/only"]}
+    - {effect: allow, paths: ["/self/**"]}
+    - {effect: deny, paths: ["/safe/key", "/elsewhere/hidden"]}
+"#,
+    );
+    let compiled = compile_on(&policy, &filesystems);
+    let reads = |dev, at: &str| decide_at(&compiled, dev, &path(at), Request::Read, false).effect;
+    assert_eq!(reads(3, "/file"), Effect::Allow);
+    assert_eq!(reads(3, "/key"), Effect::Deny, "by the layer's name");
+    assert_eq!(reads(3, "/hidden"), Effect::Deny, "by another name of the layer");
+    assert_eq!(reads(4, "/file"), Effect::Allow);
+    assert_eq!(reads(2, "/image/other"), Effect::Deny);
+}
+
 /// Mounts as a kernel keeps them: on a directory of another mount.
 #[derive(Clone, Debug, Default)]
 struct Tree {
