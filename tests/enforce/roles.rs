@@ -40,7 +40,7 @@ pub fn play(arguments: &[String]) {
         ["await-signals", count] => await_signals(count.parse().unwrap()),
         ["terminal"] => terminal(),
         ["keep-trying", secret] => keep_trying(secret),
-        ["burst", endpoint, count] => burst(endpoint, count.parse().unwrap()),
+        ["burst", endpoint, count, secret] => burst(endpoint, count.parse().unwrap(), secret),
         ["alternate", allowed, denied, mounted] => alternate(allowed, denied, mounted),
         ["io-uring"] => say(try_in_child(io_uring)),
         ["raw-tcp"] => say(try_in_child(raw_tcp)),
@@ -230,8 +230,8 @@ fn keep_trying(secret: &str) {
     }
 }
 
-/// As many connections as fast as they go, once SIGUSR1 comes.
-fn burst(endpoint: &str, count: u32) {
+/// As many connections as fast as they go, once SIGUSR1 comes; an open once it comes again.
+fn burst(endpoint: &str, count: u32, secret: &str) {
     let set = block(&[libc::SIGUSR1]);
     println!("ready {}", std::process::id());
     wait_for_signal(&set);
@@ -239,6 +239,7 @@ fn burst(endpoint: &str, count: u32) {
     let through = (0..count).filter(|_| socket.connect(endpoint).is_ok()).count();
     println!("went through {through}");
     wait_for_signal(&set);
+    say(try_in_child(|| open(secret)));
 }
 
 /// Opens in turn what is always allowed, what is always denied, and what lies on a mount that comes
