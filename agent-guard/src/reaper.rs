@@ -12,7 +12,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use crate::cgroup;
+use crate::{cgroup, oom};
 
 /// What the guard writes when it has cleaned up itself.
 const FAREWELL: u8 = b'.';
@@ -77,6 +77,8 @@ fn bpf_descriptors() -> io::Result<Vec<RawFd>> {
 
 /// The reaper's own side: the hidden command `agent-guard reaper`.
 pub fn main(cgroup: &Path) -> io::Result<()> {
+    // Where that is not granted the reaper is no worse than others.
+    let _ = oom::exempt();
     let mut byte = [0];
     let farewell = io::stdin().read(&mut byte)? == 1 && byte == [FAREWELL];
     if !farewell {

@@ -36,6 +36,7 @@ pub fn play(arguments: &[String]) {
         ["kill-those-in", file] => kill_those_in(Path::new(file)),
         ["crowd", count, secret] => crowd(count.parse().unwrap(), secret),
         ["wait"] => wait(),
+        ["hold-terminal", secret] => hold_terminal(secret),
         ["meet", mine, other, allowed, denied] => meet(mine, other, allowed, denied),
         ["await-signals", count] => await_signals(count.parse().unwrap()),
         ["terminal"] => terminal(),
@@ -87,6 +88,32 @@ fn crowd(count: usize, secret: &str) {
     }
     drop(writer);
     println!("{}", io::read_to_string(&mut reader).unwrap());
+}
+
+/// Takes the terminal for a group of its own and has it stop whoever else writes there; then holds all
+/// output. Is denied something under each. Goes on when a file `told` lies two levels above.
+fn hold_terminal(secret: &str) {
+    let terminal = 0;
+    // SAFETY: numbers, and room for the settings.
+    unsafe {
+        libc::signal(libc::SIGTTOU, libc::SIG_IGN);
+        assert_eq!(libc::setpgid(0, 0), 0);
+        assert_eq!(libc::tcsetpgrp(terminal, libc::getpid()), 0);
+        let mut settings = std::mem::zeroed();
+        assert_eq!(libc::tcgetattr(terminal, &mut settings), 0);
+        settings.c_lflag |= libc::TOSTOP;
+        assert_eq!(libc::tcsetattr(terminal, libc::TCSANOW, &settings), 0);
+    }
+    try_in_child(|| open(secret));
+    // SAFETY: a descriptor and a number.
+    assert_eq!(unsafe { libc::tcflow(terminal, libc::TCOOFF) }, 0);
+    try_in_child(|| open(secret));
+    let told = Path::new(secret).parent().unwrap().parent().unwrap().join("told");
+    while !told.exists() {
+        std::thread::yield_now();
+    }
+    // SAFETY: as above.
+    assert_eq!(unsafe { libc::tcflow(terminal, libc::TCOON) }, 0);
 }
 
 /// Says that it is there, and waits for SIGUSR1.
