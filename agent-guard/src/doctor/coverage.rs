@@ -189,7 +189,7 @@ const ROWS: [Row; 28] = [
         ),
     },
     Row {
-        action: "limits, priorities of processes outside",
+        action: "limits and priorities of others",
         lsm: (
             Cover::Refused,
             "task_setrlimit, task_setscheduler, task_setnice, task_setioprio and task_movememory, EPERM",
