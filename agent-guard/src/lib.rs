@@ -9,6 +9,7 @@ pub mod guard;
 pub mod kernel;
 pub mod lack;
 pub mod mounts;
+pub mod oom;
 pub mod pins;
 pub mod policy;
 pub mod run;

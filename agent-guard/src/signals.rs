@@ -23,9 +23,10 @@ const FORWARDED: [libc::c_int; 7] = [
     libc::SIGALRM,
 ];
 
-/// What is only kept from ending the guard: an events file at the limit of `ulimit -f`. The write fails
-/// all the same, and is counted.
-const MUTED: [libc::c_int; 1] = [libc::SIGXFSZ];
+/// What is only kept from ending or stopping the guard: an events file at the limit of `ulimit -f`, where
+/// the write fails all the same and is counted; a command that takes the terminal for itself and has it stop
+/// whoever else writes there; and input on a file that is shared with whoever asked for signals of it.
+const MUTED: [libc::c_int; 3] = [libc::SIGXFSZ, libc::SIGTTOU, libc::SIGIO];
 
 /// `si_code` of a signal that the kernel itself sent, as the terminal's are.
 const SI_KERNEL: i32 = 0x80;

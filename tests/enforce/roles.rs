@@ -38,11 +38,12 @@ pub fn play(arguments: &[String]) {
         ["kill-those-in", file] => kill_those_in(Path::new(file)),
         ["crowd", count, secret] => crowd(count.parse().unwrap(), secret),
         ["wait"] => wait(),
+        ["hold-terminal", secret] => hold_terminal(secret),
         ["meet", mine, other, allowed, denied] => meet(mine, other, allowed, denied),
         ["await-signals", count] => await_signals(count.parse().unwrap()),
         ["terminal"] => terminal(),
         ["keep-trying", secret] => keep_trying(secret),
-        ["burst", endpoint, count] => burst(endpoint, count.parse().unwrap()),
+        ["burst", endpoint, count, secret] => burst(endpoint, count.parse().unwrap(), secret),
         ["alternate", allowed, denied, mounted] => alternate(allowed, denied, mounted),
         ["each", ways @ ..] => ways.split(|word| *word == "--").for_each(one_way),
         ["io-uring"] => say(try_in_child(io_uring)),
@@ -90,6 +91,32 @@ fn crowd(count: usize, secret: &str) {
     }
     drop(writer);
     println!("{}", io::read_to_string(&mut reader).unwrap());
+}
+
+/// Takes the terminal for a group of its own and has it stop whoever else writes there; then holds all
+/// output. Is denied something under each. Goes on when a file `told` lies two levels above.
+fn hold_terminal(secret: &str) {
+    let terminal = 0;
+    // SAFETY: numbers, and room for the settings.
+    unsafe {
+        libc::signal(libc::SIGTTOU, libc::SIG_IGN);
+        assert_eq!(libc::setpgid(0, 0), 0);
+        assert_eq!(libc::tcsetpgrp(terminal, libc::getpid()), 0);
+        let mut settings = std::mem::zeroed();
+        assert_eq!(libc::tcgetattr(terminal, &mut settings), 0);
+        settings.c_lflag |= libc::TOSTOP;
+        assert_eq!(libc::tcsetattr(terminal, libc::TCSANOW, &settings), 0);
+    }
+    try_in_child(|| open(secret));
+    // SAFETY: a descriptor and a number.
+    assert_eq!(unsafe { libc::tcflow(terminal, libc::TCOOFF) }, 0);
+    try_in_child(|| open(secret));
+    let told = Path::new(secret).parent().unwrap().parent().unwrap().join("told");
+    while !told.exists() {
+        std::thread::yield_now();
+    }
+    // SAFETY: as above.
+    assert_eq!(unsafe { libc::tcflow(terminal, libc::TCOON) }, 0);
 }
 
 /// Says that it is there, and waits for SIGUSR1.
@@ -242,8 +269,8 @@ fn keep_trying(secret: &str) {
     }
 }
 
-/// As many connections as fast as they go, once SIGUSR1 comes.
-fn burst(endpoint: &str, count: u32) {
+/// As many connections as fast as they go, once SIGUSR1 comes; an open once it comes again.
+fn burst(endpoint: &str, count: u32, secret: &str) {
     let set = block(&[libc::SIGUSR1]);
     println!("ready {}", std::process::id());
     wait_for_signal(&set);
@@ -251,6 +278,7 @@ fn burst(endpoint: &str, count: u32) {
     let through = (0..count).filter(|_| socket.connect(endpoint).is_ok()).count();
     println!("went through {through}");
     wait_for_signal(&set);
+    say(try_in_child(|| open(secret)));
 }
 
 /// Opens in turn what is always allowed, what is always denied, and what lies on a mount that comes

@@ -172,11 +172,6 @@ const ROWS: &[Row] = &[
         trace: (Cover::NotCovered, "the agent's user id is the bound"),
     },
     Row {
-        action: "mkdir, mknod, symlink",
-        lsm: (Cover::Refused, "path_mkdir, path_mknod and path_symlink, EACCES"),
-        trace: (Cover::NotCovered, "the agent's user id is the bound"),
-    },
-    Row {
         action: "rename, exchange, hard links",
         lsm: (
             Cover::Refused,
@@ -219,7 +214,7 @@ const ROWS: &[Row] = &[
         ),
     },
     Row {
-        action: "limits, priorities of processes outside",
+        action: "limits and priorities of others",
         lsm: (
             Cover::Refused,
             "task_setrlimit, task_setscheduler, task_setnice, task_setioprio and task_movememory, EPERM",

@@ -16,7 +16,7 @@ use super::{
     handover::{self, Handover, Held},
     open_log, readable,
     report::Reporter,
-    stderr::say,
+    stderr::{self, say},
     warn_of_unwritten,
 };
 use crate::{cgroup, event::Notice, kernel::counters::Counters, mounts::MountTable, pins::Pins};
@@ -48,6 +48,7 @@ pub fn adopt_all() -> anyhow::Result<()> {
         }
         results
     });
+    stderr::flush();
     results.into_iter().try_for_each(|result| result.context("an adoption ended early")?)
 }
 

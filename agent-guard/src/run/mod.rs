@@ -39,6 +39,7 @@ use crate::{
     kernel::tables::sizes_for,
     lack::Lack,
     mounts::{Mount, MountTable},
+    oom,
     pins::{self, Pins},
     policy::{
         Mode, Policy, aliases,
@@ -89,7 +90,9 @@ pub fn run(settings: &Settings) -> anyhow::Result<u8> {
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    runtime.block_on(guarded(settings))
+    let outcome = runtime.block_on(guarded(settings));
+    stderr::flush();
+    outcome
 }
 
 async fn guarded(settings: &Settings) -> anyhow::Result<u8> {
@@ -192,6 +195,12 @@ async fn under_guard(
     let before = signals.before();
     let code = match launch::start(&settings.command, entrance, before, privileges, inherited) {
         Ok(mut child) => {
+            // Not before: the command would inherit it.
+            if let Err(error) = oom::exempt() {
+                tracing::debug!(
+                    "the guard is not kept from being ended when memory runs out: {error}"
+                );
+            }
             let mut session = Session {
                 guard,
                 settings,

@@ -8,13 +8,14 @@ use std::{
         unix::process::CommandExt,
     },
     process::{Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{ALLOW_ALL, Behaviour, actor};
+use super::{ALLOW_ALL, Behaviour, DENY_SECRETS, actor, secret_place};
 use crate::{
-    guard::{Reader, Run, wait},
+    guard::{PATIENCE, Reader, Run, wait},
     scratch::Scratch,
 };
 
@@ -23,6 +24,7 @@ pub const PROMISES: &[Behaviour] = &[
     ("a command that a forwarded signal kills gives its exit code", killed_by_forwarded),
     ("the command has the terminal, and its interrupt once", interrupt_once),
     ("the command is told when the terminal goes away", hang_up),
+    ("a command that takes the terminal or holds it does not hold the guard up", held_terminal),
 ];
 
 fn reach_the_command() {
@@ -83,6 +85,34 @@ fn hang_up() {
     drop(controller);
     assert_eq!(said.wait_for("got"), libc::SIGHUP.to_string());
     assert_eq!(wait(child).code(), Some(0));
+}
+
+/// Each denial is logged, though nobody can write to the terminal.
+fn held_terminal() {
+    let scratch = secret_place();
+    let events = scratch.path("events");
+    let (controller, terminal) = open_terminal();
+    let run = Run::under(&scratch.place.fill(DENY_SECRETS)).events_to(Some(&events));
+    let mut command = run.command(&actor(&scratch, &["hold-terminal", "{root}/secret/key"]));
+    let end = || terminal.try_clone().unwrap();
+    command.stdin(end()).stdout(end()).stderr(end());
+    lead_session(&mut command);
+    let child = command.spawn().unwrap();
+    drop((command, terminal));
+    let screen = Reader::of(File::from(controller));
+    let denials = || {
+        let text = std::fs::read_to_string(&events).unwrap_or_default();
+        text.lines().filter(|line| line.contains("\"name\":\"secrets\"")).count()
+    };
+    let start = Instant::now();
+    while denials() < 2 {
+        assert!(start.elapsed() < PATIENCE, "the guard waits for the terminal");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // The role goes on when this is there.
+    scratch.file("told", "");
+    assert_eq!(wait(child).code(), Some(0));
+    drop(screen);
 }
 
 /// Has `command` lead a session whose terminal is its standard input.
