@@ -5,7 +5,7 @@
 use crate::{
     limits::MAX_INTERVALS,
     numbered::numbered,
-    table::{Access, Agent, DEAD, Effect, Family, Interval, NO_RULE, PortSet, State, Verdict},
+    table::{Access, Agent, DEAD, Effect, Family, Interval, NO_RULE, PortSet, State, Verdict, Way},
 };
 
 /// A compiled policy, wherever it is kept.
@@ -19,7 +19,7 @@ pub trait Tables {
     /// The row of `state`.
     fn state(&self, state: u32) -> Option<State>;
     /// Port ranges of the longest prefix that holds the address.
-    fn prefix(&self, family: Family, addr: [u8; 16]) -> Option<PortSet>;
+    fn prefix(&self, way: Way, family: Family, addr: [u8; 16]) -> Option<PortSet>;
     /// A port range by its index.
     fn interval(&self, index: u32) -> Option<Interval>;
 }
@@ -45,7 +45,7 @@ numbered! {
         TooLong,
         /// A kernel read or a look-up that must succeed did not.
         Failed,
-        /// Not TCP or UDP over IPv4 or IPv6.
+        /// Not of a family and protocol that agents may use.
         Protocol,
         /// An interface that this tier can not judge, closed to agents.
         Interface,
@@ -145,6 +145,8 @@ pub enum Request {
     /// Opened by the kernel to be run: the program itself, or the loader that it names. A loader
     /// may also be a file that the agent can read and not write.
     Load = 4,
+    /// Connect to the UNIX-domain socket that it is, or send it a datagram.
+    Connect = 5,
 }
 
 /// Decides what is asked of the object at which the walk ended. `guarded` objects are allowed only
@@ -169,6 +171,7 @@ pub fn decide_file(
             if read.effect == Effect::Deny { read } else { of(Access::Write) }
         }
         Request::Exec => of(Access::Exec),
+        Request::Connect => of(Access::Connect),
         Request::Load => {
             let exec = of(Access::Exec);
             let read = of(Access::Read);
@@ -184,6 +187,7 @@ fn one_access(row: &State, agent: &Agent, access: Access, guarded: bool) -> Deci
         Access::Read => (agent.default_file[0], row.verdicts[0], row.guarded[0]),
         Access::Write => (agent.default_file[1], row.verdicts[1], row.guarded[1]),
         Access::Exec => (agent.default_file[2], row.verdicts[2], row.guarded[2]),
+        Access::Connect => (agent.default_file[3], row.verdicts[3], row.guarded[3]),
     };
     match (guarded, exact.effect()) {
         (false, _) => Decision::from_verdict(plain, default),
@@ -192,7 +196,7 @@ fn one_access(row: &State, agent: &Agent, access: Access, guarded: bool) -> Deci
     }
 }
 
-/// Where a connection goes.
+/// One end of a connection: the far one, or the agent's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// Family after normalisation ([`Endpoint::v6`]).
@@ -240,13 +244,45 @@ impl Endpoint {
             }
         }
     }
+
+    /// An IPv4 address of this host. The wildcard address stays what it is.
+    #[inline(always)]
+    pub fn own_v4(addr: [u8; 4], port: u16, transport: Transport) -> Self {
+        let [a, b, c, d] = addr;
+        let addr = [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        Self { family: Family::V4, addr, port, transport }
+    }
+
+    /// An IPv6 address of this host; IPv4-mapped becomes IPv4. The wildcard address stays what it is,
+    /// and takes IPv4 in whatever `IPV6_V6ONLY` says: the agent may change that.
+    #[inline(always)]
+    pub fn own_v6(addr: [u8; 16], port: u16, transport: Transport) -> Self {
+        match addr {
+            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] => {
+                Self::own_v4([a, b, c, d], port, transport)
+            }
+            _ => Self { family: Family::V6, addr, port, transport },
+        }
+    }
 }
 
 /// Decides a connection, or a datagram, to `endpoint`.
 #[inline(always)]
 pub fn decide_connect(tables: &impl Tables, agent: &Agent, endpoint: &Endpoint) -> Decision {
-    let default = agent.default_egress;
-    let Some(set) = tables.prefix(endpoint.family, endpoint.addr) else {
+    decide_port(tables, Way::To, agent.default_egress, endpoint)
+}
+
+/// Decides listening on `endpoint`, an [`Endpoint::own_v4`] or [`Endpoint::own_v6`]. The wildcard
+/// address is every address at once.
+#[inline(always)]
+pub fn decide_listen(tables: &impl Tables, agent: &Agent, endpoint: &Endpoint) -> Decision {
+    let way = if endpoint.addr == [0; 16] { Way::OnAny } else { Way::On };
+    decide_port(tables, way, agent.default_listen, endpoint)
+}
+
+#[inline(always)]
+fn decide_port(tables: &impl Tables, way: Way, default: u8, endpoint: &Endpoint) -> Decision {
+    let Some(set) = tables.prefix(way, endpoint.family, endpoint.addr) else {
         return Decision::from_verdict(Verdict::UNMATCHED, default);
     };
     if set.count > MAX_INTERVALS {

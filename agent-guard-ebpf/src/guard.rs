@@ -4,15 +4,15 @@
 //! read, a missing policy.
 
 use agent_guard_common::{
-    decide::{Decision, Endpoint, Reason, Request, decide_connect, decide_file},
+    decide::{Decision, Endpoint, Reason, Request, decide_connect, decide_file, decide_listen},
     event::{Action, EventHeader, Outcome},
     hook::Hook,
+    socket::{AF_INET, AF_INET6, AF_UNSPEC},
     table::{Agent, Counter, Effect, Family, NO_RULE},
 };
 
 use crate::{
     emit::{self, Enforcement},
-    hooks::{AF_INET, AF_INET6},
     kernel::Object,
     maps::{self, KernelTables, Scratch},
     scope,
@@ -128,15 +128,24 @@ fn action(request: Request) -> Action {
         Request::ReadWrite => Action::ReadWrite,
         Request::Exec => Action::Exec,
         Request::Load => Action::Load,
+        Request::Connect => Action::ConnectLocal,
     }
 }
 
-/// What is known of the far end of a connection.
+/// What is known of the end of a connection that is judged.
 #[derive(Clone, Copy)]
 pub struct Target {
     pub family: u16,
     pub protocol: u16,
     pub endpoint: Result<Endpoint, Reason>,
+}
+
+impl Target {
+    /// One that could not be read, which denies.
+    #[inline(always)]
+    pub fn unreadable(reason: Reason) -> Self {
+        Self { family: AF_UNSPEC, protocol: 0, endpoint: Err(reason) }
+    }
 }
 
 /// Decides a connection or a datagram. The event is built in the caller's frame, because cgroup
@@ -149,6 +158,20 @@ pub fn connect(caller: Caller, action: Action, target: &Target) -> Verdict {
         (_, Err(reason)) => Decision::deny(*reason),
         (Some(agent), Ok(endpoint)) => {
             decide_connect(&KernelTables { policy: agent.policy }, agent, endpoint)
+        }
+    };
+    finish(caller, agent, action, &decision, Some(target))
+}
+
+/// Decides listening on an address of this host, or accepting there.
+#[inline(always)]
+pub fn listen(caller: Caller, action: Action, target: &Target) -> Verdict {
+    let agent = maps::agent(caller.agent);
+    let decision = match (agent, &target.endpoint) {
+        (None, _) => Decision::deny(Reason::NoPolicy),
+        (_, Err(reason)) => Decision::deny(*reason),
+        (Some(agent), Ok(endpoint)) => {
+            decide_listen(&KernelTables { policy: agent.policy }, agent, endpoint)
         }
     };
     finish(caller, agent, action, &decision, Some(target))
@@ -195,7 +218,7 @@ fn finish(
 /// Without working memory nothing can be judged, and no event built: denied, counted as lost too, and
 /// told through the diagnostic log.
 #[inline(always)]
-fn without_memory(caller: Caller) -> Verdict {
+pub fn without_memory(caller: Caller) -> Verdict {
     let agent = maps::agent(caller.agent);
     let decision = Decision::deny(Reason::Failed);
     emit::count(caller.hook, agent, &decision);

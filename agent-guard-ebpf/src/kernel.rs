@@ -5,6 +5,7 @@ use agent_guard_common::{
     decide::{Reason, Request},
     guarded::{self, Node},
     hook::Hook,
+    limits::MAX_CGROUP_LEVEL,
     offsets::Offsets,
 };
 use aya_ebpf::helpers::bpf_probe_read_kernel;
@@ -64,6 +65,25 @@ pub fn read<T>(base: u64, offset: u32) -> Result<T, Reason> {
         .map_err(|_| Reason::Failed)
 }
 
+/// Whether the `struct cgroup` at `cgroup` has the id `root`, or lies below the one that has.
+#[inline(always)]
+pub fn is_within(cgroup: u64, root: u64) -> Result<bool, Reason> {
+    let mut cgroup = cgroup;
+    for _ in 0..=MAX_CGROUP_LEVEL {
+        let node: u64 = read(cgroup, offset!(cgroup_kn))?;
+        let id: u64 = read(node, offset!(kernfs_id))?;
+        if id == root {
+            return Ok(true);
+        }
+        // `struct cgroup` starts with its own `self`, so a parent's css is the parent.
+        cgroup = read(cgroup, offset!(cgroup_parent))?;
+        if cgroup == 0 {
+            break;
+        }
+    }
+    Ok(false)
+}
+
 /// A `struct dentry` and what the decision needs of its file system and inode. A member that could not
 /// be read is zero, and `fault` says so: every member is written on every path, because the compiler
 /// moves loads before checks, and kernels before 6.3 refuse to read a stack slot that may be unwritten.
@@ -102,6 +122,16 @@ impl Object {
         Self::placed(Reads { fault: None }, dentry)
     }
 
+    /// An object known by its name, with the inode behind it.
+    #[inline(always)]
+    pub fn of_dentry(dentry: u64) -> Self {
+        let mut reads = Reads { fault: None };
+        let inode = reads.get(dentry, offset!(dentry_inode));
+        let number = reads.get(inode, offset!(inode_ino));
+        let mode = reads.get(inode, offset!(inode_mode));
+        Self { number, mode, ..Self::placed(reads, dentry) }
+    }
+
     #[inline(always)]
     fn placed(mut reads: Reads, dentry: u64) -> Self {
         let sb: u64 = reads.get(dentry, offset!(dentry_sb));
@@ -125,14 +155,14 @@ impl Object {
     }
 }
 
-/// Reads of which any may fail.
-struct Reads {
-    fault: Option<Reason>,
+/// Reads of which any may fail: what could not be read is zero, and `fault` says so.
+pub struct Reads {
+    pub fault: Option<Reason>,
 }
 
 impl Reads {
     #[inline(always)]
-    fn get<T: Default>(&mut self, base: u64, offset: u32) -> T {
+    pub fn get<T: Default>(&mut self, base: u64, offset: u32) -> T {
         match read(base, offset) {
             Ok(value) => value,
             Err(reason) => {

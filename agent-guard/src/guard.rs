@@ -4,7 +4,7 @@ use std::fmt;
 
 use agent_guard_common::{
     hook::{Hook, HookSpec},
-    table::{Agent, AgentFlag, Effect},
+    table::{ACCESS_KINDS, Agent, AgentFlag, Effect},
 };
 use aya::Ebpf;
 
@@ -148,9 +148,10 @@ fn nothing_allowed(cgroup: u64) -> Agent {
         cgroup,
         policy: 0,
         flags: AgentFlag::LOG_ALLOWED,
-        default_file: [Effect::Deny as u8; 3],
+        default_file: [Effect::Deny as u8; ACCESS_KINDS],
         default_egress: Effect::Deny as u8,
-        reserved: 0,
+        default_listen: Effect::Deny as u8,
+        reserved: [0; 2],
     }
 }
 

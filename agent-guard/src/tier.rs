@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::policy::{Mode, Policy, SectionKind};
+
 /// A tier, strongest first. The names are a contract.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
@@ -34,5 +36,47 @@ impl Tier {
 impl fmt::Display for Tier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+/// What a policy can ask for and a tier lack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Lack {
+    /// Denials are recorded and not carried out
+    Enforce,
+    /// Listening is not judged
+    Listen,
+    /// UNIX-domain sockets are not judged
+    Unix,
+}
+
+impl Lack {
+    /// Its name on the command line and in events.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Listen => "listen",
+            Self::Unix => "unix",
+        }
+    }
+
+    /// What `policy` asks for and `tier` lacks.
+    pub fn of(tier: Tier, policy: &Policy) -> Vec<Self> {
+        let written = |section| policy.written.contains(&section);
+        let asked = [
+            (Self::Enforce, policy.mode == Mode::Enforce && tier == Tier::Observe),
+            (Self::Listen, written(SectionKind::Listen) && tier != Tier::Lsm),
+            (Self::Unix, written(SectionKind::Unix) && tier != Tier::Lsm),
+        ];
+        asked.into_iter().filter_map(|(lack, is)| is.then_some(lack)).collect()
+    }
+
+    /// What the policy asks for, and what the tier does instead.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Enforce => "asks for `mode: enforce`, and this tier enforces nothing",
+            Self::Listen => "has a section `listen`, and this tier does not judge listening",
+            Self::Unix => "has a section `unix`, and this tier does not judge UNIX-domain sockets",
+        }
     }
 }

@@ -4,11 +4,13 @@
 mod cgroup;
 mod exec;
 mod file;
+mod listen;
 mod net;
+mod socket;
 mod task;
 mod trace;
+mod unix;
 
-pub use self::net::{AF_INET, AF_INET6};
 use crate::guard::Verdict;
 
 /// `-EACCES`

@@ -9,7 +9,9 @@ use super::Failure;
 use crate::policy::{
     AccessSet, Policy,
     compile::{Environment, Filesystems, HostLinks, HostResolver, compile},
-    explain::{Explanation, explain_connect, explain_exec, explain_open},
+    explain::{
+        Explanation, explain_connect, explain_exec, explain_listen, explain_open, explain_unix,
+    },
 };
 
 /// Exit code of a policy that is refused, and of a question that the policy answers with a denial.
@@ -52,6 +54,14 @@ pub struct ExplainArgs {
     /// Running this program
     #[arg(long, value_name = "PATH", group = "question")]
     exec: Vec<PathBuf>,
+
+    /// Listening on ADDRESS:PORT of this host, with /udp for UDP
+    #[arg(long, value_name = "ADDRESS:PORT", group = "question")]
+    listen: Vec<String>,
+
+    /// Connecting to a UNIX-domain socket of another: its path, or @ and its abstract name
+    #[arg(long, value_name = "SOCKET", group = "question")]
+    unix: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -117,6 +127,12 @@ fn explain(args: &ExplainArgs) -> Result<ExitCode, Failure> {
     for endpoint in &args.connect {
         answers
             .extend(explain_connect(&policy, endpoint, &HostResolver::default()).map_err(failed)?);
+    }
+    for address in &args.listen {
+        answers.push(explain_listen(&policy, address).map_err(failed)?);
+    }
+    for socket in &args.unix {
+        answers.push(explain_unix(&policy, socket, &links).map_err(failed)?);
     }
     for answer in &answers {
         say(&answer.to_string())?;

@@ -10,7 +10,7 @@ use crate::{
     guard::TierChoice,
     policy::{Mode, Policy, PolicyName},
     run::{self, Settings},
-    tier::Tier,
+    tier::{Lack, Tier},
 };
 
 /// Run a command under a policy, in a cgroup of its own
@@ -42,8 +42,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE")]
     events: Option<PathBuf>,
 
-    /// Run although the tier lacks this; every event then says so
-    #[arg(long, value_name = "WHAT", value_enum)]
+    /// Run although the tier lacks this (several with commas between); every event then says so
+    #[arg(long, value_name = "WHAT", value_enum, value_delimiter = ',')]
     allow_degraded: Vec<Lack>,
 
     /// The command and its arguments
@@ -63,13 +63,6 @@ enum TierArg {
     Lsm,
     Trace,
     Observe,
-}
-
-/// What a tier can lack.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Lack {
-    /// Denials are recorded and not carried out
-    Enforce,
 }
 
 fn agent_name(text: &str) -> Result<PolicyName, String> {
@@ -106,7 +99,7 @@ pub fn run(args: RunArgs) -> Result<u8, Failure> {
             TierArg::Trace => TierChoice::Only(Tier::Trace),
             TierArg::Observe => TierChoice::Only(Tier::Observe),
         },
-        allow_unenforced: args.allow_degraded.contains(&Lack::Enforce),
+        allow_degraded: args.allow_degraded,
         events: args.events,
         command: args.command,
     };

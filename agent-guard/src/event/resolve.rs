@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use agent_guard_common::{
     event::{Action, Operation},
-    table::NO_RULE,
+    table::{ABSTRACT_DEV, NO_RULE},
 };
 
 use super::{
@@ -79,11 +79,12 @@ fn object(event: &WireEvent<'_>, names: &impl Names) -> Object {
         | Action::Link
         | Action::Truncate
         | Action::SetMetadata
-        | Action::Receive
-        | Action::ConnectLocal => Object::File(file(event, names)),
+        | Action::Receive => Object::File(file(event, names)),
+        Action::ConnectLocal => Object::LocalSocket(local_socket(event, names)),
         Action::Connect | Action::Send | Action::CreateSocket | Action::Listen | Action::Accept => {
             Object::Endpoint(Endpoint {
-                addr: event.addr(),
+                // A socket that is being made has none.
+                addr: event.addr().filter(|_| event.action != Action::CreateSocket),
                 port: event.header.port,
                 protocol: event.header.protocol,
                 family: event.header.family,
@@ -91,11 +92,21 @@ fn object(event: &WireEvent<'_>, names: &impl Names) -> Object {
         }
         Action::IoUring => Object::Interface("io_uring"),
         Action::ShareDescriptors => Object::Interface("clone with shared descriptors"),
+        Action::SourceRoute => Object::Interface("source routing"),
         Action::Operate => Object::Interface(
             Operation::from_number(event.header.operation)
                 .map_or("an unknown operation", words::operation),
         ),
     }
+}
+
+fn local_socket(event: &WireEvent<'_>, names: &impl Names) -> File {
+    if event.header.dev != ABSTRACT_DEV {
+        return file(event, names);
+    }
+    let mut name = SafeText::new(b"@");
+    event.names.iter().for_each(|bytes| name.push(bytes));
+    File { path: name, scope: PathScope::Absolute, dev: 0, inode: 0 }
 }
 
 fn file(event: &WireEvent<'_>, names: &impl Names) -> File {

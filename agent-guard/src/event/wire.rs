@@ -7,6 +7,7 @@ use agent_guard_common::{
     event::{Action, EventHeader, Outcome, PATH_ROOM},
     hook::Hook,
     limits::{NAME_MAX, PATH_ALIGN},
+    table::ABSTRACT_DEV,
 };
 use thiserror::Error;
 
@@ -23,7 +24,7 @@ pub struct WireEvent<'a> {
     pub reason: Reason,
     /// What became of it.
     pub outcome: Outcome,
-    /// Names from the object up to the root of its file system.
+    /// Names from the object up to the root of its file system; the only one of an abstract socket.
     pub names: Vec<&'a [u8]>,
 }
 
@@ -80,7 +81,7 @@ impl<'a> WireEvent<'a> {
             action: Action::from_number(header.action).ok_or(number("action", header.action))?,
             reason: Reason::from_number(header.reason).ok_or(number("reason", header.reason))?,
             outcome: outcome(header.outcome).ok_or(number("outcome", header.outcome))?,
-            names: names(path)?,
+            names: if header.dev == ABSTRACT_DEV { vec![path] } else { names(path)? },
         })
     }
 
@@ -216,8 +217,8 @@ pub(super) mod tests {
     fn numbers_without_a_meaning_are_refused() {
         for (field, broken) in [
             ("hook", EventHeader { hook: 200, ..HEADER }),
-            ("action", EventHeader { action: 9, ..HEADER }),
-            ("reason", EventHeader { reason: 12, ..HEADER }),
+            ("action", EventHeader { action: Action::ALL.len() as u8, ..HEADER }),
+            ("reason", EventHeader { reason: Reason::ALL.len() as u8, ..HEADER }),
             ("outcome", EventHeader { outcome: 4, ..HEADER }),
         ] {
             match WireEvent::parse(&wire(broken, &[])).unwrap_err() {

@@ -20,7 +20,7 @@ mod target;
 pub use error::{Fault, PolicyError, Problem, Refusal};
 pub use load::MAX_FILE_BYTES;
 pub use parse::{MAX_CLASS, MAX_PATTERNS, MAX_RULE_NAME, MAX_RULES};
-pub use pattern::{ComponentGlob, PathPattern, PatternError, PatternFault, Segment};
+pub use pattern::{ComponentGlob, PathPattern, PatternError, PatternFault, Segment, SocketName};
 pub use shipped::{SHIPPED_WORKSPACE, ShippedError};
 pub use target::{Host, HostName, PortRange, Protocols, Target, TargetError, TargetFault};
 
@@ -39,6 +39,12 @@ pub struct Policy {
     pub exec: Section<Vec<PathPattern>>,
     /// Which files the agent reads and writes.
     pub files: Section<FileMatch>,
+    /// On which addresses of this host the agent takes connections and datagrams.
+    pub listen: Section<Vec<Target>>,
+    /// Which UNIX-domain sockets of others the agent connects to.
+    pub unix: Section<Vec<SocketName>>,
+    /// The sections that the file has.
+    pub written: Vec<SectionKind>,
 }
 
 /// A DNS label: 1 to 63 of `a-z`, `0-9` and `-`, neither first nor last a `-`.
@@ -141,6 +147,10 @@ pub enum SectionKind {
     Exec,
     /// `spec.files`.
     Files,
+    /// `spec.listen`.
+    Listen,
+    /// `spec.unix`.
+    Unix,
 }
 
 impl fmt::Display for SectionKind {
@@ -149,6 +159,8 @@ impl fmt::Display for SectionKind {
             Self::Egress => "egress",
             Self::Exec => "exec",
             Self::Files => "files",
+            Self::Listen => "listen",
+            Self::Unix => "unix",
         })
     }
 }

@@ -4,7 +4,7 @@
 //! report everything that is wrong at once. Only what makes the rest unreadable (YAML that is
 //! none, an unknown field, a list where a map is due) ends the reading.
 
-use serde::{Deserialize, Deserializer, de::IgnoredAny};
+use serde::{Deserialize, Deserializer};
 use serde_saphyr::{
     Spanned,
     options::{DuplicateKeyPolicy, MergeKeyPolicy},
@@ -48,14 +48,10 @@ pub struct Spec {
     pub mode: Option<Text>,
     pub selector: Option<Selector>,
     pub egress: Option<Section<EgressRule>>,
-    /// In the contract, not in this version.
-    #[serde(default, deserialize_with = "present")]
-    pub listen: Option<Spanned<IgnoredAny>>,
-    /// In the contract, not in this version.
-    #[serde(default, deserialize_with = "present")]
-    pub unix: Option<Spanned<IgnoredAny>>,
     pub exec: Option<Section<ExecRule>>,
     pub files: Option<Section<FileRule>>,
+    pub listen: Option<Section<ListenRule>>,
+    pub unix: Option<Section<UnixRule>>,
 }
 
 #[derive(Deserialize)]
@@ -108,6 +104,30 @@ pub struct FileRule {
     pub class: Option<Text>,
     #[serde(default, deserialize_with = "present")]
     pub access: Option<Spanned<Vec<Text>>>,
+    pub paths: Option<Vec<Text>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListenRule {
+    #[serde(default, deserialize_with = "present")]
+    pub name: Option<Text>,
+    #[serde(default, deserialize_with = "present")]
+    pub effect: Option<Text>,
+    #[serde(default, deserialize_with = "present")]
+    pub class: Option<Text>,
+    pub on: Option<Vec<Text>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnixRule {
+    #[serde(default, deserialize_with = "present")]
+    pub name: Option<Text>,
+    #[serde(default, deserialize_with = "present")]
+    pub effect: Option<Text>,
+    #[serde(default, deserialize_with = "present")]
+    pub class: Option<Text>,
     pub paths: Option<Vec<Text>>,
 }
 

@@ -57,7 +57,13 @@ fn the_shipped_policy_is_one() {
     let policy = Policy::load(&path).unwrap_or_else(|error| panic!("{}", rendered(&error)));
     assert_eq!(policy.name.as_str(), "coding-agent");
     assert_eq!(policy.mode, Mode::Enforce);
-    for default in [policy.egress.default, policy.exec.default, policy.files.default] {
+    for default in [
+        policy.egress.default,
+        policy.exec.default,
+        policy.files.default,
+        policy.listen.default,
+        policy.unix.default,
+    ] {
         assert_eq!(default, Effect::Deny);
     }
     let secrets = policy.files.rules.last().unwrap();
@@ -161,9 +167,35 @@ fn each_mistake_is_told_where_it_stands_and_how_to_mend_it() {
         ("  mode:\n", (5, 7), ":", "a text is due", "write one value"),
         ("  egres: {}\n", (5, 3), "egres", "no field `egres`", "did you mean `egress`?"),
         ("  foo: {}\n", (5, 3), "foo", "no field `foo`", "one of `mode`, `selector`, `egress`"),
-        ("  listen: {default: deny}\n", (5, 3), "listen", "not enforced by this version", "remove"),
-        ("  listen:\n", (5, 3), "listen", "not enforced by this version", "remove"),
-        ("  unix:\n    default: deny\n", (5, 3), "unix", "not enforced by this version", "remove"),
+        ("  listen: {rules: [{effect: deny, to: [a]}]}\n", (5, 35), "to", "no field `to`", "`on`"),
+        (
+            "  listen: {rules: [{effect: allow, on: [\"localhost:3000\"]}]}\n",
+            (5, 42),
+            "localhost",
+            "a name",
+            "write the address",
+        ),
+        (
+            "  unix: {rules: [{effect: allow, paths: [run/x]}]}\n",
+            (5, 42),
+            "run/x",
+            "relative",
+            "start it with `/`",
+        ),
+        (
+            "  unix: {rules: [{effect: allow, paths: [\"@\"]}]}\n",
+            (5, 43),
+            "@",
+            "without a name",
+            "every abstract socket",
+        ),
+        (
+            "  unix: {rules: [{effect: allow, paths: [\"@a**\"]}]}\n",
+            (5, 45),
+            "**",
+            "beside other text",
+            "single `*`",
+        ),
         ("  selector: {cgroups: [agents]}\n", (5, 24), "agents", "no cgroup path", "root"),
         ("  exec: []\n", (5, 9), "[", "a map is due", "field: value"),
         ("  exec: {default: ask}\n", (5, 19), "ask", "cannot hold a call", "write `deny`"),
@@ -439,19 +471,18 @@ fn no_text_that_is_no_policy_gets_through() {
 
 #[test]
 fn nesting_is_bounded_wherever_it_stands() {
-    // Inside a field whose value is skipped, so that only the bound on depth can refuse it.
     let nested = |depth: usize| {
         refusal(&spec(&format!("  unix: {}{}\n", "[".repeat(depth), "]".repeat(depth))))
     };
     let fault = |depth| format!("{:?}", nested(depth).problems[0].fault);
-    assert!(fault(schema::MAX_DEPTH - 2).starts_with("NotEnforced"));
-    assert!(!fault(schema::MAX_DEPTH - 1).starts_with("NotEnforced"));
-    assert!(!fault(100_000).starts_with("NotEnforced"));
+    assert!(fault(schema::MAX_DEPTH - 2).starts_with("Shape"));
+    assert!(!fault(schema::MAX_DEPTH - 1).starts_with("Shape"));
+    assert!(!fault(100_000).starts_with("Shape"));
 }
 
 #[test]
 fn an_alias_bomb_is_refused_before_it_goes_off() {
-    let mut bomb = spec("  unix:\n    - &a0 [x, x, x, x, x, x, x, x, x]\n");
+    let mut bomb = spec("  selector:\n   cgroups:\n    - &a0 [x, x, x, x, x, x, x, x, x]\n");
     for level in 1..12 {
         let aliases = vec![format!("*a{}", level - 1); 9].join(", ");
         writeln!(bomb, "    - &a{level} [{aliases}]").unwrap();

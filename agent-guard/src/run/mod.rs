@@ -38,7 +38,7 @@ use crate::{
     },
     reaper::Reaper,
     signals::Signals,
-    tier::Tier,
+    tier::{Lack, Tier},
 };
 
 /// The agent's id in the kernel's tables; a run has one.
@@ -62,8 +62,8 @@ pub struct Settings {
     pub agent: String,
     /// The tier that is asked for.
     pub tier: TierChoice,
-    /// Whether a policy in mode `enforce` may run where nothing is enforced.
-    pub allow_unenforced: bool,
+    /// What the tier may lack of what the policy asks for.
+    pub allow_degraded: Vec<Lack>,
     /// Where events go: a file, or `-` for standard output.
     pub events: Option<PathBuf>,
     /// The command and its arguments; not empty.
@@ -120,23 +120,20 @@ async fn under_guard(
 ) -> anyhow::Result<u8> {
     let cgroup = place.cgroup;
     let mut guard = Guard::establish(settings.tier, cgroup, place.mounts, sizes_for(&compiled))?;
-    let unenforced = guard.tier == Tier::Observe && settings.policy.mode == Mode::Enforce;
-    if unenforced && !settings.allow_unenforced {
-        bail!(
-            "{}the policy asks for `mode: enforce`, and tier observe enforces nothing; use `--mode audit`, or `--allow-degraded enforce` to run unenforced all the same",
-            weaker(&guard)
-        );
+    let lacks = Lack::of(guard.tier, &settings.policy);
+    if !lacks.iter().all(|lack| settings.allow_degraded.contains(lack)) {
+        bail!("{}{}", weaker(&guard), refusal(guard.tier, &lacks));
     }
     let policy = guard.tables.write_policy(&compiled)?;
     guard.tables.set_agent(AGENT, agent(settings, &compiled, cgroup, policy))?;
     guard.tables.bind_cgroup(cgroup.id(), AGENT)?;
 
-    let context = context(settings, &guard, cgroup, unenforced);
+    let context = context(settings, &guard, cgroup, &lacks);
     let mut reporter = Reporter::new(RunNames::new(context, &compiled, place.mounts), log);
     announce(settings, &guard);
     reporter.notice(Notice::Started);
     reporter.notice(Notice::PolicyLoaded { replaces: None });
-    if unenforced {
+    if !lacks.is_empty() {
         reporter.notice(Notice::Degraded);
     }
 
@@ -347,12 +344,26 @@ fn open_log(path: &Path) -> anyhow::Result<EventLog<File>> {
     Ok(EventLog::new(Encoder::new(host, u128::from(high) << 64 | u128::from(low)), out))
 }
 
-fn context(settings: &Settings, guard: &Guard, cgroup: &Cgroup, unenforced: bool) -> Arc<Context> {
+/// Why a policy does not run on a tier, and how it does all the same.
+fn refusal(tier: Tier, lacks: &[Lack]) -> String {
+    let mut why = String::new();
+    for lack in lacks {
+        why.push_str(&format!("tier {tier}: the policy {}\n", lack.words()));
+    }
+    let names: Vec<&str> = lacks.iter().map(|lack| lack.name()).collect();
+    let audit = if lacks.contains(&Lack::Enforce) { "use `--mode audit`, or " } else { "" };
+    format!(
+        "{why}{audit}run it without these all the same by `--allow-degraded {}`",
+        names.join(",")
+    )
+}
+
+fn context(settings: &Settings, guard: &Guard, cgroup: &Cgroup, lacks: &[Lack]) -> Arc<Context> {
     use std::os::unix::ffi::OsStrExt;
     Arc::new(Context {
         tier: guard.tier,
         mode: settings.policy.mode,
-        degraded: if unenforced { vec!["enforce".to_owned()] } else { Vec::new() },
+        degraded: lacks.iter().map(|lack| lack.name().to_owned()).collect(),
         agent: AgentIdentity {
             name: settings.agent.clone(),
             id: AGENT,

@@ -30,6 +30,13 @@ use self::{
     nfa::Builder,
     rules::{number_rules, rule_ref},
 };
+pub(super) use self::{
+    egress::is_wildcard_case,
+    forms::{Form, abstract_names, forms},
+    links::{follow, to_std},
+    mounts::components,
+    rules::{egress_id, listen_id},
+};
 pub use self::{
     egress::{HostResolver, Prefix, Resolver},
     error::{
@@ -41,12 +48,6 @@ pub use self::{
     note::Note,
     rules::RuleInfo,
     tables::MemoryTables,
-};
-pub(super) use self::{
-    forms::{Form, forms},
-    links::{follow, to_std},
-    mounts::components,
-    rules::egress_id,
 };
 use super::{Mode, Policy, Segment};
 
@@ -73,10 +74,13 @@ pub struct Compiled {
     pub self_symbol: u64,
     /// Any of [`AgentFlag`].
     pub flags: u32,
-    /// Defaults for files and programs, by [`agent_guard_common::table::Access`].
+    /// Defaults for files, programs and UNIX-domain sockets, by
+    /// [`agent_guard_common::table::Access`].
     pub default_file: [Effect; ACCESS_KINDS],
     /// Default for connections.
     pub default_egress: Effect,
+    /// Default for listening.
+    pub default_listen: Effect,
     /// State at the root of each file system, by `s_dev`.
     pub starts: Vec<(u32, u32)>,
     /// State, symbol, state after it.
@@ -108,7 +112,8 @@ impl Compiled {
             flags: self.flags,
             default_file: self.default_file.map(|effect| effect as u8),
             default_egress: self.default_egress as u8,
-            reserved: 0,
+            default_listen: self.default_listen as u8,
+            reserved: [0; 2],
         }
     }
 }
@@ -137,6 +142,9 @@ pub fn compile(
     for form in &forms {
         builder.add(&mut alphabet, &form.segments, form.accept);
     }
+    for (pattern, accept) in abstract_names(policy) {
+        builder.add_abstract(&mut alphabet, &pattern.segments, accept);
+    }
     let nfa = builder.finish();
     let anchors = Anchors::new(environment.filesystems, &nfa, &mut alphabet);
     let globs = lexer::build(alphabet.globs())?;
@@ -159,8 +167,9 @@ pub fn compile(
         hash_key,
         self_symbol: name_symbol(hash_key, SELF),
         flags: audit | inner_globs,
-        default_file: [files, files, policy.exec.default.into()],
+        default_file: [files, files, policy.exec.default.into(), policy.unix.default.into()],
         default_egress: policy.egress.default.into(),
+        default_listen: policy.listen.default.into(),
         starts,
         edges,
         states,

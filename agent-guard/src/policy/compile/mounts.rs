@@ -7,6 +7,8 @@
 
 use std::{collections::BTreeMap, os::unix::ffi::OsStrExt};
 
+use agent_guard_common::table::ABSTRACT_DEV;
+
 use super::{
     alphabet::{Alphabet, number},
     nfa::{Nfa, NodeId, Root},
@@ -263,6 +265,8 @@ impl Anchors {
                 }
             }
         }
+        all.anchors.push(Anchor { nodes: nfa.start(Root::Abstract), ..Anchor::default() });
+        all.starts.insert(ABSTRACT_DEV, number(all.anchors.len() - 1));
         all
     }
 

@@ -37,7 +37,7 @@ impl From<policy::Effect> for Effect {
     }
 }
 
-/// All rules: egress, then exec, then files, each in the order of the file.
+/// All rules: egress, exec, files, listen, unix, each in the order of the file.
 ///
 /// # Errors
 /// [`CompileError::Rules`] where there are more than ids.
@@ -54,6 +54,8 @@ pub fn number_rules(policy: &Policy) -> Result<Vec<RuleInfo>, CompileError> {
     let rules: Vec<RuleInfo> = rows(SectionKind::Egress, &policy.egress.rules)
         .chain(rows(SectionKind::Exec, &policy.exec.rules))
         .chain(rows(SectionKind::Files, &policy.files.rules))
+        .chain(rows(SectionKind::Listen, &policy.listen.rules))
+        .chain(rows(SectionKind::Unix, &policy.unix.rules))
         .collect();
     if rules.len() > MAX_RULES {
         return Err(CompileError::Rules { count: rules.len() });
@@ -82,6 +84,16 @@ pub fn exec_id(policy: &Policy, index: usize) -> u16 {
 /// Id of the files rule at `index`.
 pub fn file_id(policy: &Policy, index: usize) -> u16 {
     id(policy.egress.rules.len() + policy.exec.rules.len() + index)
+}
+
+/// Id of the listen rule at `index`.
+pub fn listen_id(policy: &Policy, index: usize) -> u16 {
+    id(policy.egress.rules.len() + policy.exec.rules.len() + policy.files.rules.len() + index)
+}
+
+/// Id of the unix rule at `index`.
+pub fn unix_id(policy: &Policy, index: usize) -> u16 {
+    listen_id(policy, policy.listen.rules.len() + index)
 }
 
 /// [`number_rules`] has refused what does not fit.
