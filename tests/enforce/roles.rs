@@ -12,6 +12,7 @@ use agent_guard::mounts::{self, MountTable};
 
 use crate::{
     actor::{End, Report, follow_plan, try_in_child},
+    sockets,
     support::{Act, Call},
 };
 
@@ -34,11 +35,17 @@ pub fn play(arguments: &[String]) {
         ["packet-in-disguise"] => say(try_in_child(packet_in_disguise)),
         ["share-descriptors"] => say(try_in_child(share_descriptors)),
         ["open-as", name, path] => open_as(name, path),
+        ["socket", ..] | ["netlink", ..] | ["send-on", ..] | ["accept-on", _] => {
+            sockets::play(&arguments)
+        }
+        ["source-route"] | ["forms", _] | ["own-sockets", _] | ["listen-unbound"] => {
+            sockets::play(&arguments)
+        }
         other => panic!("{other:?}: no such role"),
     }
 }
 
-fn say(report: Report) {
+pub fn say(report: Report) {
     println!("{}", serde_json::to_string(&report).unwrap());
 }
 
@@ -284,7 +291,7 @@ fn share_descriptors() -> io::Result<()> {
     Ok(())
 }
 
-fn done(result: i64) -> io::Result<i32> {
+pub fn done(result: i64) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
 }
 

@@ -21,7 +21,8 @@ use crate::{
 
 /// A trial for every case; a scene runs when the first of its cases is asked for.
 pub fn trials() -> Vec<Trial> {
-    scenes().into_iter().flat_map(of_scene).collect()
+    let judged = |scene: &Scene| !scene.lsm_only || tier() == Tier::Lsm;
+    scenes().into_iter().filter(judged).flat_map(of_scene).collect()
 }
 
 fn of_scene(scene: Scene) -> Vec<Trial> {

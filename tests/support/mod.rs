@@ -30,6 +30,9 @@ pub struct Scene {
     pub name: String,
     /// `spec` of the policy. Placeholders are those of [`Place`].
     pub spec: String,
+    /// Only tier `lsm` judges what is tried here.
+    #[serde(default)]
+    pub lsm_only: bool,
     /// Made in this order before anything is tried.
     #[serde(default)]
     pub setup: Vec<Setup>,
@@ -57,6 +60,10 @@ pub enum Setup {
     Bind { from: String, at: String },
     /// A listener: `127.0.0.1:{p0}/tcp`.
     Listen(String),
+    /// A UNIX-domain socket that takes streams: a path, or `@` and an abstract name.
+    StreamSocket(String),
+    /// One that takes datagrams.
+    DatagramSocket(String),
 }
 
 /// One promise.
@@ -133,6 +140,14 @@ pub enum Act {
     Send(String),
     /// A pipe of the process's own, opened again by name.
     ReopenPipe(String),
+    /// Bound there and, for TCP, listening.
+    Listen(String),
+    /// A UNIX-domain stream: a path, or `@` and an abstract name.
+    ConnectStream(String),
+    /// A UNIX-domain datagram socket that is connected.
+    ConnectDatagram(String),
+    /// A datagram on a UNIX-domain socket that is not connected.
+    SendDatagram(String),
 }
 
 /// How a file is opened.
@@ -158,7 +173,11 @@ impl Act {
         | Self::Exec(object)
         | Self::Connect(object)
         | Self::Send(object)
-        | Self::ReopenPipe(object)) = self;
+        | Self::ReopenPipe(object)
+        | Self::Listen(object)
+        | Self::ConnectStream(object)
+        | Self::ConnectDatagram(object)
+        | Self::SendDatagram(object)) = self;
         object
     }
 
@@ -174,14 +193,18 @@ impl Act {
         | Self::Exec(object)
         | Self::Connect(object)
         | Self::Send(object)
-        | Self::ReopenPipe(object)) = &mut act;
+        | Self::ReopenPipe(object)
+        | Self::Listen(object)
+        | Self::ConnectStream(object)
+        | Self::ConnectDatagram(object)
+        | Self::SendDatagram(object)) = &mut act;
         *object = place.fill(object);
         act
     }
 
-    /// Whether it is about the network.
+    /// Whether it is about an address of a network.
     pub fn is_network(&self) -> bool {
-        matches!(self, Self::Connect(_) | Self::Send(_))
+        matches!(self, Self::Connect(_) | Self::Send(_) | Self::Listen(_))
     }
 }
 

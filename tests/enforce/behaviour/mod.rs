@@ -6,6 +6,7 @@ mod exit;
 mod log;
 mod scope;
 mod signals;
+mod sockets;
 mod swap;
 
 use agent_guard::tier::Tier;
@@ -30,6 +31,7 @@ pub fn trials() -> Vec<Trial> {
         log::PROMISES,
         scope::PROMISES,
         signals::PROMISES,
+        sockets::PROMISES,
         swap::PROMISES,
     ];
     let trial = |(name, test): &Behaviour| {
