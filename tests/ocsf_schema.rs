@@ -145,12 +145,16 @@ fn objects(action: Action) -> Vec<Object> {
                 .zip(scopes.into_iter().cycle())
                 .enumerate()
                 .map(|(number, (path, scope))| {
-                    Object::File(File {
+                    let file = File {
                         path: SafeText::new(path),
                         scope,
                         dev: if number == 2 { 0 } else { 8 << 20 | 1 },
                         inode: if number == 2 { 0 } else { u64::MAX },
-                    })
+                    };
+                    match action {
+                        Action::ConnectLocal => Object::LocalSocket(file),
+                        _ => Object::File(file),
+                    }
                 })
                 .collect()
         }
@@ -165,13 +169,14 @@ fn objects(action: Action) -> Vec<Object> {
                     libc::AF_INET6,
                 ),
                 (None, 0, libc::AF_VSOCK),
+                (None, 17, 99),
             ]
             .map(|(addr, protocol, family)| {
                 Object::Endpoint(Endpoint { addr, port: 65535, protocol, family: family as u16 })
             })
             .to_vec()
         }
-        Action::IoUring | Action::ShareDescriptors | Action::Operate => {
+        Action::IoUring | Action::ShareDescriptors | Action::SourceRoute | Action::Operate => {
             vec![Object::Interface("io_uring")]
         }
     }
@@ -189,11 +194,13 @@ fn hooks(action: Action) -> &'static [Hook] {
         | Action::Truncate
         | Action::SetMetadata
         | Action::Receive => &[Hook::FileOpen],
-        Action::CreateSocket | Action::Listen | Action::Accept | Action::ConnectLocal => {
-            &[Hook::SocketConnect]
-        }
+        Action::CreateSocket => &[Hook::SocketCreate],
+        Action::Listen => &[Hook::SocketListen, Hook::SocketBind],
+        Action::Accept => &[Hook::SocketAccept],
+        Action::ConnectLocal => &[Hook::UnixStreamConnect, Hook::UnixMaySend],
+        Action::SourceRoute => &[Hook::SocketSetsockopt, Hook::SocketSendmsg],
         Action::Connect => &[Hook::SocketConnect, Hook::Connect4, Hook::Connect6],
-        Action::Send => &[Hook::SocketSendmsg, Hook::Sendmsg4, Hook::Sendmsg6],
+        Action::Send => &[Hook::SocketSendmsg, Hook::NetlinkSend, Hook::Sendmsg4, Hook::Sendmsg6],
         Action::IoUring | Action::ShareDescriptors | Action::Operate => &[Hook::SysExit],
     }
 }

@@ -80,3 +80,25 @@ impl Lack {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tier_lacks_what_the_policy_has_and_it_does_not_judge() {
+        let of = |tier, spec: &str| {
+            let text = format!(
+                "apiVersion: agent-guard.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {{name: a}}\nspec: {{{spec}}}\n"
+            );
+            Lack::of(tier, &Policy::parse("p.yaml", &text).unwrap())
+        };
+        let sockets = "listen: {default: deny}, unix: {default: allow}, mode: audit";
+        assert_eq!(of(Tier::Lsm, sockets), []);
+        assert_eq!(of(Tier::Trace, sockets), [Lack::Listen, Lack::Unix]);
+        assert_eq!(of(Tier::Observe, sockets), [Lack::Listen, Lack::Unix]);
+        assert_eq!(of(Tier::Trace, "unix: {}"), [Lack::Unix]);
+        assert_eq!(of(Tier::Trace, "egress: {}"), []);
+        assert_eq!(of(Tier::Observe, "egress: {}"), [Lack::Enforce]);
+    }
+}

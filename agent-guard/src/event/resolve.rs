@@ -260,6 +260,30 @@ mod tests {
     }
 
     #[test]
+    fn an_abstract_name_is_shown_whole_whatever_its_bytes() {
+        let name = b"a/b\0\xff\n\\".as_slice();
+        let header = EventHeader {
+            action: Action::ConnectLocal as u8,
+            dev: ABSTRACT_DEV,
+            inode: 0,
+            path_len: name.len() as u32,
+            ..HEADER
+        };
+        for name in [name, b""] {
+            let mut bytes = wire(EventHeader { path_len: 0, ..header }, &[]);
+            let len = std::mem::offset_of!(EventHeader, path_len);
+            bytes[len..len + 4].copy_from_slice(&(name.len() as u32).to_ne_bytes());
+            bytes.extend_from_slice(name);
+            let record = resolve(&WireEvent::parse(&bytes).unwrap(), &Known::mounted(&[]));
+            let Body::Decided { object: Object::LocalSocket(socket), .. } = record.body else {
+                panic!("{:?}", record.body)
+            };
+            assert_eq!(socket.path.to_bytes(), [b"@", name].concat());
+            assert_eq!((socket.scope, socket.dev), (PathScope::Absolute, 0));
+        }
+    }
+
+    #[test]
     fn time_rule_and_agent_are_named() {
         let known = Known::mounted(&[]);
         let of = |rule| {

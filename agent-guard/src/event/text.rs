@@ -191,8 +191,10 @@ fn suggestion(pid: u32, action: Action, object: &Object) -> Option<(&'static str
             })
         }
         Object::LocalSocket(socket) => {
-            let known = socket.scope == PathScope::Absolute && !socket.path.is_empty();
-            let path = known.then(|| quoted(&pattern(pid, socket.path.as_str())))?;
+            let path = socket.path.as_str();
+            // The abstract name without a byte has no pattern either.
+            let known = socket.scope == PathScope::Absolute && !matches!(path, "" | "@");
+            let path = known.then(|| quoted(&pattern(pid, path)))?;
             Some(("unix", format!("{{effect: allow, paths: [{path}]}}")))
         }
         Object::Endpoint(endpoint) if matches!(action, Action::Listen | Action::Accept) => {
@@ -332,7 +334,7 @@ mod tests {
     use super::*;
     use crate::event::{
         HookTotals, Losses,
-        fixture::{decided, denied, endpoint, file, record, scoped},
+        fixture::{decided, denied, endpoint, file, record, scoped, socket},
     };
 
     fn line(record: &Record) -> String {
@@ -366,6 +368,31 @@ mod tests {
                 Action::Send,
                 endpoint("2001:db8::1", 53, libc::IPPROTO_UDP),
                 r#"agent-guard: denied   send to [2001:db8::1]:53/udp by cat[1234]: no rule matches; to allow it, add to spec.egress.rules in policy.yaml: - {effect: allow, to: ["[2001:db8::1]:53/udp"]}"#,
+            ),
+            (
+                Action::Connect,
+                endpoint("127.0.0.1", 80, libc::IPPROTO_MPTCP),
+                r#"agent-guard: denied   connect 127.0.0.1:80/mptcp by cat[1234]: no rule matches; to allow it, add to spec.egress.rules in policy.yaml: - {effect: allow, to: ["127.0.0.1:80/tcp"]}"#,
+            ),
+            (
+                Action::Listen,
+                endpoint("0.0.0.0", 3000, libc::IPPROTO_TCP),
+                r#"agent-guard: denied   listen on 0.0.0.0:3000/tcp by cat[1234]: no rule matches; to allow it, add to spec.listen.rules in policy.yaml: - {effect: allow, on: ["0.0.0.0:3000/tcp"]}"#,
+            ),
+            (
+                Action::Listen,
+                endpoint("0.0.0.0", 0, libc::IPPROTO_TCP),
+                "agent-guard: denied   listen on 0.0.0.0:0/tcp by cat[1234]: no rule matches; bind it to an address and a port, and name those in spec.listen",
+            ),
+            (
+                Action::ConnectLocal,
+                socket(b"/run/x.sock"),
+                r#"agent-guard: denied   connect /run/x.sock by cat[1234]: no rule matches; to allow it, add to spec.unix.rules in policy.yaml: - {effect: allow, paths: ["/run/x.sock"]}"#,
+            ),
+            (
+                Action::ConnectLocal,
+                socket(b"@a/*\0"),
+                r"agent-guard: denied   connect @a/*\x00 by cat[1234]: no rule matches; to allow it, add to spec.unix.rules in policy.yaml: - {effect: allow, paths: ['@a/\*\x00']}",
             ),
         ] {
             assert_eq!(line(&denied(action, object)), expected);

@@ -554,6 +554,39 @@ mod tests {
         name.iter().map(escape).collect()
     }
 
+    #[test]
+    fn a_socket_is_a_path_or_an_abstract_name_of_any_bytes() {
+        let abstract_name = |text: &str| match SocketName::parse(text).unwrap() {
+            SocketName::Abstract(pattern) => pattern.segments,
+            other => panic!("{other:?}"),
+        };
+        let literal = |bytes: &[u8]| vec![Segment::Literal(bytes.into())];
+        assert_eq!(abstract_name("@dbus"), literal(b"dbus"));
+        assert_eq!(abstract_name("@/tmp/.X11-unix/X0"), literal(b"/tmp/.X11-unix/X0"));
+        assert_eq!(abstract_name(r"@a\x00\x2f\xff\*"), literal(b"a\0/\xff*"));
+        assert_eq!(abstract_name("@.."), literal(b".."));
+        assert_eq!(abstract_name("@*"), [Segment::AnyOne]);
+        assert!(
+            matches!(&abstract_name("@a/*/b")[..], [Segment::Glob(glob)] if glob.matches(b"a/x/y/b"))
+        );
+        let path = SocketName::parse("/run/x.sock").unwrap();
+        assert_eq!(path, SocketName::Path(PathPattern::parse("/run/x.sock").unwrap()));
+
+        for (text, fault) in [
+            ("@", PatternFault::NoAbstractName),
+            ("@**", PatternFault::GluedStars),
+            ("@a?", PatternFault::Metacharacter { found: '?' }),
+            ("@a\n", PatternFault::Control { byte: b'\n' }),
+            ("run/x", PatternFault::Relative { fix: "**/run/x".to_owned() }),
+        ] {
+            assert_eq!(SocketName::parse(text).unwrap_err().fault, fault, "{text}");
+        }
+        let long = |len| format!("@{}", "n".repeat(len));
+        assert!(SocketName::parse(&long(ABSTRACT_NAME_MAX)).is_ok());
+        let fault = PatternFault::LongAbstractName { len: ABSTRACT_NAME_MAX + 1 };
+        assert_eq!(SocketName::parse(&long(ABSTRACT_NAME_MAX + 1)).unwrap_err().fault, fault);
+    }
+
     proptest! {
         #[test]
         fn every_name_can_be_written(names in prop::collection::vec(name(), 1..MAX_COMPONENTS)) {

@@ -4,7 +4,7 @@
 //! report everything that is wrong at once. Only what makes the rest unreadable (YAML that is
 //! none, an unknown field, a list where a map is due) ends the reading.
 
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_saphyr::{
     Spanned,
     options::{DuplicateKeyPolicy, MergeKeyPolicy},
@@ -146,6 +146,11 @@ where
 /// # Errors
 /// Whatever makes the text no policy file in shape, with the place.
 pub fn read(text: &str) -> Result<Document, serde_saphyr::Error> {
+    read_as(text)
+}
+
+/// The same into any form.
+pub(super) fn read_as<T: DeserializeOwned>(text: &str) -> Result<T, serde_saphyr::Error> {
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_depth: MAX_DEPTH,

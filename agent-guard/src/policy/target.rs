@@ -655,6 +655,30 @@ mod tests {
     }
 
     #[test]
+    fn an_address_to_listen_on_may_be_every_address_and_is_no_name() {
+        let hosts = |text: &str| -> Vec<Host> {
+            Target::parse_own(text).unwrap().into_iter().map(|target| target.host).collect()
+        };
+        assert_eq!(hosts("0.0.0.0:80"), [net("0.0.0.0/32")]);
+        assert_eq!(hosts("[::]:80/tcp"), [net("::/128")]);
+        assert_eq!(hosts("::ffff:0.0.0.0"), [net("0.0.0.0/32")]);
+        assert_eq!(hosts("*:80"), [net("0.0.0.0/0"), net("::/0"), net("::/128")]);
+        assert_eq!(hosts("10.0.0.0/8:80"), [net("10.0.0.0/8")]);
+        for (text, at, fault) in [
+            ("localhost:80", "localhost", TargetFault::OwnName { name: "localhost".into() }),
+            ("::1:80", "::1:80", TargetFault::CompatibleV6 { address: "::1:80".parse().unwrap() }),
+            (
+                "*.example.com",
+                "*.example.com",
+                TargetFault::WildcardName { text: "*.example.com".into() },
+            ),
+        ] {
+            let error = Target::parse_own(text).expect_err(text);
+            assert_eq!((&text[error.at.clone()], &error.fault), (at, &fault), "{text}");
+        }
+    }
+
+    #[test]
     fn each_bound_holds_at_its_last_value() {
         let label = |len| format!("{}.example", "a".repeat(len));
         assert!(Target::parse(&label(HostName::MAX_LABEL)).is_ok());
