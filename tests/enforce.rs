@@ -35,6 +35,8 @@ mod roles;
 mod scenes;
 #[path = "enforce/scratch.rs"]
 mod scratch;
+#[path = "enforce/sockets.rs"]
+mod sockets;
 #[expect(dead_code, reason = "an imagined place is for the runner without a kernel")]
 mod support;
 

@@ -145,12 +145,16 @@ fn objects(action: Action) -> Vec<Object> {
                 .zip(scopes.into_iter().cycle())
                 .enumerate()
                 .map(|(number, (path, scope))| {
-                    Object::File(File {
+                    let file = File {
                         path: SafeText::new(path),
                         scope,
                         dev: if number == 2 { 0 } else { 8 << 20 | 1 },
                         inode: if number == 2 { 0 } else { u64::MAX },
-                    })
+                    };
+                    match action {
+                        Action::ConnectLocal => Object::LocalSocket(file),
+                        _ => Object::File(file),
+                    }
                 })
                 .collect()
         }
@@ -165,13 +169,16 @@ fn objects(action: Action) -> Vec<Object> {
                     libc::AF_INET6,
                 ),
                 (None, 0, libc::AF_VSOCK),
+                (None, 17, 99),
             ]
             .map(|(addr, protocol, family)| {
                 Object::Endpoint(Endpoint { addr, port: 65535, protocol, family: family as u16 })
             })
             .to_vec()
         }
-        Action::IoUring | Action::ShareDescriptors => vec![Object::Interface("io_uring")],
+        Action::IoUring | Action::ShareDescriptors | Action::SourceRoute => {
+            vec![Object::Interface("io_uring")]
+        }
         Action::Operate => Operation::ALL
             .iter()
             .flat_map(|operation| [0, 77].map(|process| Object::Operation(*operation, process)))
@@ -193,13 +200,15 @@ fn hooks(action: Action) -> &'static [Hook] {
         Action::Truncate => &[Hook::PathTruncate],
         Action::SetMetadata => &[Hook::PathChmod, Hook::InodeSetattr, Hook::InodeSetxattr],
         Action::Receive => &[Hook::FileReceive],
-        Action::CreateSocket | Action::Listen | Action::Accept | Action::ConnectLocal => {
-            &[Hook::SocketConnect]
-        }
+        Action::CreateSocket => &[Hook::SocketCreate],
+        Action::Listen => &[Hook::SocketListen, Hook::SocketBind],
+        Action::Accept => &[Hook::SocketAccept],
+        Action::ConnectLocal => &[Hook::UnixStreamConnect, Hook::UnixMaySend],
+        Action::SourceRoute => &[Hook::SocketSetsockopt, Hook::SocketSendmsg],
         Action::Connect => {
             &[Hook::SocketConnect, Hook::Connect4, Hook::Connect6, Hook::FileReceive]
         }
-        Action::Send => &[Hook::SocketSendmsg, Hook::Sendmsg4, Hook::Sendmsg6],
+        Action::Send => &[Hook::SocketSendmsg, Hook::NetlinkSend, Hook::Sendmsg4, Hook::Sendmsg6],
         Action::IoUring | Action::ShareDescriptors => &[Hook::SysExit],
         Action::Operate => &[Hook::TaskKill, Hook::SbMount],
     }

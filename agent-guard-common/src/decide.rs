@@ -7,7 +7,7 @@ use crate::{
     limits::MAX_INTERVALS,
     numbered::numbered,
     table::{
-        Access, Agent, Alias, DEAD, Effect, Family, Interval, NO_RULE, PortSet, State, Verdict,
+        Access, Agent, Alias, DEAD, Effect, Family, Interval, NO_RULE, PortSet, State, Verdict, Way,
     },
 };
 
@@ -22,7 +22,7 @@ pub trait Tables {
     /// The row of `state`.
     fn state(&self, state: u32) -> Option<State>;
     /// Port ranges of the longest prefix that holds the address.
-    fn prefix(&self, family: Family, addr: [u8; 16]) -> Option<PortSet>;
+    fn prefix(&self, way: Way, family: Family, addr: [u8; 16]) -> Option<PortSet>;
     /// A port range by its index.
     fn interval(&self, index: u32) -> Option<Interval>;
 }
@@ -48,7 +48,7 @@ numbered! {
         TooLong,
         /// A kernel read or a look-up that must succeed did not.
         Failed,
-        /// Not TCP or UDP over IPv4 or IPv6.
+        /// Not of a family and protocol that agents may use.
         Protocol,
         /// An interface of which the tier can not judge what goes through it, closed to agents.
         Interface,
@@ -163,6 +163,8 @@ pub enum Request {
     /// library. Where no rule names it under `exec`, it may also be a file that the agent can read and
     /// not write.
     Load = 4,
+    /// Connect to the UNIX-domain socket that it is, or send it a datagram.
+    Connect = 5,
 }
 
 /// Decides what is asked of the object at which the walk ended. `guarded` objects are allowed only
@@ -187,6 +189,7 @@ pub fn decide_file(
             if read.effect == Effect::Deny { read } else { of(Access::Write) }
         }
         Request::Exec => of(Access::Exec),
+        Request::Connect => of(Access::Connect),
         Request::Load => {
             let (exec, read) = (of(Access::Exec), of(Access::Read));
             let fixed = read.effect == Effect::Allow && of(Access::Write).effect == Effect::Deny;
@@ -203,6 +206,7 @@ fn one_access(row: &State, agent: &Agent, access: Access, guarded: bool) -> Deci
         Access::Read => (agent.default_file[0], row.verdicts[0], row.guarded[0]),
         Access::Write => (agent.default_file[1], row.verdicts[1], row.guarded[1]),
         Access::Exec => (agent.default_file[2], row.verdicts[2], row.guarded[2]),
+        Access::Connect => (agent.default_file[3], row.verdicts[3], row.guarded[3]),
     };
     match (guarded, exact.effect()) {
         (false, _) => Decision::from_verdict(plain, default),
@@ -224,13 +228,14 @@ pub fn decide_alias(
     {
         return by_name;
     }
-    let [read, write, exec] = alias.verdicts;
+    let [read, write, exec, connect] = alias.verdicts;
     let (one, other) = match request {
         Request::Read => (read, read),
         Request::Write => (write, write),
         Request::ReadWrite => (read, write),
         Request::Exec => (exec, exec),
         Request::Load => (exec, read),
+        Request::Connect => (connect, connect),
     };
     let denial = |verdict: Verdict| Decision {
         effect: Effect::Deny,
@@ -285,7 +290,7 @@ pub fn decide_operation(agent: &Agent, operation: Operation) -> Decision {
     Decision { effect: verdict.effect().unwrap_or(Effect::Deny), rule, reason }
 }
 
-/// Where a connection goes.
+/// One end of a connection: the far one, or the agent's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// Family after normalisation ([`Endpoint::v6`]).
@@ -333,13 +338,45 @@ impl Endpoint {
             }
         }
     }
+
+    /// An IPv4 address of this host. The wildcard address stays what it is.
+    #[inline(always)]
+    pub fn own_v4(addr: [u8; 4], port: u16, transport: Transport) -> Self {
+        let [a, b, c, d] = addr;
+        let addr = [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        Self { family: Family::V4, addr, port, transport }
+    }
+
+    /// An IPv6 address of this host; IPv4-mapped becomes IPv4. The wildcard address stays what it is,
+    /// and takes IPv4 in whatever `IPV6_V6ONLY` says: the agent may change that.
+    #[inline(always)]
+    pub fn own_v6(addr: [u8; 16], port: u16, transport: Transport) -> Self {
+        match addr {
+            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] => {
+                Self::own_v4([a, b, c, d], port, transport)
+            }
+            _ => Self { family: Family::V6, addr, port, transport },
+        }
+    }
 }
 
 /// Decides a connection, or a datagram, to `endpoint`.
 #[inline(always)]
 pub fn decide_connect(tables: &impl Tables, agent: &Agent, endpoint: &Endpoint) -> Decision {
-    let default = agent.default_egress;
-    let Some(set) = tables.prefix(endpoint.family, endpoint.addr) else {
+    decide_port(tables, Way::To, agent.default_egress, endpoint)
+}
+
+/// Decides listening on `endpoint`, an [`Endpoint::own_v4`] or [`Endpoint::own_v6`]. The wildcard
+/// address is every address at once.
+#[inline(always)]
+pub fn decide_listen(tables: &impl Tables, agent: &Agent, endpoint: &Endpoint) -> Decision {
+    let way = if endpoint.addr == [0; 16] { Way::OnAny } else { Way::On };
+    decide_port(tables, way, agent.default_listen, endpoint)
+}
+
+#[inline(always)]
+fn decide_port(tables: &impl Tables, way: Way, default: u8, endpoint: &Endpoint) -> Decision {
+    let Some(set) = tables.prefix(way, endpoint.family, endpoint.addr) else {
         return Decision::from_verdict(Verdict::UNMATCHED, default);
     };
     if set.count == 0 {
@@ -391,7 +428,12 @@ mod tests {
 
     const ALLOWED: Decision = Decision { effect: Effect::Allow, rule: 7, reason: Reason::Rule };
     const NO_READING: Alias = Alias {
-        verdicts: [Verdict::new(Effect::Deny, 3), Verdict::UNMATCHED, Verdict::UNMATCHED],
+        verdicts: [
+            Verdict::new(Effect::Deny, 3),
+            Verdict::UNMATCHED,
+            Verdict::UNMATCHED,
+            Verdict::UNMATCHED,
+        ],
         generation: 5,
         has_generation: 1,
     };

@@ -66,6 +66,8 @@ numbered! {
         ConnectLocal,
         /// Something was done to the system or to a process outside the agent: see [`Operation`].
         Operate,
+        /// A socket was told the way that its packets take, which would lead elsewhere than is judged.
+        SourceRoute,
     }
 }
 
@@ -127,7 +129,8 @@ pub struct EventHeader {
     pub uid: u32,
     /// Real group id.
     pub gid: u32,
-    /// Device of the object's file system, `s_dev`, or 0.
+    /// Device of the object's file system, `s_dev`, or 0; of an abstract socket name, which then stands
+    /// alone in the path as its bare bytes, [`crate::table::ABSTRACT_DEV`].
     pub dev: u32,
     /// Bytes of the path that follow.
     pub path_len: u32,

@@ -170,6 +170,30 @@ hooks! {
     SocketSendmsg: Lsm Required "socket_sendmsg" program "socket_sendmsg" ("sock", "msg", "size")
         decides "sending to an address"
         without "datagrams could be sent anywhere without a connection";
+    SocketCreate: Lsm Required "socket_create" program "socket_create" ("family", "type", "protocol", "kern")
+        decides "making a socket"
+        without "sockets of families that no rule can name could be made";
+    SocketBind: Lsm Required "socket_bind" program "socket_bind" ("sock", "address", "addrlen")
+        decides "receiving on a UDP port"
+        without "datagrams could be received on any port";
+    SocketListen: Lsm Required "socket_listen" program "socket_listen" ("sock", "backlog")
+        decides "listening on a TCP port"
+        without "connections could be taken on any port";
+    SocketAccept: Lsm Required "socket_accept" program "socket_accept" ("sock", "newsock")
+        decides "accepting on a listener that was handed in"
+        without "connections could be taken on listeners of others";
+    SocketSetsockopt: Lsm Required "socket_setsockopt" program "socket_setsockopt" ("sock", "level", "optname")
+        decides "setting a source route"
+        without "packets could be sent elsewhere than was judged";
+    UnixStreamConnect: Lsm Required "unix_stream_connect" program "unix_stream_connect" ("sock", "other", "newsk")
+        decides "connecting to a UNIX-domain socket"
+        without "services of this host could be asked to act outside of the policy";
+    UnixMaySend: Lsm Required "unix_may_send" program "unix_may_send" ("sock", "other")
+        decides "sending to a UNIX-domain socket"
+        without "datagrams could be sent to any service of this host";
+    NetlinkSend: Lsm Required "netlink_send" program "netlink_send" ("sk", "skb")
+        decides "asking the kernel over netlink"
+        without "the kernel's network could be changed by a socket that was handed in";
 
     // Tasks, and what else reaches out of an agent
     TaskAlloc: Lsm Required "task_alloc" program "task_alloc" ("task", "clone_flags")

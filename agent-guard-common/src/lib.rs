@@ -13,4 +13,5 @@ pub mod hook;
 pub mod limits;
 mod numbered;
 pub mod offsets;
+pub mod socket;
 pub mod table;

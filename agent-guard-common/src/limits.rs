@@ -11,6 +11,13 @@ pub const NAME_MAX: usize = 255;
 /// Bytes of all components of an object's path, each padded to [`PATH_ALIGN`]. Longer is denied.
 pub const PATH_BYTES: usize = 4096;
 
+/// Bytes of an abstract socket name: `sun_path` without the NUL that it begins with.
+pub const ABSTRACT_NAME_MAX: usize = 107;
+
+/// Messages of one netlink datagram, and control messages of one sendmsg(2), that are looked at. More
+/// are denied: what asks for interfaces sends one, and rarely two.
+pub const MAX_MESSAGES: u32 = 16;
+
 /// Names start on this boundary in an event's path, so that the kernel hashes whole words.
 pub const PATH_ALIGN: usize = 8;
 

@@ -86,10 +86,12 @@ pub enum Access {
     Write = 1,
     /// Run as a program or as a script.
     Exec = 2,
+    /// Connected to, or sent a datagram: a UNIX-domain socket.
+    Connect = 3,
 }
 
 /// Number of [`Access`] kinds.
-pub const ACCESS_KINDS: usize = 3;
+pub const ACCESS_KINDS: usize = 4;
 
 /// A workload under guard: the value of `AGENTS`, keyed by agent id. Replacing it swaps the policy.
 #[repr(C)]
@@ -105,14 +107,16 @@ pub struct Agent {
     pub policy: u32,
     /// Any of [`AgentFlag`].
     pub flags: u32,
-    /// Defaults for files and programs, by [`Access`], as [`Effect`].
+    /// Defaults for files, programs and UNIX-domain sockets, by [`Access`], as [`Effect`].
     pub default_file: [u8; ACCESS_KINDS],
     /// Default for connections, as [`Effect`].
     pub default_egress: u8,
+    /// Default for listening, as [`Effect`].
+    pub default_listen: u8,
+    /// Nothing; stands where there would be padding, which the verifier calls unread.
+    pub reserved: [u8; 2],
     /// What the policy says of each [`Operation`]; where no rule does, the default with [`NO_RULE`].
     pub operations: [Verdict; OPERATIONS],
-    /// Nothing; keeps the size a multiple of eight without padding that the verifier calls unread.
-    pub reserved: u32,
 }
 
 /// Number of [`Operation`] kinds.
@@ -137,9 +141,13 @@ impl AgentFlag {
 pub struct StartKey {
     /// Policy id.
     pub policy: u32,
-    /// `super_block.s_dev` (major << 20 | minor).
+    /// `super_block.s_dev` (major << 20 | minor), or [`ABSTRACT_DEV`].
     pub dev: u32,
 }
+
+/// Stands for the file system of abstract socket names, which lie in none: no file system has this
+/// number. A name there is one component, whatever its bytes.
+pub const ABSTRACT_DEV: u32 = u32::MAX;
 
 /// Key of `EDGES`: the way from a state over a component.
 #[repr(C)]
@@ -235,7 +243,7 @@ pub struct Lexer {
     pub accept: [u16; LEXER_STATES],
 }
 
-/// Key data of `PREFIXES`, a longest-prefix trie. The policy and family are always matched whole:
+/// Key data of `PREFIXES`, a longest-prefix trie. Policy, family and way are always matched whole:
 /// a prefix of `n` address bits has length `PREFIX_BASE_BITS + n`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -243,7 +251,9 @@ pub struct PrefixKey {
     /// Policy id, in native byte order: it only needs to be equal.
     pub policy: u32,
     /// [`Family`].
-    pub family: u32,
+    pub family: u16,
+    /// [`Way`].
+    pub way: u16,
     /// Address in network byte order; IPv4 in the first four bytes.
     pub addr: [u8; 16],
 }
@@ -252,13 +262,25 @@ pub struct PrefixKey {
 pub const PREFIX_BASE_BITS: u32 = 64;
 
 /// Address family of an endpoint. IPv4-mapped IPv6 addresses are IPv4.
-#[repr(u32)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u16)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Family {
     /// IPv4
     V4 = 4,
     /// IPv6
     V6 = 6,
+}
+
+/// Whose address an endpoint is, and which rules therefore speak of it.
+#[repr(u16)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Way {
+    /// The far end's: `egress`.
+    To = 0,
+    /// The agent's own: `listen`.
+    On = 1,
+    /// The agent's own, and every one of this host's: `listen`, with one prefix of no bits a family.
+    OnAny = 2,
 }
 
 /// The value of `PREFIXES`: where the port ranges of the longest matching prefix lie. They hold the
@@ -332,7 +354,7 @@ const _: () = {
     assert!(size_of::<StartKey>() == 8);
     assert!(size_of::<EdgeKey>() == 16);
     assert!(size_of::<StateKey>() == 8);
-    assert!(size_of::<State>() == 32);
+    assert!(size_of::<State>() == 40);
     assert!(size_of::<AliasKey>() == 16);
     assert!(size_of::<Alias>() == 4 * ACCESS_KINDS + 8);
     assert!(size_of::<PrefixKey>() == 24);

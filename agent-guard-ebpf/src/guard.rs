@@ -6,16 +6,16 @@
 use agent_guard_common::{
     decide::{
         Decision, Endpoint, Moved, Reason, Request, alike, decide_alias, decide_connect,
-        decide_file, decide_operation,
+        decide_file, decide_listen, decide_operation,
     },
     event::{Action, EventHeader, Operation, Outcome},
     hook::Hook,
+    socket::{AF_INET, AF_INET6, AF_UNSPEC},
     table::{Agent, AgentFlag, AliasKey, Counter, DEAD, Effect, Family, NO_RULE},
 };
 
 use crate::{
     emit::{self, Enforcement, Judged},
-    hooks::{AF_INET, AF_INET6},
     kernel::{FORMAT, Facts, Object, REGULAR, enforcing},
     maps::{self, KernelTables, Scratch},
     scope,
@@ -90,6 +90,7 @@ impl Ask {
             Request::ReadWrite => Action::ReadWrite,
             Request::Exec => Action::Exec,
             Request::Load => Action::Load,
+            Request::Connect => Action::ConnectLocal,
         };
         Self { request, action, telling }
     }
@@ -189,7 +190,7 @@ pub fn two_places(caller: Caller, action: Action, old: &Object, new: &Object) ->
 
 /// Judges `object`. Afterwards `scratch` holds its facts, its path, and the state that its verdict is of.
 #[inline(always)]
-fn judge_object(
+pub fn judge_object(
     scratch: *mut Scratch,
     agent: Option<&'static Agent>,
     object: &Object,
@@ -222,6 +223,7 @@ extern "C" fn judge(scratch: *mut Scratch, agent: *const Agent, request: u64) ->
         1 => Request::Write,
         3 => Request::Exec,
         4 => Request::Load,
+        5 => Request::Connect,
         _ => Request::ReadWrite,
     };
     if examine(memory) != 0 {
@@ -272,7 +274,7 @@ fn by_any_name(agent: &Agent, facts: &Facts, request: Request, by_name: Decision
 
 /// Tells of the decision on the object that was judged last.
 #[inline(always)]
-fn tell_file(
+pub fn tell_file(
     scratch: *mut Scratch,
     caller: Caller,
     agent: Option<&Agent>,
@@ -308,12 +310,35 @@ fn tell_file(
     outcome
 }
 
-/// What is known of the far end of a connection.
+/// What is known of the end of a connection that is judged.
 #[derive(Clone, Copy)]
 pub struct Target {
     pub family: u16,
     pub protocol: u16,
     pub endpoint: Result<Endpoint, Reason>,
+}
+
+impl Target {
+    /// One that could not be read, which denies.
+    #[inline(always)]
+    pub fn unreadable(reason: Reason) -> Self {
+        Self { family: AF_UNSPEC, protocol: 0, endpoint: Err(reason) }
+    }
+
+    #[inline(always)]
+    fn show(&self, header: &mut EventHeader) {
+        header.family = self.family;
+        header.protocol = self.protocol;
+        if let Ok(endpoint) = &self.endpoint {
+            // The endpoint as it was judged, in its own family.
+            header.family = match endpoint.family {
+                Family::V4 => AF_INET,
+                Family::V6 => AF_INET6,
+            };
+            header.addr = endpoint.addr;
+            header.port = endpoint.port;
+        }
+    }
 }
 
 /// Decides a connection or a datagram.
@@ -327,19 +352,21 @@ pub fn connect(caller: Caller, action: Action, target: &Target) -> Verdict {
             decide_connect(&KernelTables { policy: agent.policy }, agent, endpoint)
         }
     };
-    finish(caller, agent, action, decision, |header| {
-        header.family = target.family;
-        header.protocol = target.protocol;
-        if let Ok(endpoint) = &target.endpoint {
-            // The endpoint as it was judged, in its own family.
-            header.family = match endpoint.family {
-                Family::V4 => AF_INET,
-                Family::V6 => AF_INET6,
-            };
-            header.addr = endpoint.addr;
-            header.port = endpoint.port;
+    finish(caller, agent, action, decision, |header| target.show(header))
+}
+
+/// Decides listening on an address of this host, or accepting there.
+#[inline(always)]
+pub fn listen(caller: Caller, action: Action, target: &Target) -> Verdict {
+    let agent = maps::agent(caller.agent);
+    let decision = match (agent, &target.endpoint) {
+        (None, _) => Decision::deny(Reason::NoPolicy),
+        (_, Err(reason)) => Decision::deny(*reason),
+        (Some(agent), Ok(endpoint)) => {
+            decide_listen(&KernelTables { policy: agent.policy }, agent, endpoint)
         }
-    })
+    };
+    finish(caller, agent, action, decision, |header| target.show(header))
 }
 
 /// Closes an interface that this tier can not judge.
@@ -438,7 +465,7 @@ fn forget_target(header: &mut EventHeader) {
 /// lost. No word in the diagnostic log: the verifier takes as long over the making of a line as over a
 /// walk.
 #[inline(always)]
-fn without_memory(caller: Caller) -> Verdict {
+pub fn without_memory(caller: Caller) -> Verdict {
     for counter in [Counter::Decided, Counter::Failed, Counter::Denied, Counter::Lost] {
         maps::count(caller.hook, counter);
     }

@@ -70,6 +70,24 @@ pub fn read<T>(base: u64, offset: u32) -> Result<T, Reason> {
         .map_err(|_| Reason::Failed)
 }
 
+/// Reads of which any may fail: what could not be read is zero, and `fault` says so.
+pub struct Reads {
+    pub fault: Option<Reason>,
+}
+
+impl Reads {
+    #[inline(always)]
+    pub fn get<T: Default>(&mut self, base: u64, offset: u32) -> T {
+        match read(base, offset) {
+            Ok(value) => value,
+            Err(reason) => {
+                self.fault = Some(reason);
+                T::default()
+            }
+        }
+    }
+}
+
 /// What is asked about: a `struct dentry`, and the `struct inode` behind it. An address that could not be
 /// read is [`UNREAD`], and whatever is read from there fails.
 #[derive(Clone, Copy)]
@@ -85,6 +103,9 @@ pub struct Object {
 const UNREAD: u64 = u64::MAX / 2;
 
 impl Object {
+    /// None at all.
+    pub const NONE: Self = Self { dentry: 0, inode: 0, made: (0, 0) };
+
     /// The object that `struct file` has open.
     #[inline(always)]
     pub fn of_file(file: u64) -> Self {

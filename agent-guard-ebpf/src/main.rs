@@ -11,6 +11,7 @@ mod emit;
 mod guard;
 mod hooks;
 mod kernel;
+mod local;
 mod maps;
 mod process;
 mod scope;

@@ -8,7 +8,7 @@ use agent_guard_common::{
     limits::MAX_DEPTH,
     table::{
         Agent, Alias, AliasKey, COUNTER_KINDS, Counter, EdgeKey, Family, Interval, IntervalKey,
-        Label, Lexer, PREFIX_BASE_BITS, PortSet, PrefixKey, StartKey, State, StateKey,
+        Label, Lexer, PREFIX_BASE_BITS, PortSet, PrefixKey, StartKey, State, StateKey, Way,
     },
 };
 use aya_ebpf::{
@@ -246,8 +246,8 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn prefix(&self, family: Family, addr: [u8; 16]) -> Option<PortSet> {
-        let data = PrefixKey { policy: self.policy, family: family as u32, addr };
+    fn prefix(&self, way: Way, family: Family, addr: [u8; 16]) -> Option<PortSet> {
+        let data = PrefixKey { policy: self.policy, family: family as u16, way: way as u16, addr };
         PREFIXES.get(&Key::new(PREFIX_BASE_BITS + 128, data)).copied()
     }
 

@@ -11,10 +11,12 @@ use agent_guard_common::{
     decide::{Component, Reason, Tables, step},
     event::PATH_ROOM,
     hash::{NameHash, keep_bytes},
-    limits::{LEXER_CELLS, LEXER_STATES, MAX_DEPTH, NAME_MAX, PATH_ALIGN, PATH_BYTES},
-    table::{Agent, AgentFlag, Lexer},
+    limits::{
+        ABSTRACT_NAME_MAX, LEXER_CELLS, LEXER_STATES, MAX_DEPTH, NAME_MAX, PATH_ALIGN, PATH_BYTES,
+    },
+    table::{ABSTRACT_DEV, Agent, AgentFlag, Lexer},
 };
-use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_kernel_str};
+use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_kernel, bpf_probe_read_kernel_str};
 
 use crate::{
     kernel::{Facts, PIPE_MAGIC, PROC_MAGIC, offset, read},
@@ -319,5 +321,37 @@ unsafe extern "C" fn down(_index: u32, context: *mut Round) -> i64 {
             memory.status = FAILED + Reason::Failed as u32;
             1
         }
+    }
+}
+
+/// The state of the abstract socket name of `len` bytes at `name`: one component, whatever its bytes.
+/// Afterwards `scratch.path[..path_len]` holds them.
+#[inline(always)]
+pub fn walk_abstract(scratch: *mut Scratch, agent: &Agent, name: u64, len: u64) -> End {
+    // SAFETY: the caller holds the slot; nobody else has a reference.
+    let memory = unsafe { &mut *scratch };
+    if len > ABSTRACT_NAME_MAX as u64 {
+        return End::Unknown(Reason::TooLong);
+    }
+    // SAFETY: `len` is below the length of `path`, and the helper writes no more than it is told.
+    let copied = unsafe {
+        bpf_probe_read_kernel(memory.path.as_mut_ptr().cast(), len as u32, name as *const _)
+    };
+    let Some(lexer) = maps::lexer(agent.policy) else { return End::Unknown(Reason::Failed) };
+    if copied != 0 {
+        return End::Unknown(Reason::Failed);
+    }
+    memory.path_len = len;
+    let component = Component {
+        literal: hash_name(memory, 0, len, agent),
+        class: glob_class(memory, 0, len, lexer),
+    };
+    let tables = KernelTables { policy: agent.policy };
+    let Some(start) = tables.start(ABSTRACT_DEV) else {
+        return End::Unknown(Reason::UnknownFilesystem);
+    };
+    match step(&tables, start, component) {
+        Some(state) => End::State(state, false),
+        None => End::Unknown(Reason::Failed),
     }
 }

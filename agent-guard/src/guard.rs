@@ -4,7 +4,7 @@ use std::{fmt, os::fd::AsFd};
 
 use agent_guard_common::{
     hook::HookSpec,
-    table::{Agent, AgentFlag, Effect, NO_RULE, OPERATIONS, Verdict},
+    table::{ACCESS_KINDS, Agent, AgentFlag, Effect, NO_RULE, OPERATIONS, Verdict},
 };
 use aya::{Ebpf, maps::MapError, programs::links::FdLink};
 
@@ -189,10 +189,11 @@ fn nothing_allowed(cgroup: u64) -> Agent {
         cgroup,
         policy: 0,
         flags: AgentFlag::LOG_ALLOWED,
-        default_file: [Effect::Deny as u8; 3],
+        default_file: [Effect::Deny as u8; ACCESS_KINDS],
         default_egress: Effect::Deny as u8,
+        default_listen: Effect::Deny as u8,
+        reserved: [0; 2],
         operations: [Verdict::new(Effect::Deny, NO_RULE); OPERATIONS],
-        reserved: 0,
     }
 }
 

@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 
 use crate::{
-    policy::{Mode, Policy},
+    policy::{Mode, Policy, SectionKind},
     tier::Tier,
 };
 
@@ -12,6 +12,10 @@ use crate::{
 pub enum Lack {
     /// Denials are recorded and not carried out
     Enforce,
+    /// Listening is not judged
+    Listen,
+    /// UNIX-domain sockets are not judged
+    Unix,
     /// The section `system` is not judged; capabilities that lead out are withheld all the same
     System,
 }
@@ -19,9 +23,12 @@ pub enum Lack {
 impl Lack {
     /// Everything that `policy` asks for and `tier` lacks.
     pub fn of(tier: Tier, policy: &Policy) -> Vec<Self> {
+        let unjudged = |section| tier != Tier::Lsm && policy.written.contains(&section);
         let lacks = |lack: &Self| match lack {
             Self::Enforce => tier == Tier::Observe && policy.mode == Mode::Enforce,
-            Self::System => tier != Tier::Lsm && policy.system.is_some(),
+            Self::Listen => unjudged(SectionKind::Listen),
+            Self::Unix => unjudged(SectionKind::Unix),
+            Self::System => unjudged(SectionKind::System),
         };
         Self::value_variants().iter().copied().filter(lacks).collect()
     }
@@ -30,6 +37,8 @@ impl Lack {
     pub fn name(self) -> &'static str {
         match self {
             Self::Enforce => "enforce",
+            Self::Listen => "listen",
+            Self::Unix => "unix",
             Self::System => "system",
         }
     }
@@ -40,8 +49,9 @@ impl Lack {
             Self::Enforce => format!(
                 "the policy asks for `mode: enforce`, and tier {tier} enforces nothing; use `--mode audit`"
             ),
-            Self::System => format!(
-                "the policy has a section `system`, and tier {tier} has no hooks for it; remove the section"
+            Self::Listen | Self::Unix | Self::System => format!(
+                "the policy has a section `{}`, and tier {tier} has no hooks for it; remove the section",
+                self.name()
             ),
         }
     }
@@ -63,6 +73,7 @@ mod tests {
         for (tier, spec, lacks) in [
             (Tier::Lsm, "system: {}", &[][..]),
             (Tier::Trace, "system: {}", &[Lack::System]),
+            (Tier::Trace, "listen: {default: deny}, unix: {}", &[Lack::Listen, Lack::Unix]),
             (Tier::Trace, "mode: enforce", &[]),
             (Tier::Observe, "mode: audit", &[]),
             (Tier::Observe, "mode: audit, system: {}", &[Lack::System]),

@@ -2,10 +2,17 @@
 //! what became of it goes out on standard output, so that nothing but the plan is opened.
 
 use std::{
-    ffi::CString,
+    ffi::{CString, OsStr},
     io::{self, Read, Write},
     net::SocketAddr,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        linux::net::SocketAddrExt as _,
+        unix::{
+            ffi::OsStrExt as _,
+            net::{SocketAddr as UnixAddr, UnixDatagram, UnixStream},
+        },
+    },
 };
 
 use serde::{Deserialize, Serialize};
@@ -123,6 +130,23 @@ impl Act {
                     check(sent as i64).map(drop)
                 })
             }
+            Self::Listen(on) => {
+                let (socket, addr) = socket_for(on)?;
+                with_raw(addr, |raw, len| {
+                    // SAFETY: an address and its length.
+                    check(unsafe { libc::bind(socket.as_raw_fd(), raw, len) }.into()).map(drop)
+                })?;
+                if on.ends_with("/tcp") {
+                    // SAFETY: takes numbers.
+                    check(unsafe { libc::listen(socket.as_raw_fd(), 1) }.into())?;
+                }
+                Ok(())
+            }
+            Self::ConnectStream(to) => UnixStream::connect_addr(&local(to)).map(drop),
+            Self::ConnectDatagram(to) => UnixDatagram::unbound()?.connect_addr(&local(to)),
+            Self::SendDatagram(to) => {
+                UnixDatagram::unbound()?.send_to_addr(b"x", &local(to)).map(drop)
+            }
             Self::ReopenPipe(directory) => {
                 let (reader, _writer) = io::pipe()?;
                 open(&format!("{directory}/{}", reader.as_raw_fd()), libc::O_RDONLY)
@@ -220,6 +244,14 @@ fn two_paths(
 /// What a call that returns a small number returned, or why it failed.
 pub fn done(result: i64) -> io::Result<i32> {
     check(result).map(|result| result as i32)
+}
+
+/// The address of a UNIX-domain socket: a path, or `@` and an abstract name, with escapes.
+pub fn local(name: &str) -> UnixAddr {
+    match name.strip_prefix('@') {
+        Some(name) => UnixAddr::from_abstract_name(unescape(name)).unwrap(),
+        None => UnixAddr::from_pathname(OsStr::from_bytes(&unescape(name))).unwrap(),
+    }
 }
 
 fn check(result: i64) -> io::Result<i64> {

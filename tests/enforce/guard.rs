@@ -365,6 +365,15 @@ impl<'a> Decided<'a> {
         access.iter().filter_map(Value::as_str).collect()
     }
 
+    /// The far end, or where the agent was to be reached.
+    pub fn endpoint(&self) -> &'a Value {
+        &self.event["dst_endpoint"]
+    }
+
+    pub fn hook(&self) -> &'a str {
+        self.decision["hook"].as_str().unwrap()
+    }
+
     /// The rule that decided, or the reason where none did.
     pub fn by(&self) -> &'a str {
         self.decision["rule"]["name"].as_str().or(self.decision["reason"].as_str()).unwrap()

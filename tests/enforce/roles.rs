@@ -14,7 +14,7 @@ use crate::{
     actor::{End, Report, done, follow_plan, try_in_child},
     code,
     operations::{self, Scene},
-    passing, ring,
+    passing, ring, sockets,
     support::{Act, Call},
 };
 
@@ -51,6 +51,12 @@ pub fn play(arguments: &[String]) {
         ["packet-in-disguise"] => say(try_in_child(packet_in_disguise)),
         ["share-descriptors"] => say(try_in_child(share_descriptors)),
         ["open-as", name, path] => open_as(name, path),
+        ["socket", ..] | ["netlink", ..] | ["send-on", ..] | ["accept-on", _] => {
+            sockets::play(&arguments)
+        }
+        ["source-route"] | ["forms", _] | ["own-sockets", _] | ["listen-unbound"] => {
+            sockets::play(&arguments)
+        }
         other => panic!("{other:?}: no such role"),
     }
 }
@@ -135,7 +141,7 @@ fn one_way(words: &[&str]) {
     }));
 }
 
-fn say(report: Report) {
+pub fn say(report: Report) {
     println!("{}", serde_json::to_string(&report).unwrap());
 }
 

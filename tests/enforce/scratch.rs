@@ -7,6 +7,7 @@ use std::{
     os::unix::{
         ffi::OsStrExt,
         fs::{PermissionsExt, symlink},
+        net::{UnixDatagram, UnixListener},
     },
     path::{Path, PathBuf},
 };
@@ -15,7 +16,10 @@ use agent_guard::mounts::MountTable;
 use agent_guard_common::decide::Transport;
 use tempfile::TempDir;
 
-use crate::support::{PORTS, Place, Setup, endpoint_parts, unescape};
+use crate::{
+    actor::local,
+    support::{PORTS, Place, Setup, endpoint_parts, unescape},
+};
 
 /// A program that does nothing and succeeds.
 const TRUE: &str = "/usr/bin/true";
@@ -26,7 +30,7 @@ const ATTEMPTS: u16 = 50;
 /// A scratch directory and what listens there. All of it goes when this does.
 pub struct Scratch {
     pub place: Place,
-    _listeners: Vec<Listener>,
+    listeners: Vec<Listener>,
     mounts: Vec<PathBuf>,
     _root: TempDir,
 }
@@ -35,6 +39,8 @@ pub struct Scratch {
 enum Listener {
     Tcp(TcpListener),
     Udp(UdpSocket),
+    Stream(UnixListener),
+    Datagram(UnixDatagram),
 }
 
 impl Scratch {
@@ -56,7 +62,7 @@ impl Scratch {
             first_port: 0,
         };
         let listeners = listen(setup, &mut place);
-        let mut scratch = Self { place, _listeners: listeners, mounts: Vec::new(), _root: root };
+        let mut scratch = Self { place, listeners, mounts: Vec::new(), _root: root };
         for thing in setup {
             scratch.make(thing);
         }
@@ -135,6 +141,14 @@ impl Scratch {
             }
             // Made before, when the ports were chosen.
             Setup::Listen(_) => {}
+            Setup::StreamSocket(at) => {
+                let listener = UnixListener::bind_addr(&local(&self.place.fill(at))).unwrap();
+                self.listeners.push(Listener::Stream(listener));
+            }
+            Setup::DatagramSocket(at) => {
+                let socket = UnixDatagram::bind_addr(&local(&self.place.fill(at))).unwrap();
+                self.listeners.push(Listener::Datagram(socket));
+            }
         }
     }
 }

@@ -62,6 +62,10 @@ pub enum Setup {
     Overlay { lower: String, at: String },
     /// A listener: `127.0.0.1:{p0}/tcp`.
     Listen(String),
+    /// A UNIX-domain socket that takes streams: a path, or `@` and an abstract name.
+    StreamSocket(String),
+    /// One that takes datagrams.
+    DatagramSocket(String),
 }
 
 /// One promise.
@@ -180,6 +184,14 @@ pub enum Act {
         from: String,
         to: String,
     },
+    /// Bound there and, for TCP, listening.
+    Listen(String),
+    /// A UNIX-domain stream: a path, or `@` and an abstract name.
+    ConnectStream(String),
+    /// A UNIX-domain datagram socket that is connected.
+    ConnectDatagram(String),
+    /// A datagram on a UNIX-domain socket that is not connected.
+    SendDatagram(String),
 }
 
 /// How a file is opened.
@@ -207,6 +219,10 @@ impl Act {
             | Self::Connect(object)
             | Self::Send(object)
             | Self::ReopenPipe(object)
+            | Self::Listen(object)
+            | Self::ConnectStream(object)
+            | Self::ConnectDatagram(object)
+            | Self::SendDatagram(object)
             | Self::Mkdir(object)
             | Self::Rmdir(object)
             | Self::Remove(object)
@@ -252,6 +268,10 @@ impl Act {
             | Self::Connect(object)
             | Self::Send(object)
             | Self::ReopenPipe(object)
+            | Self::Listen(object)
+            | Self::ConnectStream(object)
+            | Self::ConnectDatagram(object)
+            | Self::SendDatagram(object)
             | Self::Mkdir(object)
             | Self::Rmdir(object)
             | Self::Remove(object)
@@ -273,9 +293,9 @@ impl Act {
         act
     }
 
-    /// Whether it is about the network.
+    /// Whether it is about an address of a network.
     pub fn is_network(&self) -> bool {
-        matches!(self, Self::Connect(_) | Self::Send(_))
+        matches!(self, Self::Connect(_) | Self::Send(_) | Self::Listen(_))
     }
 }
 

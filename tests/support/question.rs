@@ -12,6 +12,7 @@ use agent_guard::policy::{
 use agent_guard_common::{
     decide::{
         Decision, Endpoint, Moved, Reason, Request, Transport, alike, decide_connect, decide_file,
+        decide_listen,
     },
     table::{self, NO_RULE},
 };
@@ -72,8 +73,13 @@ impl Tables {
         let tables = MemoryTables::new(&self.compiled);
         let agent = self.compiled.agent(1, 1);
         let act = case.act.at(place);
-        let decision = if act.is_network() {
+        let file = |state| decide_file(&tables, &agent, state, request(&act), case.guarded);
+        let decision = if matches!(act, Act::Listen(_)) {
+            decide_listen(&tables, &agent, &own_endpoint(act.object()))
+        } else if act.is_network() {
             decide_connect(&tables, &agent, &endpoint(act.object()))
+        } else if let Some(name) = act.object().strip_prefix('@') {
+            tables.walk_abstract(&unescape(name)).map_or_else(Decision::deny, file)
         } else {
             let at = |path: &[u8]| {
                 let (dev, path) = self.locate(&components(path));
@@ -163,7 +169,8 @@ fn request(act: &Act) -> Request {
         | Act::Name { .. } => Request::Write,
         Act::ReadWrite(_) | Act::Truncate(_) => Request::ReadWrite,
         Act::Exec(_) => Request::Exec,
-        Act::Connect(_) | Act::Send(_) => panic!("the network is no file"),
+        Act::ConnectStream(_) | Act::ConnectDatagram(_) | Act::SendDatagram(_) => Request::Connect,
+        Act::Connect(_) | Act::Send(_) | Act::Listen(_) => panic!("the network is no file"),
     }
 }
 
@@ -185,6 +192,17 @@ fn endpoint(text: &str) -> Endpoint {
         }
         (SocketAddr::V6(addr), transport) => {
             Endpoint::v6(addr.ip().octets(), addr.port(), transport)
+        }
+    }
+}
+
+fn own_endpoint(text: &str) -> Endpoint {
+    match endpoint_parts(text) {
+        (SocketAddr::V4(addr), transport) => {
+            Endpoint::own_v4(Ipv4Addr::octets(addr.ip()), addr.port(), transport)
+        }
+        (SocketAddr::V6(addr), transport) => {
+            Endpoint::own_v6(addr.ip().octets(), addr.port(), transport)
         }
     }
 }

@@ -4,10 +4,10 @@ use agent_guard_common::{
     decide::{Endpoint, Transport},
     event::Action,
     hook::Hook,
+    socket::{AF_INET, AF_INET6, transport},
 };
 use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
 
-use super::net::{AF_INET, AF_INET6, transport};
 use crate::{
     emit::Enforcement,
     guard::{self, Caller, Target, Verdict},

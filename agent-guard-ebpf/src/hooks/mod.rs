@@ -5,17 +5,19 @@ mod cgroup;
 mod control;
 mod exec;
 mod file;
+mod listen;
 mod metadata;
 mod mount;
 mod names;
 mod net;
 mod process;
 mod receive;
+mod socket;
 mod system;
 mod task;
 mod trace;
+mod unix;
 
-pub use self::net::{AF_INET, AF_INET6};
 use agent_guard_common::{event::Operation, hook::Hook};
 use aya_ebpf::{EbpfContext as _, programs::LsmContext};
 

@@ -1,27 +1,19 @@
 //! Descriptors that arrive: over a socket, by pidfd_getfd(2), by a seccomp supervisor, over binder. Each is
 //! judged as if the agent had opened it. A refusal leaves the message without the descriptor.
 
-use agent_guard_common::{
-    decide::{Endpoint, Reason},
-    event::Action,
-    hook::Hook,
-};
+use agent_guard_common::{event::Action, hook::Hook};
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 
 use super::{
     file::{held_request, is_path_only},
     lsm_result,
-    net::{AF_INET, AF_INET6, transport},
+    net::Socket,
 };
 use crate::{
     emit::Enforcement,
     guard::{self, Ask, Caller, Target, Telling, Verdict},
     kernel::{ANONYMOUS_MAGIC, Object, PIDFS_MAGIC, SOCKET_MAGIC, offset, read},
-    maps, scope,
 };
-
-const AF_UNSPEC: u16 = 0;
-const AF_UNIX: u16 = 1;
 
 /// `int file_receive(struct file *file)`
 #[lsm(hook = "file_receive")]
@@ -67,68 +59,12 @@ const fn words(name: &[u8; 16]) -> [u64; 2] {
 /// is judged then. One that somebody else connected is judged as if the agent connected it.
 #[inline(always)]
 fn socket(caller: Caller, file: u64) -> Verdict {
-    match Socket::of_file(file) {
-        Ok(socket) => match socket.peer(caller.agent) {
-            Ok(None) => Verdict::Proceed,
-            Ok(Some(target)) => guard::connect(caller, Action::Connect, &target),
-            Err(reason) => guard::connect(caller, Action::Connect, &socket.unknown(reason)),
-        },
-        Err(reason) => {
-            let target = Target { family: AF_UNSPEC, protocol: 0, endpoint: Err(reason) };
-            guard::connect(caller, Action::Connect, &target)
-        }
-    }
-}
-
-/// A socket of another process.
-#[derive(Clone, Copy)]
-struct Socket {
-    sk: u64,
-    family: u16,
-    kind: u16,
-    protocol: u16,
-}
-
-impl Socket {
-    #[inline(always)]
-    fn of_file(file: u64) -> Result<Self, Reason> {
-        let socket: u64 = read(file, offset!(file_private))?;
-        let sk: u64 = read(socket, offset!(socket_sk))?;
-        Ok(Self {
-            sk,
-            family: read(sk, offset!(sock_family))?,
-            kind: read(socket, offset!(socket_type))?,
-            protocol: read(sk, offset!(sock_protocol))?,
-        })
-    }
-
-    /// The far end, as a connection that has to be judged; `None` where there is nothing to judge.
-    #[inline(always)]
-    fn peer(self, agent: u32) -> Result<Option<Target>, Reason> {
-        if self.family == AF_UNIX {
-            return Ok(None);
-        }
-        let agent = maps::agent(agent).ok_or(Reason::NoPolicy)?;
-        if scope::is_within(read(self.sk, offset!(sock_cgroup))?, agent.cgroup)? {
-            return Ok(None);
-        }
-        if !matches!(self.family, AF_INET | AF_INET6) {
-            return Err(Reason::Protocol);
-        }
-        let transport = transport(self.kind, self.protocol)?;
-        let port = u16::from_be(read(self.sk, offset!(sock_peer_port))?);
-        if port == 0 {
-            return Ok(None);
-        }
-        let endpoint = match self.family {
-            AF_INET => Endpoint::v4(read(self.sk, offset!(sock_peer_v4))?, port, transport),
-            _ => Endpoint::v6(read(self.sk, offset!(sock_peer_v6))?, port, transport),
-        };
-        Ok(Some(Target { family: self.family, protocol: self.protocol, endpoint: Ok(endpoint) }))
-    }
-
-    #[inline(always)]
-    fn unknown(self, reason: Reason) -> Target {
-        Target { family: self.family, protocol: self.protocol, endpoint: Err(reason) }
+    let peer = read(file, offset!(file_private))
+        .and_then(Socket::new)
+        .and_then(|socket| socket.held_target(caller));
+    match peer {
+        Ok(None) => Verdict::Proceed,
+        Ok(Some(target)) => guard::connect(caller, Action::Connect, &target),
+        Err(reason) => guard::connect(caller, Action::Connect, &Target::unreadable(reason)),
     }
 }

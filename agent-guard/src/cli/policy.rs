@@ -10,7 +10,10 @@ use crate::event::words;
 use crate::policy::{
     AccessSet, Policy,
     compile::{Environment, Filesystems, HostLinks, HostResolver, compile},
-    explain::{Explanation, explain_connect, explain_exec, explain_open, explain_operation},
+    explain::{
+        Explanation, explain_connect, explain_exec, explain_listen, explain_open,
+        explain_operation, explain_unix,
+    },
 };
 
 /// Exit code of a policy that is refused, and of a question that the policy answers with a denial.
@@ -54,6 +57,13 @@ pub struct ExplainArgs {
     #[arg(long, value_name = "PATH", group = "question")]
     exec: Vec<PathBuf>,
 
+    /// Listening on ADDRESS:PORT of this host, with /udp for UDP
+    #[arg(long, value_name = "ADDRESS:PORT", group = "question")]
+    listen: Vec<String>,
+
+    /// Connecting to a UNIX-domain socket of another: its path, or @ and its abstract name
+    #[arg(long, value_name = "SOCKET", group = "question")]
+    unix: Vec<String>,
     /// Doing this to the system or to a process outside, as `spec.system` calls it
     #[arg(long, value_name = "OPERATION", group = "question", value_parser = operation)]
     operation: Vec<Operation>,
@@ -128,6 +138,12 @@ fn explain(args: &ExplainArgs) -> Result<ExitCode, Failure> {
     for endpoint in &args.connect {
         answers
             .extend(explain_connect(&policy, endpoint, &HostResolver::default()).map_err(failed)?);
+    }
+    for address in &args.listen {
+        answers.push(explain_listen(&policy, address).map_err(failed)?);
+    }
+    for socket in &args.unix {
+        answers.push(explain_unix(&policy, socket, &links).map_err(failed)?);
     }
     for operation in &args.operation {
         answers.push(explain_operation(&policy, *operation).map_err(failed)?);

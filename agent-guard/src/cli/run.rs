@@ -43,8 +43,9 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE")]
     events: Option<PathBuf>,
 
-    /// Run although the tier lacks this, which the policy asks for; every event then says so
-    #[arg(long, value_name = "WHAT", value_enum)]
+    /// Run although the tier lacks this, which the policy asks for (several with commas between); every
+    /// event then says so
+    #[arg(long, value_name = "WHAT", value_enum, value_delimiter = ',')]
     allow_degraded: Vec<Lack>,
 
     /// The command and its arguments

@@ -66,10 +66,10 @@ const ROWS: &[Row] = &[
         trace: (Cover::Refused, "cgroup sendmsg4 and sendmsg6, EPERM"),
     },
     Row {
-        action: "raw, packet, SCTP and ICMP sockets",
+        action: "other socket families and protocols",
         lsm: (
             Cover::Refused,
-            "socket_connect and socket_sendmsg, by the socket's own family and protocol",
+            "socket_create: only TCP, UDP, UNIX-domain and route netlink can be had; socket_connect, socket_sendmsg and netlink_send for sockets made elsewhere",
         ),
         trace: (
             Cover::Partly,
@@ -78,14 +78,39 @@ const ROWS: &[Row] = &[
         ),
     },
     Row {
-        action: "bind, listen, accept",
-        lsm: (Cover::NotCovered, "not in this version"),
-        trace: (Cover::NotCovered, "not in this version"),
+        action: "connections that were handed in",
+        lsm: (
+            Cover::Partly,
+            "socket_sendmsg, by the far end; what is read from them is not judged, and before kernel 6.5 sendfile and splice \
+             into one are not seen",
+        ),
+        trace: (Cover::NotCovered, "a socket of another cgroup is not seen"),
     },
     Row {
-        action: "UNIX-domain and netlink sockets",
-        lsm: (Cover::NotCovered, "not in this version"),
-        trace: (Cover::NotCovered, "not in this version"),
+        action: "source routes of IP packets",
+        lsm: (
+            Cover::Partly,
+            "socket_setsockopt and socket_sendmsg; of sendmmsg only the first of several messages to one address is seen",
+        ),
+        trace: (Cover::NotCovered, "packets may be sent by way of any host"),
+    },
+    Row {
+        action: "listen, accept: TCP; bind: UDP",
+        lsm: (Cover::Refused, "socket_listen, socket_accept and socket_bind, EACCES"),
+        trace: (Cover::NotCovered, "no hook of this tier sees it"),
+    },
+    Row {
+        action: "UNIX-domain sockets of others",
+        lsm: (
+            Cover::Refused,
+            "unix_stream_connect and unix_may_send, EACCES; connections that were handed in stay usable",
+        ),
+        trace: (Cover::NotCovered, "no hook of this tier sees it"),
+    },
+    Row {
+        action: "changing the network by netlink",
+        lsm: (Cover::Refused, "netlink_send: of route netlink, and there only queries"),
+        trace: (Cover::NotCovered, "the kernel's own checks are the bound"),
     },
     Row {
         action: "open, openat, openat2 (32-bit too)",

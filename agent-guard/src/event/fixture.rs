@@ -76,6 +76,11 @@ pub fn file(path: &[u8]) -> Object {
     scoped(path, PathScope::Absolute)
 }
 
+pub fn socket(name: &[u8]) -> Object {
+    let path = SafeText::new(name);
+    Object::LocalSocket(File { path, scope: PathScope::Absolute, dev: 0, inode: 0 })
+}
+
 pub fn scoped(path: &[u8], scope: PathScope) -> Object {
     Object::File(File { path: SafeText::new(path), scope, dev: 8 << 20 | 1, inode: 99 })
 }

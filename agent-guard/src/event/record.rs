@@ -109,8 +109,10 @@ pub struct Process {
 pub enum Object {
     /// A file, directory, device or program.
     File(File),
-    /// The far end of a connection or datagram.
+    /// The end of a connection that was judged: the far one, or where the agent is reached.
     Endpoint(Endpoint),
+    /// A UNIX-domain socket: its path, or `@` and its abstract name; empty where it has neither.
+    LocalSocket(File),
     /// A kernel interface as a whole, by its name.
     Interface(&'static str),
     /// The system, or the process with this id where it is not 0.
@@ -141,7 +143,7 @@ pub enum PathScope {
     Tail,
 }
 
-/// The far end of a connection, as the caller named it.
+/// An end of a connection, as it was judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// The address, where its family is IPv4 or IPv6. An IPv4-mapped one is IPv4.

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use agent_guard_common::{event::Action, table::NO_RULE};
+use agent_guard_common::{
+    event::Action,
+    table::{ABSTRACT_DEV, NO_RULE},
+};
 
 use super::{
     Body, Context, Decision, Endpoint, File, Object, PathScope, Process, Record, Rule, SafeText,
@@ -76,11 +79,12 @@ fn object(event: &WireEvent<'_>, names: &impl Names) -> Object {
         | Action::Link
         | Action::Truncate
         | Action::SetMetadata
-        | Action::Receive
-        | Action::ConnectLocal => Object::File(file(event, names)),
+        | Action::Receive => Object::File(file(event, names)),
+        Action::ConnectLocal => Object::LocalSocket(local_socket(event, names)),
         Action::Connect | Action::Send | Action::CreateSocket | Action::Listen | Action::Accept => {
             Object::Endpoint(Endpoint {
-                addr: event.addr(),
+                // A socket that is being made has none.
+                addr: event.addr().filter(|_| event.action != Action::CreateSocket),
                 port: event.header.port,
                 protocol: event.header.protocol,
                 family: event.header.family,
@@ -88,8 +92,18 @@ fn object(event: &WireEvent<'_>, names: &impl Names) -> Object {
         }
         Action::IoUring => Object::Interface("io_uring"),
         Action::ShareDescriptors => Object::Interface("clone with shared descriptors"),
+        Action::SourceRoute => Object::Interface("source routing"),
         Action::Operate => Object::Operation(event.operation, event.header.target),
     }
+}
+
+fn local_socket(event: &WireEvent<'_>, names: &impl Names) -> File {
+    if event.header.dev != ABSTRACT_DEV {
+        return file(event, names);
+    }
+    let mut name = SafeText::new(b"@");
+    event.names.iter().for_each(|bytes| name.push(bytes));
+    File { path: name, scope: PathScope::Absolute, dev: 0, inode: 0 }
 }
 
 fn file(event: &WireEvent<'_>, names: &impl Names) -> File {
@@ -240,6 +254,30 @@ mod tests {
         let given_up = EventHeader { reason: Reason::TooDeep as u8, ..HEADER };
         let file = file_of(given_up, &[b"passwd", b"etc"], &[("/", "/")]);
         assert_eq!((file.path.as_str(), file.scope), ("/etc/passwd", PathScope::Tail));
+    }
+
+    #[test]
+    fn an_abstract_name_is_shown_whole_whatever_its_bytes() {
+        let name = b"a/b\0\xff\n\\".as_slice();
+        let header = EventHeader {
+            action: Action::ConnectLocal as u8,
+            dev: ABSTRACT_DEV,
+            inode: 0,
+            path_len: name.len() as u32,
+            ..HEADER
+        };
+        for name in [name, b""] {
+            let mut bytes = wire(EventHeader { path_len: 0, ..header }, &[]);
+            let len = std::mem::offset_of!(EventHeader, path_len);
+            bytes[len..len + 4].copy_from_slice(&(name.len() as u32).to_ne_bytes());
+            bytes.extend_from_slice(name);
+            let record = resolve(&WireEvent::parse(&bytes).unwrap(), &Known::mounted(&[]));
+            let Body::Decided { object: Object::LocalSocket(socket), .. } = record.body else {
+                panic!("{:?}", record.body)
+            };
+            assert_eq!(socket.path.to_bytes(), [b"@", name].concat());
+            assert_eq!((socket.scope, socket.dev), (PathScope::Absolute, 0));
+        }
     }
 
     #[test]

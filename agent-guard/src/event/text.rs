@@ -87,11 +87,11 @@ fn target(f: &mut fmt::Formatter<'_>, action: Action, hook: Hook, object: &Objec
         Action::SetMetadata => "change the attributes of",
         Action::Map => "map as code",
         Action::Receive => "receive",
-        Action::CreateSocket => "make a socket for",
+        Action::CreateSocket => "make a socket of",
         Action::Listen => "listen on",
         Action::Accept => "accept on",
         Action::ConnectLocal => "connect",
-        Action::IoUring | Action::ShareDescriptors | Action::Operate => "use",
+        Action::IoUring | Action::ShareDescriptors | Action::SourceRoute | Action::Operate => "use",
     };
     write!(f, " {verb} ")?;
     match object {
@@ -103,6 +103,8 @@ fn target(f: &mut fmt::Formatter<'_>, action: Action, hook: Hook, object: &Objec
             Ok(())
         }
         Object::Endpoint(endpoint) => write!(f, "{}", Target(endpoint)),
+        Object::LocalSocket(socket) if socket.path.is_empty() => f.write_str("an unnamed socket"),
+        Object::LocalSocket(socket) => place(f, socket),
         Object::Interface(name) => f.write_str(name),
         Object::Operation(..) => Ok(()),
     }
@@ -176,7 +178,12 @@ fn remedy(
         | Reason::Alias => return Ok(()),
     }
     let Some((section, rule)) = suggestion(pid, action, object) else {
-        return f.write_str("; its path is not known here, so no rule can name it");
+        return f.write_str(match object {
+            Object::Endpoint(_) => {
+                "; bind it to an address and a port, and name those in spec.listen"
+            }
+            _ => "; its path is not known here, so no rule can name it",
+        });
     };
     write!(f, "; to allow it, add to spec.{section}.rules")?;
     if let Some(policy) = &context.policy {
@@ -201,6 +208,19 @@ fn suggestion(pid: u32, action: Action, object: &Object) -> Option<(&'static str
                 }
             })
         }
+        Object::LocalSocket(socket) => {
+            let path = socket.path.as_str();
+            // The abstract name without a byte has no pattern either.
+            let known = socket.scope == PathScope::Absolute && !matches!(path, "" | "@");
+            let path = known.then(|| quoted(&pattern(pid, path)))?;
+            Some(("unix", format!("{{effect: allow, paths: [{path}]}}")))
+        }
+        Object::Endpoint(endpoint) if matches!(action, Action::Listen | Action::Accept) => {
+            // Port 0 is none yet: whichever the kernel gives.
+            let on = Endpoint { protocol: ruled(endpoint.protocol)?, ..*endpoint };
+            (on.port != 0)
+                .then(|| ("listen", format!("{{effect: allow, on: [\"{}\"]}}", Target(&on))))
+        }
         Object::Endpoint(endpoint) => {
             let to = judged(endpoint)?;
             Some(("egress", format!("{{effect: allow, to: [\"{}\"]}}", Target(&to))))
@@ -215,7 +235,7 @@ fn suggestion(pid: u32, action: Action, object: &Object) -> Option<(&'static str
 
 /// The endpoint that a rule has to name: what the kernel connects to.
 fn judged(endpoint: &Endpoint) -> Option<Endpoint> {
-    words::protocol(endpoint.protocol)?;
+    let protocol = ruled(endpoint.protocol)?;
     let (port, any) = (endpoint.port, Transport::Tcp);
     let judged = match endpoint.addr? {
         IpAddr::V4(addr) => decide::Endpoint::v4(addr.octets(), port, any),
@@ -226,7 +246,17 @@ fn judged(endpoint: &Endpoint) -> Option<Endpoint> {
         Family::V4 => IpAddr::from([a, b, c, d]),
         Family::V6 => IpAddr::from(judged.addr),
     };
-    Some(Endpoint { addr: Some(addr), ..*endpoint })
+    Some(Endpoint { addr: Some(addr), protocol, ..*endpoint })
+}
+
+/// The protocol that rules have for this one: MPTCP is TCP to them.
+fn ruled(protocol: u16) -> Option<u16> {
+    let ruled = match i32::from(protocol) {
+        libc::IPPROTO_MPTCP => libc::IPPROTO_TCP,
+        other => other,
+    };
+    words::protocol(protocol)?;
+    u16::try_from(ruled).ok()
 }
 
 /// Address, port and protocol, as a rule's `to` reads them.
@@ -238,7 +268,10 @@ impl Display for Target<'_> {
         match addr {
             Some(IpAddr::V4(addr)) => write!(f, "{addr}:{port}")?,
             Some(IpAddr::V6(addr)) => write!(f, "[{addr}]:{port}")?,
-            None => write!(f, "address family {family}")?,
+            None => match words::family(*family) {
+                Some(name) => write!(f, "address family {name}")?,
+                None => write!(f, "address family {family}")?,
+            },
         }
         match words::protocol(*protocol) {
             Some(name) => write!(f, "/{name}"),
@@ -340,7 +373,7 @@ mod tests {
     use super::*;
     use crate::event::{
         HookTotals, Losses,
-        fixture::{decided, denied, endpoint, file, record, scoped},
+        fixture::{decided, denied, endpoint, file, record, scoped, socket},
     };
 
     fn line(record: &Record) -> String {
@@ -379,6 +412,31 @@ mod tests {
                 Action::Send,
                 endpoint("2001:db8::1", 53, libc::IPPROTO_UDP),
                 r#"agent-guard: denied   send to [2001:db8::1]:53/udp by cat[1234]: no rule matches; to allow it, add to spec.egress.rules in policy.yaml: - {effect: allow, to: ["[2001:db8::1]:53/udp"]}"#,
+            ),
+            (
+                Action::Connect,
+                endpoint("127.0.0.1", 80, libc::IPPROTO_MPTCP),
+                r#"agent-guard: denied   connect 127.0.0.1:80/mptcp by cat[1234]: no rule matches; to allow it, add to spec.egress.rules in policy.yaml: - {effect: allow, to: ["127.0.0.1:80/tcp"]}"#,
+            ),
+            (
+                Action::Listen,
+                endpoint("0.0.0.0", 3000, libc::IPPROTO_TCP),
+                r#"agent-guard: denied   listen on 0.0.0.0:3000/tcp by cat[1234]: no rule matches; to allow it, add to spec.listen.rules in policy.yaml: - {effect: allow, on: ["0.0.0.0:3000/tcp"]}"#,
+            ),
+            (
+                Action::Listen,
+                endpoint("0.0.0.0", 0, libc::IPPROTO_TCP),
+                "agent-guard: denied   listen on 0.0.0.0:0/tcp by cat[1234]: no rule matches; bind it to an address and a port, and name those in spec.listen",
+            ),
+            (
+                Action::ConnectLocal,
+                socket(b"/run/x.sock"),
+                r#"agent-guard: denied   connect /run/x.sock by cat[1234]: no rule matches; to allow it, add to spec.unix.rules in policy.yaml: - {effect: allow, paths: ["/run/x.sock"]}"#,
+            ),
+            (
+                Action::ConnectLocal,
+                socket(b"@a/*\0"),
+                r"agent-guard: denied   connect @a/*\x00 by cat[1234]: no rule matches; to allow it, add to spec.unix.rules in policy.yaml: - {effect: allow, paths: ['@a/\*\x00']}",
             ),
         ] {
             assert_eq!(line(&denied(action, object)), expected);

@@ -7,6 +7,7 @@ use agent_guard_common::{
     event::{Action, EventHeader, Operation, Outcome, PATH_ROOM},
     hook::Hook,
     limits::{NAME_MAX, PATH_ALIGN},
+    table::ABSTRACT_DEV,
 };
 use thiserror::Error;
 
@@ -25,7 +26,7 @@ pub struct WireEvent<'a> {
     pub reason: Reason,
     /// What became of it.
     pub outcome: Outcome,
-    /// Names from the object up to the root of its file system.
+    /// Names from the object up to the root of its file system; the only one of an abstract socket.
     pub names: Vec<&'a [u8]>,
 }
 
@@ -84,7 +85,7 @@ impl<'a> WireEvent<'a> {
                 .ok_or(number("operation", header.operation))?,
             reason: Reason::from_number(header.reason).ok_or(number("reason", header.reason))?,
             outcome: outcome(header.outcome).ok_or(number("outcome", header.outcome))?,
-            names: names(path)?,
+            names: if header.dev == ABSTRACT_DEV { vec![path] } else { names(path)? },
         })
     }
 

@@ -67,7 +67,9 @@ pub fn because(reason: Reason) -> &'static str {
         Reason::TooDeep => "it lies deeper than the guard walks",
         Reason::TooLong => "its path is longer than the guard reads",
         Reason::Failed => "the guard could not read what it had to judge",
-        Reason::Protocol => "only TCP and UDP over IPv4 and IPv6 can be allowed",
+        Reason::Protocol => {
+            "agents have TCP, UDP, UNIX-domain sockets and queries of the network's state, and nothing else"
+        }
         Reason::Interface => "this tier can not judge what goes through it",
         Reason::NoPolicy => "the agent's policy is not in the kernel",
         Reason::Differs => "the policy says different things of the old place and the new",
@@ -100,15 +102,36 @@ pub fn access(action: Action) -> &'static [&'static str] {
         | Action::ConnectLocal
         | Action::Operate
         | Action::IoUring
-        | Action::ShareDescriptors => &[],
+        | Action::ShareDescriptors
+        | Action::SourceRoute => &[],
     }
 }
 
-/// The name of an IP protocol that rules can name.
+/// The name of an IP protocol that agents can have.
 pub fn protocol(number: u16) -> Option<&'static str> {
     match i32::from(number) {
         libc::IPPROTO_TCP => Some("tcp"),
         libc::IPPROTO_UDP => Some("udp"),
+        libc::IPPROTO_MPTCP => Some("mptcp"),
+        _ => None,
+    }
+}
+
+/// The name of an address family.
+pub fn family(number: u16) -> Option<&'static str> {
+    match i32::from(number) {
+        libc::AF_UNIX => Some("unix"),
+        libc::AF_INET => Some("inet"),
+        libc::AF_INET6 => Some("inet6"),
+        libc::AF_NETLINK => Some("netlink"),
+        libc::AF_PACKET => Some("packet"),
+        libc::AF_ALG => Some("alg"),
+        libc::AF_VSOCK => Some("vsock"),
+        libc::AF_XDP => Some("xdp"),
+        libc::AF_BLUETOOTH => Some("bluetooth"),
+        libc::AF_CAN => Some("can"),
+        libc::AF_TIPC => Some("tipc"),
+        libc::AF_RDS => Some("rds"),
         _ => None,
     }
 }

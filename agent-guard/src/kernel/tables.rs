@@ -162,7 +162,12 @@ impl Tables {
             keys.aliases.push(key);
         }
         for prefix in &compiled.prefixes {
-            let key = PrefixKey { policy, family: prefix.family as u32, addr: prefix.addr };
+            let key = PrefixKey {
+                policy,
+                family: prefix.family as u16,
+                way: prefix.way as u16,
+                addr: prefix.addr,
+            };
             let length = PREFIX_BASE_BITS + prefix.bits;
             let ports = Row(prefix.ports);
             self.prefixes

@@ -226,13 +226,6 @@ pub enum Fault {
     #[error("`ask` is not enforced: this version cannot hold a call until someone answers")]
     #[diagnostic(help("write `deny`, or `allow` where the call may go through unasked"))]
     Ask,
-    /// A section of the contract that this version does not enforce.
-    #[error("`{section}` is not enforced by this version, so it is not accepted either")]
-    #[diagnostic(help("remove the section; `egress`, `exec`, `files` and `system` are enforced"))]
-    NotEnforced {
-        /// `listen` or `unix`.
-        section: &'static str,
-    },
     /// A policy's name.
     #[error("`{found}` is no policy name")]
     #[diagnostic(help(

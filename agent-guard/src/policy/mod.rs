@@ -23,7 +23,7 @@ mod target;
 pub use error::{Fault, PolicyError, Problem, Refusal};
 pub use load::MAX_FILE_BYTES;
 pub use parse::{MAX_CLASS, MAX_PATTERNS, MAX_RULE_NAME, MAX_RULES};
-pub use pattern::{ComponentGlob, PathPattern, PatternError, PatternFault, Segment};
+pub use pattern::{ComponentGlob, PathPattern, PatternError, PatternFault, Segment, SocketName};
 pub use shipped::{SHIPPED_WORKSPACE, ShippedError};
 pub use target::{Host, HostName, PortRange, Protocols, Target, TargetError, TargetFault};
 
@@ -42,8 +42,14 @@ pub struct Policy {
     pub exec: Section<Vec<PathPattern>>,
     /// Which files the agent reads and writes.
     pub files: Section<FileMatch>,
-    /// What else it may do to the system and to processes outside; nothing where it is left out.
-    pub system: Option<Section<Vec<Operation>>>,
+    /// On which addresses of this host the agent takes connections and datagrams.
+    pub listen: Section<Vec<Target>>,
+    /// Which UNIX-domain sockets of others the agent connects to.
+    pub unix: Section<Vec<SocketName>>,
+    /// What else it may do to the system and to processes outside.
+    pub system: Section<Vec<Operation>>,
+    /// The sections that the file has.
+    pub written: Vec<SectionKind>,
 }
 
 /// A DNS label: 1 to 63 of `a-z`, `0-9` and `-`, neither first nor last a `-`.
@@ -147,6 +153,10 @@ pub enum SectionKind {
     Exec,
     /// `spec.files`.
     Files,
+    /// `spec.listen`.
+    Listen,
+    /// `spec.unix`.
+    Unix,
     /// `spec.system`.
     System,
 }
@@ -157,6 +167,8 @@ impl fmt::Display for SectionKind {
             Self::Egress => "egress",
             Self::Exec => "exec",
             Self::Files => "files",
+            Self::Listen => "listen",
+            Self::Unix => "unix",
             Self::System => "system",
         })
     }

@@ -127,13 +127,6 @@ impl<'a> Notes<'a> {
         start..start + word.max(usize::from(behind.starts_with(':')))
     }
 
-    /// The bytes of a key, by the location of its value.
-    pub fn key_before(&self, key: &str, value: &Location) -> Range<usize> {
-        let value = self.place(value);
-        let start = self.text.get(..value.start).and_then(|before| before.rfind(key));
-        start.map_or(value, |start| start..start + key.len())
-    }
-
     /// The byte offset of a 1-based line and column (in characters), within the text.
     fn offset_of(&self, line: u64, column: u64) -> usize {
         let line = usize::try_from(line).unwrap_or(usize::MAX).saturating_sub(1);

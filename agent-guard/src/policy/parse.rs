@@ -8,7 +8,8 @@ use serde_saphyr::Spanned;
 use sha2::{Digest, Sha256};
 
 use super::{
-    AccessSet, Effect, FileMatch, Mode, PathPattern, Policy, PolicyName, Rule, Section, Target,
+    AccessSet, Effect, FileMatch, Mode, PathPattern, Policy, PolicyName, Rule, Section,
+    SectionKind, SocketName, Target, TargetError,
     error::{Fault, PolicyError},
     load::MAX_FILE_BYTES,
     notes::{Notes, quoted},
@@ -104,12 +105,6 @@ impl Parser<'_> {
         let Some(spec) = spec else {
             return self.missing(0..0, "spec", "the policy", "{mode: enforce}");
         };
-        if let Some(listen) = spec.listen {
-            self.not_enforced("listen", &listen);
-        }
-        if let Some(unix) = spec.unix {
-            self.not_enforced("unix", &unix);
-        }
         for cgroup in spec.selector.and_then(|selector| selector.cgroups).unwrap_or_default() {
             let path = &cgroup.value;
             if !path.starts_with('/') || path.contains(char::is_control) {
@@ -122,6 +117,14 @@ impl Parser<'_> {
             Some(text) => self.choice("mode", &text, &modes),
         };
 
+        let written = [
+            (SectionKind::Egress, spec.egress.is_some()),
+            (SectionKind::Exec, spec.exec.is_some()),
+            (SectionKind::Files, spec.files.is_some()),
+            (SectionKind::Listen, spec.listen.is_some()),
+            (SectionKind::Unix, spec.unix.is_some()),
+            (SectionKind::System, spec.system.is_some()),
+        ];
         let egress = self.section(spec.egress, |parser, rule, at, line| {
             let schema::EgressRule { name, effect, class, to } = rule;
             let head = parser.head(Head { name, effect, class }, at.clone(), line);
@@ -141,7 +144,18 @@ impl Parser<'_> {
             let paths = parser.list(paths, at, "paths", "[\"/workspace/**\"]", Parser::path)?;
             Some(head?.with(FileMatch { access: access?, paths }))
         });
-        let declares_system = spec.system.is_some();
+        let listen = self.section(spec.listen, |parser, rule, at, line| {
+            let schema::ListenRule { name, effect, class, on } = rule;
+            let head = parser.head(Head { name, effect, class }, at.clone(), line);
+            let on = parser.list(on, at, "on", "[\"127.0.0.1:3000/tcp\"]", Parser::own_address)?;
+            Some(head?.with(on.into_iter().flatten().collect()))
+        });
+        let unix = self.section(spec.unix, |parser, rule, at, line| {
+            let schema::UnixRule { name, effect, class, paths } = rule;
+            let head = parser.head(Head { name, effect, class }, at.clone(), line);
+            let paths = parser.list(paths, at, "paths", "[\"/run/x.sock\"]", Parser::socket)?;
+            Some(head?.with(paths))
+        });
         let system = self.section(spec.system, |parser, rule, at, line| {
             let schema::SystemRule { name, effect, class, operations } = rule;
             let head = parser.head(Head { name, effect, class }, at.clone(), line);
@@ -157,7 +171,10 @@ impl Parser<'_> {
             egress: egress?,
             exec: exec?,
             files: files?,
-            system: declares_system.then_some(system?),
+            listen: listen?,
+            unix: unix?,
+            system: system?,
+            written: written.into_iter().filter_map(|(kind, is)| is.then_some(kind)).collect(),
         })
     }
 
@@ -277,8 +294,27 @@ impl Parser<'_> {
         }
     }
 
+    fn socket(&mut self, text: &Text) -> Option<SocketName> {
+        match SocketName::parse(&text.value) {
+            Ok(name) => Some(name),
+            Err(error) => self.notes.refuse_part(text, error.at, Fault::Pattern(error.fault)),
+        }
+    }
+
+    fn own_address(&mut self, text: &Text) -> Option<Vec<Target>> {
+        self.judged_target(text, Target::parse_own(&text.value))
+    }
+
     fn target(&mut self, text: &Text) -> Option<Vec<Target>> {
-        match Target::parse(&text.value) {
+        self.judged_target(text, Target::parse(&text.value))
+    }
+
+    fn judged_target(
+        &mut self,
+        text: &Text,
+        parsed: Result<Vec<Target>, TargetError>,
+    ) -> Option<Vec<Target>> {
+        match parsed {
             Ok(targets) => Some(targets),
             Err(error) => self.notes.refuse_part(text, error.at, Fault::Target(error.fault)),
         }
@@ -308,11 +344,6 @@ impl Parser<'_> {
             None => self.missing(0..0, field, "the policy", only),
             Some(text) => self.choice(field, &text, &[(only, ())]),
         };
-    }
-
-    fn not_enforced<T>(&mut self, section: &'static str, value: &Spanned<T>) {
-        let at = self.notes.key_before(section, &value.referenced);
-        self.notes.refuse::<()>(at, Fault::NotEnforced { section });
     }
 
     fn missing<T>(

@@ -2,6 +2,7 @@
 
 use std::{fmt, ops::Range};
 
+use agent_guard_common::limits::ABSTRACT_NAME_MAX;
 use miette::Diagnostic;
 use thiserror::Error;
 
@@ -164,6 +165,19 @@ pub enum PatternFault {
         /// Bytes that are fixed.
         len: usize,
     },
+    /// `@` alone.
+    #[error("an abstract socket name without a name")]
+    #[diagnostic(help("write `@name`, or `@*` for every abstract socket"))]
+    NoAbstractName,
+    /// An abstract name that fits no address.
+    #[error(
+        "an abstract name of at least {len} bytes, where a socket's address has at most {ABSTRACT_NAME_MAX}"
+    )]
+    #[diagnostic(help("it can never match; shorten it"))]
+    LongAbstractName {
+        /// Bytes that are fixed.
+        len: usize,
+    },
     /// Too many components.
     #[error("{count} components, where a pattern has at most {MAX_COMPONENTS}")]
     #[diagnostic(help("replace the middle by `**`"))]
@@ -207,6 +221,41 @@ impl PathPattern {
             return Err(PatternError { at: 0..text.len(), fault });
         }
         Ok(Self { text: text.to_owned(), segments })
+    }
+}
+
+/// A set of UNIX-domain sockets: by the path that they are bound to, or by abstract name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SocketName {
+    /// A path.
+    Path(PathPattern),
+    /// `@name`: the bytes after the NUL, one segment whatever they are.
+    Abstract(PathPattern),
+}
+
+impl SocketName {
+    /// Reads a path pattern, or `@` and an abstract name, in which `*` is any run of bytes.
+    ///
+    /// # Errors
+    /// What is wrong with it and which bytes of `text` are at fault.
+    pub fn parse(text: &str) -> Result<Self, PatternError> {
+        let Some(name) = text.strip_prefix('@') else {
+            return PathPattern::parse(text).map(Self::Path);
+        };
+        let segment = match name {
+            "" => return Err(PatternError { at: 0..1, fault: PatternFault::NoAbstractName }),
+            "*" => Segment::AnyOne,
+            _ => parse_name(name, 1, NameKind::Abstract)?,
+        };
+        let pattern = PathPattern { text: text.to_owned(), segments: vec![segment] };
+        Ok(Self::Abstract(pattern))
+    }
+
+    /// The pattern, of a path or of one name.
+    #[must_use]
+    pub fn pattern(&self) -> &PathPattern {
+        let (Self::Path(pattern) | Self::Abstract(pattern)) = self;
+        pattern
     }
 }
 
@@ -257,6 +306,28 @@ fn parse_component(component: &str, start: usize) -> Result<Segment, PatternErro
         "**" => return Ok(Segment::AnyDepth),
         _ => {}
     }
+    match parse_name(component, start, NameKind::File)? {
+        Segment::Literal(name) if *name == *b"." => fail(all, PatternFault::Dot { component: "." }),
+        Segment::Literal(name) if *name == *b".." => {
+            fail(all, PatternFault::Dot { component: ".." })
+        }
+        segment => Ok(segment),
+    }
+}
+
+/// What a name is the name of, and what it may hold.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum NameKind {
+    /// A directory entry: no `/`, no NUL.
+    File,
+    /// An abstract socket: any byte.
+    Abstract,
+}
+
+/// A name that begins at byte `start` of the pattern, with or without `*` in it.
+fn parse_name(component: &str, start: usize, kind: NameKind) -> Result<Segment, PatternError> {
+    let all = start..start + component.len();
+    let fail = |at, fault| Err(PatternError { at, fault });
     let mut pieces = vec![Vec::new()];
     let mut chars = component.char_indices().peekable();
     while let Some((offset, c)) = chars.next() {
@@ -280,6 +351,7 @@ fn parse_component(component: &str, start: usize) -> Result<Segment, PatternErro
                 };
                 let at = at.start..at.end + len;
                 match byte {
+                    _ if kind == NameKind::Abstract => {}
                     0 => return fail(at, PatternFault::ImpossibleByte { what: "a NUL byte" }),
                     b'/' => return fail(at, PatternFault::ImpossibleByte { what: "a `/`" }),
                     _ => {}
@@ -304,18 +376,18 @@ fn parse_component(component: &str, start: usize) -> Result<Segment, PatternErro
     }
 
     let len = pieces.iter().map(Vec::len).sum();
-    if len > MAX_NAME {
-        return fail(all, PatternFault::LongName { len });
+    match kind {
+        NameKind::File if len > MAX_NAME => return fail(all, PatternFault::LongName { len }),
+        NameKind::Abstract if len > ABSTRACT_NAME_MAX => {
+            return fail(all, PatternFault::LongAbstractName { len });
+        }
+        NameKind::File | NameKind::Abstract => {}
     }
     let mut pieces: Vec<Box<[u8]>> = pieces.into_iter().map(Vec::into_boxed_slice).collect();
     if pieces.len() > 1 {
         return Ok(Segment::Glob(ComponentGlob { pieces: pieces.into() }));
     }
-    match pieces.pop().unwrap_or_default() {
-        name if *name == *b"." => fail(all, PatternFault::Dot { component: "." }),
-        name if *name == *b".." => fail(all, PatternFault::Dot { component: ".." }),
-        name => Ok(Segment::Literal(name)),
-    }
+    Ok(Segment::Literal(pieces.pop().unwrap_or_default()))
 }
 
 /// What stands behind a backslash: the byte it means, and how many characters it takes.
@@ -480,6 +552,39 @@ mod tests {
             byte => format!("\\x{byte:02x}"),
         };
         name.iter().map(escape).collect()
+    }
+
+    #[test]
+    fn a_socket_is_a_path_or_an_abstract_name_of_any_bytes() {
+        let abstract_name = |text: &str| match SocketName::parse(text).unwrap() {
+            SocketName::Abstract(pattern) => pattern.segments,
+            other => panic!("{other:?}"),
+        };
+        let literal = |bytes: &[u8]| vec![Segment::Literal(bytes.into())];
+        assert_eq!(abstract_name("@dbus"), literal(b"dbus"));
+        assert_eq!(abstract_name("@/tmp/.X11-unix/X0"), literal(b"/tmp/.X11-unix/X0"));
+        assert_eq!(abstract_name(r"@a\x00\x2f\xff\*"), literal(b"a\0/\xff*"));
+        assert_eq!(abstract_name("@.."), literal(b".."));
+        assert_eq!(abstract_name("@*"), [Segment::AnyOne]);
+        assert!(
+            matches!(&abstract_name("@a/*/b")[..], [Segment::Glob(glob)] if glob.matches(b"a/x/y/b"))
+        );
+        let path = SocketName::parse("/run/x.sock").unwrap();
+        assert_eq!(path, SocketName::Path(PathPattern::parse("/run/x.sock").unwrap()));
+
+        for (text, fault) in [
+            ("@", PatternFault::NoAbstractName),
+            ("@**", PatternFault::GluedStars),
+            ("@a?", PatternFault::Metacharacter { found: '?' }),
+            ("@a\n", PatternFault::Control { byte: b'\n' }),
+            ("run/x", PatternFault::Relative { fix: "**/run/x".to_owned() }),
+        ] {
+            assert_eq!(SocketName::parse(text).unwrap_err().fault, fault, "{text}");
+        }
+        let long = |len| format!("@{}", "n".repeat(len));
+        assert!(SocketName::parse(&long(ABSTRACT_NAME_MAX)).is_ok());
+        let fault = PatternFault::LongAbstractName { len: ABSTRACT_NAME_MAX + 1 };
+        assert_eq!(SocketName::parse(&long(ABSTRACT_NAME_MAX + 1)).unwrap_err().fault, fault);
     }
 
     proptest! {

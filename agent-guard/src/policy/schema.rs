@@ -4,7 +4,7 @@
 //! report everything that is wrong at once. Only what makes the rest unreadable (YAML that is
 //! none, an unknown field, a list where a map is due) ends the reading.
 
-use serde::{Deserialize, Deserializer, de::IgnoredAny};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_saphyr::{
     Spanned,
     options::{DuplicateKeyPolicy, MergeKeyPolicy},
@@ -48,14 +48,10 @@ pub struct Spec {
     pub mode: Option<Text>,
     pub selector: Option<Selector>,
     pub egress: Option<Section<EgressRule>>,
-    /// In the contract, not in this version.
-    #[serde(default, deserialize_with = "present")]
-    pub listen: Option<Spanned<IgnoredAny>>,
-    /// In the contract, not in this version.
-    #[serde(default, deserialize_with = "present")]
-    pub unix: Option<Spanned<IgnoredAny>>,
     pub exec: Option<Section<ExecRule>>,
     pub files: Option<Section<FileRule>>,
+    pub listen: Option<Section<ListenRule>>,
+    pub unix: Option<Section<UnixRule>>,
     pub system: Option<Section<SystemRule>>,
 }
 
@@ -114,6 +110,30 @@ pub struct FileRule {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+pub struct ListenRule {
+    #[serde(default, deserialize_with = "present")]
+    pub name: Option<Text>,
+    #[serde(default, deserialize_with = "present")]
+    pub effect: Option<Text>,
+    #[serde(default, deserialize_with = "present")]
+    pub class: Option<Text>,
+    pub on: Option<Vec<Text>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnixRule {
+    #[serde(default, deserialize_with = "present")]
+    pub name: Option<Text>,
+    #[serde(default, deserialize_with = "present")]
+    pub effect: Option<Text>,
+    #[serde(default, deserialize_with = "present")]
+    pub class: Option<Text>,
+    pub paths: Option<Vec<Text>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SystemRule {
     #[serde(default, deserialize_with = "present")]
     pub name: Option<Text>,
@@ -139,6 +159,11 @@ where
 /// # Errors
 /// Whatever makes the text no policy file in shape, with the place.
 pub fn read(text: &str) -> Result<Document, serde_saphyr::Error> {
+    read_as(text)
+}
+
+/// The same into any form.
+pub(super) fn read_as<T: DeserializeOwned>(text: &str) -> Result<T, serde_saphyr::Error> {
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_depth: MAX_DEPTH,

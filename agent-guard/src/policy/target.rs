@@ -1,4 +1,4 @@
-//! Egress targets: `api.example.com:443`, `10.0.0.0/8:8000-8999/tcp`, `[::1]:8080`, `*:443`.
+//! Ends of connections: `api.example.com:443`, `10.0.0.0/8:8000-8999/tcp`, `[::1]:8080`, `*:443`.
 
 use std::{
     fmt,
@@ -13,7 +13,7 @@ use thiserror::Error;
 /// Longest target as written, bytes: a host name of 253 with ports and protocol, and room to spare.
 pub const MAX_TEXT: usize = 320;
 
-/// Where a connection may go: one host or network, a range of ports, one protocol or both.
+/// Where a connection may go, or be taken: one host or network, a range of ports, one protocol or both.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// Who is at the other end.
@@ -197,6 +197,15 @@ pub enum TargetFault {
     #[error("the unspecified address is not a destination: connecting to it reaches this host")]
     #[diagnostic(help("write `*` for every address, `127.0.0.1` or `[::1]` for this host"))]
     Unspecified,
+    /// `localhost:3000` to listen on.
+    #[error("`{name}` is a name, where an address of this host is due")]
+    #[diagnostic(help(
+        "write the address: `127.0.0.1` or `[::1]` for loopback, `*` for every address"
+    ))]
+    OwnName {
+        /// What was written.
+        name: String,
+    },
     /// `10.0.0.0/33`.
     #[error("`/{prefix}` is no prefix length of this address")]
     #[diagnostic(help("it is a decimal number up to 32 for IPv4 and 128 for IPv6"))]
@@ -271,6 +280,13 @@ impl<'a> Part<'a> {
     }
 }
 
+/// Whose address a target is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Far,
+    Own,
+}
+
 impl Target {
     /// Reads a target. `*` as the host is every address, which is one target for each family;
     /// everything else is one.
@@ -278,6 +294,19 @@ impl Target {
     /// # Errors
     /// What is wrong with it and which bytes of `text` are at fault.
     pub fn parse(text: &str) -> Result<Vec<Self>, TargetError> {
+        Self::parse_as(End::Far, text)
+    }
+
+    /// Reads an address of this host, to listen on. `0.0.0.0` is every address of IPv4, `[::]` every
+    /// address of both families, and `*` is both and each address by itself.
+    ///
+    /// # Errors
+    /// As for [`Self::parse`]; also a host name.
+    pub fn parse_own(text: &str) -> Result<Vec<Self>, TargetError> {
+        Self::parse_as(End::Own, text)
+    }
+
+    fn parse_as(end: End, text: &str) -> Result<Vec<Self>, TargetError> {
         let whole = Part { text, start: 0 };
         if text.len() > MAX_TEXT {
             return whole.fail(TargetFault::Long { len: text.len() });
@@ -296,12 +325,11 @@ impl Target {
         let (host, ports) = split_ports(rest)?;
         let ports = ports.map_or(Ok(PortRange::FULL), parse_ports)?;
         let hosts = if host.text == "*" {
-            vec![
-                Host::Net(IpNet::from(ipnet::Ipv4Net::default())),
-                Host::Net(IpNet::from(ipnet::Ipv6Net::default())),
-            ]
+            let each = [ipnet::Ipv4Net::default().into(), ipnet::Ipv6Net::default().into()];
+            let whole = (end == End::Own).then(|| IpAddr::from(Ipv6Addr::UNSPECIFIED).into());
+            each.into_iter().chain(whole).map(Host::Net).collect()
         } else {
-            vec![parse_host(host)?]
+            vec![parse_host(end, host)?]
         };
         Ok(hosts
             .into_iter()
@@ -381,7 +409,7 @@ fn decimal(text: &str) -> Option<u32> {
     if plain { text.parse().ok() } else { None }
 }
 
-fn parse_host(part: Part<'_>) -> Result<Host, TargetError> {
+fn parse_host(end: End, part: Part<'_>) -> Result<Host, TargetError> {
     let (host, prefix) = match part.text.find('/') {
         Some(slash) => {
             let (host, prefix) = part.split(slash);
@@ -393,7 +421,7 @@ fn parse_host(part: Part<'_>) -> Result<Host, TargetError> {
         return part.fail(TargetFault::NoHost);
     }
     if let Ok(address) = host.text.parse::<IpAddr>() {
-        return parse_net(host, address, prefix).map(Host::Net);
+        return parse_net(end, host, address, prefix).map(Host::Net);
     }
     if host.text.contains(':') {
         return match prefix {
@@ -402,6 +430,9 @@ fn parse_host(part: Part<'_>) -> Result<Host, TargetError> {
         };
     }
     let name = parse_name(host)?;
+    if end == End::Own {
+        return host.fail(TargetFault::OwnName { name: name.to_string() });
+    }
     match prefix {
         Some(prefix) => prefix.fail(TargetFault::PrefixOnName),
         None => Ok(Host::Name(name)),
@@ -410,6 +441,7 @@ fn parse_host(part: Part<'_>) -> Result<Host, TargetError> {
 
 /// The network, with IPv4-mapped ones as the IPv4 they stand for.
 fn parse_net(
+    end: End,
     host: Part<'_>,
     address: IpAddr,
     prefix: Option<Part<'_>>,
@@ -432,7 +464,10 @@ fn parse_net(
     }
     let net = unmapped(net);
     if net.prefix_len() == net.max_prefix_len() && net.addr().is_unspecified() {
-        return host.fail(TargetFault::Unspecified);
+        return match end {
+            End::Far => host.fail(TargetFault::Unspecified),
+            End::Own => Ok(net),
+        };
     }
     if let (IpAddr::V6(address), None) = (net.addr(), prefix)
         && address.octets().starts_with(&[0; 12])
@@ -616,6 +651,30 @@ mod tests {
         for (text, at, fault) in cases {
             let error = Target::parse(text).expect_err(text);
             assert_eq!((&text[error.at.clone()], &error.fault), (*at, fault), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_address_to_listen_on_may_be_every_address_and_is_no_name() {
+        let hosts = |text: &str| -> Vec<Host> {
+            Target::parse_own(text).unwrap().into_iter().map(|target| target.host).collect()
+        };
+        assert_eq!(hosts("0.0.0.0:80"), [net("0.0.0.0/32")]);
+        assert_eq!(hosts("[::]:80/tcp"), [net("::/128")]);
+        assert_eq!(hosts("::ffff:0.0.0.0"), [net("0.0.0.0/32")]);
+        assert_eq!(hosts("*:80"), [net("0.0.0.0/0"), net("::/0"), net("::/128")]);
+        assert_eq!(hosts("10.0.0.0/8:80"), [net("10.0.0.0/8")]);
+        for (text, at, fault) in [
+            ("localhost:80", "localhost", TargetFault::OwnName { name: "localhost".into() }),
+            ("::1:80", "::1:80", TargetFault::CompatibleV6 { address: "::1:80".parse().unwrap() }),
+            (
+                "*.example.com",
+                "*.example.com",
+                TargetFault::WildcardName { text: "*.example.com".into() },
+            ),
+        ] {
+            let error = Target::parse_own(text).expect_err(text);
+            assert_eq!((&text[error.at.clone()], &error.fault), (at, &fault), "{text}");
         }
     }
 

@@ -155,13 +155,8 @@ async fn under_guard(
         sizes_for(&compiled),
     )?;
     let lacks = Lack::of(guard.tier, &settings.policy);
-    if let Some(lack) = lacks.iter().find(|lack| !settings.allow_degraded.contains(lack)) {
-        bail!(
-            "{}{}, or `--allow-degraded {}` to run without it all the same",
-            weaker(&guard),
-            lack.problem(guard.tier),
-            lack.name()
-        );
+    if !lacks.iter().all(|lack| settings.allow_degraded.contains(lack)) {
+        bail!("{}{}", weaker(&guard), refusal(guard.tier, &lacks));
     }
     let policy = guard.tables.write_policy(&compiled)?;
     let agent = agent(settings, &compiled, cgroup, policy);
@@ -396,6 +391,14 @@ fn open_log(path: &Path) -> anyhow::Result<EventLog<File>> {
     };
     let [high, low] = draw_key()?;
     Ok(EventLog::new(Encoder::new(host, u128::from(high) << 64 | u128::from(low)), out))
+}
+
+/// Why a policy does not run on a tier, and how it does all the same.
+fn refusal(tier: Tier, lacks: &[Lack]) -> String {
+    let problems: Vec<String> = lacks.iter().map(|lack| lack.problem(tier)).collect();
+    let names: Vec<&str> = lacks.iter().map(|lack| lack.name()).collect();
+    let (problems, names) = (problems.join("\n"), names.join(","));
+    format!("{problems}\n`--allow-degraded {names}` runs without it all the same")
 }
 
 /// What a successor has to know, should this process die.

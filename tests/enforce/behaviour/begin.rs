@@ -32,12 +32,12 @@ pub const PROMISES: &[Behaviour] = &[
 ];
 
 /// A command that leaves a mark.
-fn mark(scratch: &Scratch) -> [String; 2] {
+pub fn mark(scratch: &Scratch) -> [String; 2] {
     ["touch".to_owned(), scratch.path("started").to_str().unwrap().to_owned()]
 }
 
 #[track_caller]
-fn never_started(scratch: &Scratch, outcome: &Outcome, says: &[&str]) {
+pub fn never_started(scratch: &Scratch, outcome: &Outcome, says: &[&str]) {
     outcome.exits(125);
     assert!(!scratch.path("started").exists());
     for words in says {
@@ -119,7 +119,7 @@ fn weaker_tiers() {
 fn observe_refuses() {
     let scratch = Scratch::new();
     let outcome = Run::under(ALLOW_ALL).on("observe").go(&mark(&scratch));
-    never_started(&scratch, &outcome, &["observe enforces nothing", "--allow-degraded enforce"]);
+    never_started(&scratch, &outcome, &["tier enforces nothing", "--allow-degraded enforce"]);
     let audit = Run::under(ALLOW_ALL).on("observe").with(&["--mode", "audit"]);
     audit.go(&["/bin/true"]).exits(0);
 }

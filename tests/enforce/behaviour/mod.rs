@@ -9,6 +9,7 @@ mod log;
 mod rings;
 mod scope;
 mod signals;
+mod sockets;
 mod swap;
 mod system;
 mod ways;
@@ -40,6 +41,7 @@ pub fn trials() -> Vec<Trial> {
         rings::PROMISES,
         scope::PROMISES,
         signals::PROMISES,
+        sockets::PROMISES,
         swap::PROMISES,
         system::PROMISES,
     ];

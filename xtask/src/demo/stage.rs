@@ -26,6 +26,8 @@ use super::{
 
 /// The policy, from the root of the repository.
 pub const POLICY: &str = "policies/coding-agent.yaml";
+/// What tier `trace` lacks of it; at `lsm` nothing is lacking.
+const DEGRADED: [&str; 2] = ["--allow-degraded", "listen,unix"];
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What is played, and with what.
@@ -91,11 +93,13 @@ impl Stage {
         let scratch = Scratch::new()?;
         remove_if_there(&self.events)?;
         tell(&format!(
-            "With the guard: agent-guard run --policy {POLICY} --tier {} --events … -- sh workload.sh\n",
-            self.tier
+            "With the guard: agent-guard run --policy {POLICY} --tier {} {} --events … -- sh workload.sh\n",
+            self.tier,
+            DEGRADED.join(" ")
         ));
         let mut guard = Command::new(&self.agent_guard);
-        guard.args(["run", "--policy", POLICY, "--tier", &self.tier, "--events"]).arg(&self.events);
+        guard.args(["run", "--policy", POLICY, "--tier", &self.tier]).args(DEGRADED);
+        guard.arg("--events").arg(&self.events);
         guard.args(["--", "/bin/sh"]).arg(scratch.workload());
         let ended = self.run(&mut guard, &scratch, tell)?;
         let connections = servers.take_connections();

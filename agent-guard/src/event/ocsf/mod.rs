@@ -7,7 +7,7 @@
 //! | truncate, metadata | File System Activity 1001 | Update, Set Attributes |
 //! | closed interface | Kernel Activity 1003 | Invoke |
 //! | exec, load | Process Activity 1007 | Launch |
-//! | connect, send | Network Activity 4001 | Open, Traffic; Refuse where denied |
+//! | connect, send, listen, accept, make a socket | Network Activity 4001 | Open, Traffic, Listen; Refuse where denied |
 //! | start, stop, policy, degradation | Application Lifecycle 6002 | Start, Stop, Update, Other |
 //! | operation | Kernel Activity 1003 | Invoke |
 //! | lost events, skipped decisions | Application Error 6008 | General Error |
@@ -149,7 +149,21 @@ impl Encoder {
             }
             Object::Endpoint(endpoint) => {
                 event.dst_endpoint = Some(dst_endpoint(endpoint));
-                event.connection_info = Some(connection_info(endpoint));
+                event.connection_info = Some(connection_info(action, endpoint));
+                event.firewall_rule = rule.map(|rule| FirewallRule { name: &rule.label, effect });
+            }
+            Object::LocalSocket(socket) => {
+                decided.path_scope = Some(socket.scope.name());
+                decided.device = (socket.dev != 0).then_some(Text(DeviceNumber(socket.dev)));
+                event.dst_endpoint = Some(DstEndpoint {
+                    ip: None,
+                    name: Some(match socket.path.is_empty() {
+                        true => "unnamed socket".into(),
+                        false => socket.path.as_str().into(),
+                    }),
+                    port: None,
+                });
+                event.connection_info = Some(ConnectionInfo::UNIX);
                 event.firewall_rule = rule.map(|rule| FirewallRule { name: &rule.label, effect });
             }
             Object::Interface(name) => {
@@ -338,19 +352,24 @@ fn activity(action: Action, hook: Hook, outcome: Outcome) -> Activity {
         Action::Delete => Class::FILE.activity(4, "Delete"),
         Action::Rename => Class::FILE.activity(5, "Rename"),
         Action::SetMetadata => Class::FILE.activity(6, "Set Attributes"),
-        Action::Receive | Action::ConnectLocal => Class::FILE.activity(14, "Open"),
+        Action::Receive => Class::FILE.activity(14, "Open"),
         Action::Exec | Action::Load | Action::Map => Class::PROCESS.activity(1, "Launch"),
-        Action::Connect | Action::Send | Action::CreateSocket | Action::Listen | Action::Accept
+        Action::Connect
+        | Action::Send
+        | Action::CreateSocket
+        | Action::Listen
+        | Action::Accept
+        | Action::ConnectLocal
             if refused =>
         {
             Class::NETWORK.activity(5, "Refuse")
         }
-        Action::Connect | Action::CreateSocket | Action::Accept => {
+        Action::Connect | Action::CreateSocket | Action::Accept | Action::ConnectLocal => {
             Class::NETWORK.activity(1, "Open")
         }
         Action::Send => Class::NETWORK.activity(6, "Traffic"),
         Action::Listen => Class::NETWORK.activity(7, "Listen"),
-        Action::IoUring | Action::ShareDescriptors | Action::Operate => {
+        Action::IoUring | Action::ShareDescriptors | Action::SourceRoute | Action::Operate => {
             Class::KERNEL.activity(4, "Invoke")
         }
     }
@@ -380,21 +399,31 @@ fn launched<'a>(process: &Process, program: &'a File) -> ProcessEntity<'a> {
     }
 }
 
-fn dst_endpoint(endpoint: &Endpoint) -> DstEndpoint {
+/// The end that takes the connection: of an agent that listens, its own.
+fn dst_endpoint(endpoint: &Endpoint) -> DstEndpoint<'_> {
     DstEndpoint {
         ip: endpoint.addr.map(Text),
-        name: endpoint.addr.is_none().then(|| format!("address family {}", endpoint.family)),
-        port: endpoint.port,
+        name: endpoint.addr.is_none().then(|| match words::family(endpoint.family) {
+            Some(name) => format!("address family {name}").into(),
+            None => format!("address family {}", endpoint.family).into(),
+        }),
+        port: endpoint.addr.map(|_| endpoint.port),
     }
 }
 
-fn connection_info(endpoint: &Endpoint) -> ConnectionInfo {
-    let local = endpoint.addr.is_some_and(|addr| addr.is_loopback() || addr.is_unspecified());
-    let (direction_id, direction) = if local { (4, "Local") } else { (2, "Outbound") };
+fn connection_info(action: Action, endpoint: &Endpoint) -> ConnectionInfo {
+    let inbound = matches!(action, Action::Listen | Action::Accept);
+    let local =
+        endpoint.addr.is_some_and(|addr| addr.is_loopback() || (!inbound && addr.is_unspecified()));
+    let (direction_id, direction) = match (local, inbound) {
+        (true, _) => (4, "Local"),
+        (false, true) => (1, "Inbound"),
+        (false, false) => (2, "Outbound"),
+    };
     ConnectionInfo {
         direction_id,
         direction,
-        protocol_num: endpoint.protocol,
+        protocol_num: endpoint.protocol.into(),
         protocol_name: words::protocol(endpoint.protocol),
         protocol_ver_id: match endpoint.addr {
             Some(addr) if addr.is_ipv4() => 4,

@@ -1,6 +1,6 @@
 //! The part of OCSF 1.8.0 that events use, in the order in which it is written.
 
-use std::fmt::Display;
+use std::{borrow::Cow, fmt::Display};
 
 use serde::{Serialize, Serializer};
 
@@ -43,7 +43,7 @@ pub struct Event<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<File<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub dst_endpoint: Option<DstEndpoint>,
+    pub dst_endpoint: Option<DstEndpoint<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connection_info: Option<ConnectionInfo>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -190,23 +190,35 @@ impl<'a> File<'a> {
 }
 
 #[derive(Serialize)]
-pub struct DstEndpoint {
+pub struct DstEndpoint<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ip: Option<Text<std::net::IpAddr>>,
     /// Stands in where the address is not one of the internet.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    pub port: u16,
+    pub name: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
 }
 
 #[derive(Serialize)]
 pub struct ConnectionInfo {
     pub direction_id: u8,
     pub direction: &'static str,
-    pub protocol_num: u16,
+    pub protocol_num: i32,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub protocol_name: Option<&'static str>,
     pub protocol_ver_id: u8,
+}
+
+impl ConnectionInfo {
+    /// A connection within the host that no protocol of the internet carries: -1, the schema says.
+    pub const UNIX: Self = Self {
+        direction_id: 4,
+        direction: "Local",
+        protocol_num: -1,
+        protocol_name: Some("unix"),
+        protocol_ver_id: 99,
+    };
 }
 
 #[derive(Serialize)]

@@ -1,4 +1,4 @@
-//! Egress rules as address prefixes with port ranges.
+//! Egress and listen rules as address prefixes with port ranges.
 //!
 //! The kernel looks up the longest prefix that holds an address, so a prefix carries what every
 //! shorter one around it says, already merged. Prefixes are visited in the order of a trie's branches
@@ -13,7 +13,7 @@ use std::{
 
 use agent_guard_common::{
     limits::MAX_INTERVALS,
-    table::{Effect, Family, Interval, PortSet, Verdict},
+    table::{Effect, Family, Interval, PortSet, Verdict, Way},
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -21,9 +21,9 @@ use super::{
     alphabet::number,
     error::{CompileError, MAX_ALL_INTERVALS, MAX_PREFIXES},
     note::Note,
-    rules::{RuleInfo, egress_id, rule_ref},
+    rules::{RuleInfo, egress_id, listen_id, rule_ref},
 };
-use crate::policy::{Host, Policy, PortRange, Protocols};
+use crate::policy::{Host, Policy, Target};
 
 /// Finds the addresses of host names.
 pub trait Resolver {
@@ -56,6 +56,8 @@ impl Resolver for HostResolver {
 /// A row of the prefix table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prefix {
+    /// Whose address it is.
+    pub way: Way,
     /// Family of the address.
     pub family: Family,
     /// Address in network byte order; IPv4 in the first four bytes.
@@ -66,7 +68,7 @@ pub struct Prefix {
     pub ports: PortSet,
 }
 
-/// The tables of connections.
+/// The tables of addresses.
 pub struct Egress {
     /// Longest prefix first matched.
     pub prefixes: Vec<Prefix>,
@@ -77,7 +79,8 @@ pub struct Egress {
 /// What one rule says of one prefix.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Claim {
-    family_bits: u32,
+    way: Way,
+    family: Family,
     addr: u128,
     len: u8,
     /// Deny sorts before allow, and a rule before those behind it: the first of several decides.
@@ -90,7 +93,7 @@ struct Claim {
 
 type Strength = (Effect, u16);
 
-/// Compiles the egress section.
+/// Compiles the egress and the listen section.
 ///
 /// # Errors
 /// A name without an address, or a bound that the rules exceed.
@@ -101,6 +104,7 @@ pub fn build(
     notes: &mut Vec<Note>,
 ) -> Result<Egress, CompileError> {
     let mut claims = claims(policy, rules, resolver, notes)?;
+    claims.extend(own_claims(policy));
     claims.sort_unstable();
     claims.dedup();
 
@@ -112,7 +116,7 @@ pub fn build(
         around: Vec::new(),
     };
     let same = |one: &Claim, other: &Claim| {
-        (one.family_bits, one.addr, one.len) == (other.family_bits, other.addr, other.len)
+        (one.way, one.family, one.addr, one.len) == (other.way, other.family, other.addr, other.len)
     };
     for group in claims.chunk_by(same) {
         work.prefix(group)?;
@@ -132,7 +136,7 @@ fn claims(
         let id = egress_id(index);
         let strength = (Effect::from(rule.effect), id);
         for target in &rule.matcher {
-            let mut claim = |net| claims.push(claim(net, strength, target.ports, target.protocols));
+            let mut claim = |net| claims.push(claim(Way::To, net, strength, target));
             let name = match &target.host {
                 Host::Net(net) => {
                     claim(*net);
@@ -160,6 +164,40 @@ fn claims(
     Ok(claims)
 }
 
+/// What the listen rules say, of each address by itself and of the wildcard address.
+fn own_claims(policy: &Policy) -> Vec<Claim> {
+    let mut claims = Vec::new();
+    for (index, rule) in policy.listen.rules.iter().enumerate() {
+        let strength = (Effect::from(rule.effect), listen_id(policy, index));
+        for target in &rule.matcher {
+            let Host::Net(net) = &target.host else { continue };
+            claims.push(claim(Way::On, *net, strength, target));
+            for any in [Ipv4Net::default().into(), Ipv6Net::default().into()] {
+                if is_wildcard_case(strength.0, net, &any) {
+                    claims.push(claim(Way::OnAny, any, strength, target));
+                }
+            }
+        }
+    }
+    claims
+}
+
+/// Whether a listen rule with this effect about `net` speaks of the wildcard address of the family
+/// that `any`, `0.0.0.0/0` or `::/0`, stands for. A denial does where the wildcard takes one of its
+/// addresses in, and that of IPv6 takes in IPv4 too. An allowance does where it holds all of them.
+pub fn is_wildcard_case(effect: Effect, net: &IpNet, any: &IpNet) -> bool {
+    match (effect, any) {
+        (Effect::Deny, IpNet::V4(_)) => matches!(net, IpNet::V4(_)),
+        (Effect::Deny, IpNet::V6(_)) => true,
+        (Effect::Allow, IpNet::V4(_)) => net == any || is_unspecified(net),
+        (Effect::Allow, IpNet::V6(_)) => is_unspecified(net) && matches!(net, IpNet::V6(_)),
+    }
+}
+
+fn is_unspecified(net: &IpNet) -> bool {
+    net.addr().is_unspecified() && net.prefix_len() == net.max_prefix_len()
+}
+
 /// The addresses of a name, mapped ones as the IPv4 that they stand for, sorted.
 fn resolve(name: &str, resolver: &dyn Resolver) -> io::Result<Vec<IpAddr>> {
     let found = resolver.resolve(name)?;
@@ -170,13 +208,15 @@ fn resolve(name: &str, resolver: &dyn Resolver) -> io::Result<Vec<IpAddr>> {
     Ok(addresses.into_iter().collect())
 }
 
-fn claim(net: IpNet, strength: Strength, ports: PortRange, protocols: Protocols) -> Claim {
-    let (family_bits, addr) = match net.network() {
-        IpAddr::V4(addr) => (32, u128::from(addr.to_bits()) << 96),
-        IpAddr::V6(addr) => (128, addr.to_bits()),
+fn claim(way: Way, net: IpNet, strength: Strength, target: &Target) -> Claim {
+    let (family, addr) = match net.network() {
+        IpAddr::V4(addr) => (Family::V4, u128::from(addr.to_bits()) << 96),
+        IpAddr::V6(addr) => (Family::V6, addr.to_bits()),
     };
+    let Target { ports, protocols, .. } = target;
     Claim {
-        family_bits,
+        way,
+        family,
         addr,
         len: net.prefix_len(),
         strength,
@@ -227,9 +267,9 @@ impl Construction<'_> {
                 return Err(CompileError::Egress { what: "address prefixes", limit: MAX_PREFIXES });
             }
             let ports = self.store(&ranges)?;
-            let family = if first.family_bits == 32 { Family::V4 } else { Family::V6 };
+            let Claim { way, family, .. } = *first;
             let (addr, bits) = (first.addr.to_be_bytes(), u32::from(first.len));
-            self.prefixes.push(Prefix { family, addr, bits, ports });
+            self.prefixes.push(Prefix { way, family, addr, bits, ports });
         }
         self.around.push((*first, ranges));
         Ok(())
@@ -268,14 +308,14 @@ impl Construction<'_> {
 
 fn contains(outer: &Claim, inner: &Claim) -> bool {
     let mask = u128::MAX.checked_shl(128 - u32::from(outer.len)).unwrap_or_default();
-    outer.family_bits == inner.family_bits
+    (outer.way, outer.family) == (inner.way, inner.family)
         && outer.len <= inner.len
         && inner.addr & mask == outer.addr
 }
 
 fn display(claim: &Claim) -> String {
     let net = match IpAddr::from(claim.addr.to_be_bytes()) {
-        IpAddr::V6(addr) if claim.family_bits == 128 => {
+        IpAddr::V6(addr) if claim.family == Family::V6 => {
             Ipv6Net::new(addr, claim.len).map(IpNet::from)
         }
         _ => {

@@ -11,10 +11,10 @@ use super::{
     mounts::{Path, follow},
     nfa::{Builder, Nfa, Root},
     note::Note,
-    rules::{RuleInfo, exec_id, file_id, rule_ref},
+    rules::{RuleInfo, exec_id, file_id, rule_ref, unix_id},
     verdict::Accept,
 };
-use crate::policy::{PathPattern, Policy, Segment};
+use crate::policy::{self, PathPattern, Policy, Segment, SocketName};
 
 /// One form of one pattern.
 #[derive(Clone, Debug)]
@@ -90,16 +90,39 @@ pub fn forms<'a>(
 fn patterns(policy: &Policy) -> impl Iterator<Item = (&PathPattern, Accept)> {
     let exec = policy.exec.rules.iter().enumerate().flat_map(move |(index, rule)| {
         let id = exec_id(policy, index);
-        let access = [false, false, true];
+        let access = [false, false, true, false];
         rule.matcher.iter().map(move |pattern| (pattern, accept(pattern, id, rule.effect, access)))
     });
     let files = policy.files.rules.iter().enumerate().flat_map(move |(index, rule)| {
         let id = file_id(policy, index);
-        let access = [rule.matcher.access.read(), rule.matcher.access.write(), false];
+        let access = [rule.matcher.access.read(), rule.matcher.access.write(), false, false];
         let paths = rule.matcher.paths.iter();
         paths.map(move |pattern| (pattern, accept(pattern, id, rule.effect, access)))
     });
-    exec.chain(files)
+    let sockets = policy.unix.rules.iter().enumerate().flat_map(move |(index, rule)| {
+        let paths = rule.matcher.iter().filter_map(|name| match name {
+            SocketName::Path(pattern) => Some(pattern),
+            SocketName::Abstract(_) => None,
+        });
+        paths.map(move |pattern| (pattern, socket_accept(policy, index, pattern)))
+    });
+    exec.chain(files).chain(sockets)
+}
+
+/// Every pattern of abstract socket names with what it says.
+pub fn abstract_names(policy: &Policy) -> impl Iterator<Item = (&PathPattern, Accept)> {
+    policy.unix.rules.iter().enumerate().flat_map(move |(index, rule)| {
+        let names = rule.matcher.iter().filter_map(|name| match name {
+            SocketName::Path(_) => None,
+            SocketName::Abstract(pattern) => Some(pattern),
+        });
+        names.map(move |pattern| (pattern, socket_accept(policy, index, pattern)))
+    })
+}
+
+fn socket_accept(policy: &Policy, index: usize, pattern: &PathPattern) -> Accept {
+    let effect = policy.unix.rules.get(index).map_or(policy::Effect::Deny, |rule| rule.effect);
+    accept(pattern, unix_id(policy, index), effect, [false, false, false, true])
 }
 
 fn accept(
@@ -137,7 +160,7 @@ impl Writable {
         let mut alphabet = Alphabet::default();
         let mut builder = Builder::new();
         for form in forms {
-            if let Accept { access: [_, true, _], .. } = form.accept {
+            if let Accept { access: [_, true, ..], .. } = form.accept {
                 builder.add(&mut alphabet, &form.segments, form.accept);
             }
         }
@@ -161,7 +184,7 @@ impl Writable {
 
     fn by_name(&self, name: &[Box<[u8]>]) -> bool {
         let end = follow(&self.nfa, &self.alphabet, Root::All, name);
-        let [_, write, _]: [Verdict; ACCESS_KINDS] = self.nfa.verdict(&end).plain();
+        let [_, write, ..]: [Verdict; ACCESS_KINDS] = self.nfa.verdict(&end).plain();
         const _: () = assert!(Access::Write as usize == 1);
         write.effect().unwrap_or(self.default) == Effect::Allow
     }

@@ -34,6 +34,12 @@ use self::{
     nfa::Builder,
     rules::{number_rules, rule_ref},
 };
+pub(super) use self::{
+    egress::is_wildcard_case,
+    forms::{Form, abstract_names, forms},
+    links::{follow, to_std},
+    rules::{egress_id, listen_id, system_id},
+};
 pub use self::{
     egress::{HostResolver, Prefix, Resolver},
     error::{
@@ -45,11 +51,6 @@ pub use self::{
     note::Note,
     rules::RuleInfo,
     tables::MemoryTables,
-};
-pub(super) use self::{
-    forms::{Form, forms},
-    links::{follow, to_std},
-    rules::{egress_id, system_id, system_rules},
 };
 use super::{Mode, Policy, Segment};
 
@@ -76,10 +77,13 @@ pub struct Compiled {
     pub self_symbol: u64,
     /// Any of [`AgentFlag`].
     pub flags: u32,
-    /// Defaults for files and programs, by [`agent_guard_common::table::Access`].
+    /// Defaults for files, programs and UNIX-domain sockets, by
+    /// [`agent_guard_common::table::Access`].
     pub default_file: [Effect; ACCESS_KINDS],
     /// Default for connections.
     pub default_egress: Effect,
+    /// Default for listening.
+    pub default_listen: Effect,
     /// What becomes of each operation, by number.
     pub operations: [Verdict; OPERATIONS],
     /// State at the root of each file system, by `s_dev`.
@@ -115,8 +119,9 @@ impl Compiled {
             flags: self.flags,
             default_file: self.default_file.map(|effect| effect as u8),
             default_egress: self.default_egress as u8,
+            default_listen: self.default_listen as u8,
+            reserved: [0; 2],
             operations: self.operations,
-            reserved: 0,
         }
     }
 }
@@ -145,12 +150,15 @@ pub fn compile(
     for form in &forms {
         builder.add(&mut alphabet, &form.segments, form.accept);
     }
+    for (pattern, accept) in abstract_names(policy) {
+        builder.add_abstract(&mut alphabet, &pattern.segments, accept);
+    }
     let nfa = builder.finish();
     let anchors = Anchors::new(environment.filesystems, &nfa, &mut alphabet);
     let globs = lexer::build(alphabet.globs())?;
     let literals = alphabet.literals();
     let files = policy.files.default.into();
-    let default_file = [files, files, policy.exec.default.into()];
+    let default_file = [files, files, policy.exec.default.into(), policy.unix.default.into()];
     let built = automaton::build(&nfa, &literals, &globs, &anchors, hash_key, default_file);
     let Automaton { starts, edges, states } = built.map_err(|failure| match failure {
         Failure::Collision => CompileError::HashCollision,
@@ -170,6 +178,7 @@ pub fn compile(
         flags: audit | inner_globs,
         default_file,
         default_egress: policy.egress.default.into(),
+        default_listen: policy.listen.default.into(),
         operations: system::verdicts(policy),
         starts,
         edges,

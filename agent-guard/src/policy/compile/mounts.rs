@@ -10,6 +10,8 @@ use std::{
     os::unix::ffi::OsStrExt,
 };
 
+use agent_guard_common::table::ABSTRACT_DEV;
+
 use super::{
     alphabet::{Alphabet, number},
     nfa::{Nfa, NodeId, Root},
@@ -311,6 +313,8 @@ impl Anchors {
                 }
             }
         }
+        all.anchors.push(Anchor { nodes: nfa.start(Root::Abstract), ..Anchor::default() });
+        all.starts.insert(ABSTRACT_DEV, number(all.anchors.len() - 1));
         all
     }
 

@@ -40,6 +40,8 @@ pub enum Root {
     All,
     /// Only those that deny.
     Deny,
+    /// Those of abstract socket names, which are no paths.
+    Abstract,
 }
 
 /// Which pattern a builder's edge stands for.
@@ -61,11 +63,12 @@ pub struct Builder {
 
 const ALL: NodeId = 0;
 const DENY: NodeId = 1;
+const ABSTRACT: NodeId = 2;
 
 impl Builder {
     /// A trie without patterns.
     pub fn new() -> Self {
-        let accepts = vec![Vec::new(), Vec::new()];
+        let accepts = vec![Vec::new(), Vec::new(), Vec::new()];
         Self { children: HashMap::new(), accepts, inner_globs: false }
     }
 
@@ -77,6 +80,11 @@ impl Builder {
         }
         let inner = segments.split_last().map_or(&[][..], |(_, inner)| inner);
         self.inner_globs |= inner.iter().any(|segment| matches!(segment, Segment::Glob(_)));
+    }
+
+    /// Adds a pattern of abstract socket names.
+    pub fn add_abstract(&mut self, alphabet: &mut Alphabet, segments: &[Segment], accept: Accept) {
+        self.add_below(ABSTRACT, alphabet, segments, accept);
     }
 
     fn add_below(
@@ -120,6 +128,7 @@ impl Builder {
             reach: Vec::new(),
             all: 0,
             deny: 0,
+            abstract_names: 0,
             inner_globs: self.inner_globs,
         };
         let mut known: HashMap<Node, NodeId> = HashMap::new();
@@ -163,6 +172,7 @@ impl Builder {
         }
         nfa.all = merged.first().copied().unwrap_or_default();
         nfa.deny = merged.get(1).copied().unwrap_or_default();
+        nfa.abstract_names = merged.get(2).copied().unwrap_or_default();
         let mut nodes: Vec<_> = known.into_iter().collect();
         nodes.sort_unstable_by_key(|(_, id)| *id);
         nfa.nodes = nodes.into_iter().map(|(node, _)| node).collect();
@@ -177,6 +187,7 @@ pub struct Nfa {
     reach: Vec<Strongest>,
     all: NodeId,
     deny: NodeId,
+    abstract_names: NodeId,
     /// A glob stands before the last component of some pattern.
     pub inner_globs: bool,
 }
@@ -213,6 +224,7 @@ impl Nfa {
         let mut set = vec![match root {
             Root::All => self.all,
             Root::Deny => self.deny,
+            Root::Abstract => self.abstract_names,
         }];
         self.close(&mut set);
         set

@@ -1,6 +1,6 @@
 //! Rules by id: one row of numbers over all sections, because a table cell has room for a number.
 
-use agent_guard_common::{event::Operation, limits::MAX_RULES, table::Effect};
+use agent_guard_common::{limits::MAX_RULES, table::Effect};
 
 use super::error::{CompileError, RuleRef};
 use crate::policy::{self, Policy, Rule, SectionKind};
@@ -37,7 +37,7 @@ impl From<policy::Effect> for Effect {
     }
 }
 
-/// All rules: egress, then exec, then files, then system, each in the order of the file.
+/// All rules: egress, exec, files, listen, unix, system, each in the order of the file.
 ///
 /// # Errors
 /// [`CompileError::Rules`] where there are more than ids.
@@ -54,7 +54,9 @@ pub fn number_rules(policy: &Policy) -> Result<Vec<RuleInfo>, CompileError> {
     let rules: Vec<RuleInfo> = rows(SectionKind::Egress, &policy.egress.rules)
         .chain(rows(SectionKind::Exec, &policy.exec.rules))
         .chain(rows(SectionKind::Files, &policy.files.rules))
-        .chain(rows(SectionKind::System, system_rules(policy)))
+        .chain(rows(SectionKind::Listen, &policy.listen.rules))
+        .chain(rows(SectionKind::Unix, &policy.unix.rules))
+        .chain(rows(SectionKind::System, &policy.system.rules))
         .collect();
     if rules.len() > MAX_RULES {
         return Err(CompileError::Rules { count: rules.len() });
@@ -85,14 +87,19 @@ pub fn file_id(policy: &Policy, index: usize) -> u16 {
     id(policy.egress.rules.len() + policy.exec.rules.len() + index)
 }
 
-/// Id of the system rule at `index`.
-pub fn system_id(policy: &Policy, index: usize) -> u16 {
+/// Id of the listen rule at `index`.
+pub fn listen_id(policy: &Policy, index: usize) -> u16 {
     id(policy.egress.rules.len() + policy.exec.rules.len() + policy.files.rules.len() + index)
 }
 
-/// The rules of a section that may be left out.
-pub fn system_rules(policy: &Policy) -> &[Rule<Vec<Operation>>] {
-    policy.system.as_ref().map_or(&[], |section| &section.rules)
+/// Id of the unix rule at `index`.
+pub fn unix_id(policy: &Policy, index: usize) -> u16 {
+    listen_id(policy, policy.listen.rules.len() + index)
+}
+
+/// Id of the system rule at `index`.
+pub fn system_id(policy: &Policy, index: usize) -> u16 {
+    unix_id(policy, policy.unix.rules.len() + index)
 }
 
 /// [`number_rules`] has refused what does not fit.

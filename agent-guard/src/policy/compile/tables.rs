@@ -6,7 +6,7 @@ use agent_guard_common::{
     decide::{Component, Reason, Tables, step},
     hash::name_symbol,
     limits::{MAX_DEPTH, PATH_ALIGN, PATH_BYTES},
-    table::{AgentFlag, DEAD, Family, Interval, PortSet, State},
+    table::{ABSTRACT_DEV, AgentFlag, DEAD, Family, Interval, PortSet, State, Way},
 };
 
 use super::{Compiled, alphabet::number, lexer};
@@ -17,9 +17,9 @@ pub struct MemoryTables<'a> {
     starts: HashMap<u32, u32>,
     edges: HashMap<(u32, u64), u32>,
     states: HashMap<u32, State>,
-    prefixes: HashMap<(Family, u32, [u8; 16]), PortSet>,
+    prefixes: HashMap<(Way, Family, u32, [u8; 16]), PortSet>,
     /// Prefix lengths in use.
-    lengths: BTreeSet<(u32, u32)>,
+    lengths: BTreeSet<(Way, Family, u32)>,
 }
 
 impl<'a> MemoryTables<'a> {
@@ -32,8 +32,11 @@ impl<'a> MemoryTables<'a> {
             starts: compiled.starts.iter().copied().collect(),
             edges: compiled.edges.iter().map(|(from, by, to)| ((*from, *by), *to)).collect(),
             states: compiled.states.iter().copied().collect(),
-            prefixes: prefixes.iter().map(|p| ((p.family, p.bits, p.addr), p.ports)).collect(),
-            lengths: prefixes.iter().map(|p| (p.family as u32, p.bits)).collect(),
+            prefixes: prefixes
+                .iter()
+                .map(|p| ((p.way, p.family, p.bits, p.addr), p.ports))
+                .collect(),
+            lengths: prefixes.iter().map(|p| (p.way, p.family, p.bits)).collect(),
         }
     }
 
@@ -68,6 +71,19 @@ impl<'a> MemoryTables<'a> {
 }
 
 impl MemoryTables<'_> {
+    /// The state of an abstract socket name.
+    ///
+    /// # Errors
+    /// The tables are broken.
+    pub fn walk_abstract(&self, name: &[u8]) -> Result<u32, Reason> {
+        let component = Component {
+            literal: name_symbol(self.compiled.hash_key, name),
+            class: lexer::class(&self.compiled.lexer, name),
+        };
+        let start = self.start(ABSTRACT_DEV).ok_or(Reason::UnknownFilesystem)?;
+        step(self, start, component).ok_or(Reason::Failed)
+    }
+
     /// The row of a state from [`Self::walk`].
     #[must_use]
     pub fn row(&self, state: u32) -> Option<State> {
@@ -92,12 +108,12 @@ impl Tables for MemoryTables<'_> {
         self.states.get(&state).copied()
     }
 
-    fn prefix(&self, family: Family, addr: [u8; 16]) -> Option<PortSet> {
-        let lengths = self.lengths.range((family as u32, 0)..=(family as u32, 128)).rev();
+    fn prefix(&self, way: Way, family: Family, addr: [u8; 16]) -> Option<PortSet> {
+        let lengths = self.lengths.range((way, family, 0)..=(way, family, 128)).rev();
         let address = u128::from_be_bytes(addr);
-        lengths.into_iter().find_map(|(_, bits)| {
+        lengths.into_iter().find_map(|(_, _, bits)| {
             let mask = u128::MAX.checked_shl(128 - bits).unwrap_or_default();
-            self.prefixes.get(&(family, *bits, (address & mask).to_be_bytes())).copied()
+            self.prefixes.get(&(way, family, *bits, (address & mask).to_be_bytes())).copied()
         })
     }
 

@@ -88,9 +88,10 @@ impl Strongest {
 fn verdicts(deny: &[u16; ACCESS_KINDS], allow: &[u16; ACCESS_KINDS]) -> [Verdict; ACCESS_KINDS] {
     let of = |access: Access| {
         let at = |rules: &[u16; ACCESS_KINDS]| match (access, rules) {
-            (Access::Read, [rule, _, _])
-            | (Access::Write, [_, rule, _])
-            | (Access::Exec, [_, _, rule]) => *rule,
+            (Access::Read, [rule, ..])
+            | (Access::Write, [_, rule, ..])
+            | (Access::Exec, [_, _, rule, _])
+            | (Access::Connect, [_, _, _, rule]) => *rule,
         };
         match (at(deny), at(allow)) {
             (NO_RULE, NO_RULE) => Verdict::UNMATCHED,
@@ -98,5 +99,5 @@ fn verdicts(deny: &[u16; ACCESS_KINDS], allow: &[u16; ACCESS_KINDS]) -> [Verdict
             (rule, _) => Verdict::new(Effect::Deny, rule),
         }
     };
-    [of(Access::Read), of(Access::Write), of(Access::Exec)]
+    [of(Access::Read), of(Access::Write), of(Access::Exec), of(Access::Connect)]
 }

@@ -6,7 +6,7 @@ use agent_guard_common::decide::{Endpoint, Transport, decide_connect};
 
 use super::{ExplainError, Explanation, audit_note, compile_here, explanation};
 use crate::policy::{
-    Host, Policy, Rule, Target,
+    Host, Policy, Rule, Target, TargetError,
     compile::{Environment, Filesystems, MemoryTables, NoLinks, Note, Resolver, egress_id},
 };
 
@@ -57,14 +57,7 @@ pub fn explain_connect(
             let entries = rule.matcher.iter().filter(speaks);
             entries.map(move |entry| (egress_id(index), entry.text.clone()))
         });
-        let protocol = match transport {
-            Transport::Tcp => "tcp",
-            Transport::Udp => "udp",
-        };
-        let question = match address {
-            IpAddr::V4(_) => format!("connect {address}:{port}/{protocol}"),
-            IpAddr::V6(_) => format!("connect [{address}]:{port}/{protocol}"),
-        };
+        let question = format!("connect {}", written(address, port, transport));
         explanation(&compiled, question, decision, notes.clone(), matches)
     };
     Ok(addresses.into_iter().map(explain).collect())
@@ -72,8 +65,16 @@ pub fn explain_connect(
 
 /// One host, one port and one protocol, TCP where none is named.
 fn one_endpoint(text: &str) -> Result<(Target, Transport), ExplainError> {
-    let targets = Target::parse(text)
-        .map_err(|source| ExplainError::Endpoint { text: text.to_owned(), source })?;
+    one_of(text, Target::parse(text))
+}
+
+/// The one endpoint that `parsed` is.
+pub(super) fn one_of(
+    text: &str,
+    parsed: Result<Vec<Target>, TargetError>,
+) -> Result<(Target, Transport), ExplainError> {
+    let targets =
+        parsed.map_err(|source| ExplainError::Endpoint { text: text.to_owned(), source })?;
     let many = || ExplainError::Many(text.to_owned());
     let [target] = <[Target; 1]>::try_from(targets).map_err(|_| many())?;
     let one_host = match &target.host {
@@ -87,6 +88,18 @@ fn one_endpoint(text: &str) -> Result<(Target, Transport), ExplainError> {
     Ok((target, transport))
 }
 
+/// An endpoint as a rule has it.
+pub(super) fn written(address: IpAddr, port: u16, transport: Transport) -> String {
+    let protocol = match transport {
+        Transport::Tcp => "tcp",
+        Transport::Udp => "udp",
+    };
+    match address {
+        IpAddr::V4(_) => format!("{address}:{port}/{protocol}"),
+        IpAddr::V6(_) => format!("[{address}]:{port}/{protocol}"),
+    }
+}
+
 fn covers(
     entry: &Target,
     address: IpAddr,
@@ -94,10 +107,6 @@ fn covers(
     transport: Transport,
     notes: &[Note],
 ) -> bool {
-    let protocol = match transport {
-        Transport::Tcp => entry.protocols.tcp(),
-        Transport::Udp => entry.protocols.udp(),
-    };
     let host = match &entry.host {
         Host::Net(net) => net.contains(&address),
         Host::Name(name) => notes.iter().any(|note| match note {
@@ -111,7 +120,15 @@ fn covers(
             | Note::AliasesUnread { .. } => false,
         }),
     };
-    protocol && host && (entry.ports.first()..=entry.ports.last()).contains(&port)
+    host && has_port(entry, port, transport)
+}
+
+pub(super) fn has_port(entry: &Target, port: u16, transport: Transport) -> bool {
+    let protocol = match transport {
+        Transport::Tcp => entry.protocols.tcp(),
+        Transport::Udp => entry.protocols.udp(),
+    };
+    protocol && (entry.ports.first()..=entry.ports.last()).contains(&port)
 }
 
 fn list(addresses: &[IpAddr]) -> String {
@@ -124,5 +141,7 @@ fn only_egress(policy: &Policy) -> Policy {
     let mut policy = policy.clone();
     policy.exec.rules.iter_mut().for_each(|rule| rule.matcher.clear());
     policy.files.rules.iter_mut().for_each(|Rule { matcher, .. }| matcher.paths.clear());
+    policy.listen.rules.iter_mut().for_each(|rule| rule.matcher.clear());
+    policy.unix.rules.iter_mut().for_each(|rule| rule.matcher.clear());
     policy
 }

@@ -70,7 +70,7 @@ pub fn explain_exec(
     explain_file(policy, path, Request::Exec, "run", files)
 }
 
-fn explain_file(
+pub(super) fn explain_file(
     policy: &Policy,
     path: &StdPath,
     request: Request,
@@ -166,13 +166,14 @@ fn is(component: &[u8], name: &str) -> bool {
 }
 
 fn speaks_of(form: &Form<'_>, request: Request) -> bool {
-    let [read, write, exec] = form.accept.access;
+    let [read, write, exec, connect] = form.accept.access;
     match request {
         Request::Read => read,
         Request::Write => write,
         Request::ReadWrite => read || write,
         Request::Exec => exec,
         Request::Load => read || exec,
+        Request::Connect => connect,
     }
 }
 

@@ -3,9 +3,11 @@
 
 mod connect;
 mod file;
+mod listen;
 mod operation;
 #[cfg(test)]
 mod tests;
+mod unix;
 
 use std::{fmt, io, path::PathBuf};
 
@@ -19,7 +21,9 @@ use thiserror::Error;
 pub use self::{
     connect::explain_connect,
     file::{Files, explain_exec, explain_open},
+    listen::explain_listen,
     operation::explain_operation,
+    unix::explain_unix,
 };
 use super::{
     Mode, Policy, TargetError,
@@ -50,6 +54,10 @@ pub enum ExplainError {
     #[error("`{0}` is not one endpoint")]
     #[diagnostic(help("write one host and one port: HOST:PORT, HOST:PORT/tcp or HOST:PORT/udp"))]
     Many(String),
+    /// No path and no abstract name.
+    #[error("`{0}` is no UNIX-domain socket")]
+    #[diagnostic(help("write an absolute path, or `@` and an abstract name"))]
+    Socket(String),
     /// The host that was asked for has no address.
     #[error("the host `{host}` does not resolve")]
     #[diagnostic(help("ask for an address"))]
@@ -130,7 +138,7 @@ fn grounds(reason: Reason) -> &'static str {
         Reason::UnknownFilesystem => "its file system is not known to the policy",
         Reason::Pipe => "a pipe or anonymous memory: whoever made it could",
         Reason::Detached => "it hangs in no tree of files",
-        Reason::Protocol => "neither TCP nor UDP",
+        Reason::Protocol => "of a family or protocol that agents do not have",
         Reason::Interface => "an interface that is closed to agents",
         Reason::NoPolicy => "there is no policy in the kernel",
         Reason::Differs => "the policy says different things of the two places",

@@ -7,7 +7,7 @@ use crate::{
     event::words,
     policy::{
         Policy, Rule,
-        compile::{Environment, Filesystems, HostResolver, NoLinks, system_id, system_rules},
+        compile::{Environment, Filesystems, HostResolver, NoLinks, system_id},
     },
 };
 
@@ -28,7 +28,7 @@ pub fn explain_operation(
         Environment { filesystems: &filesystems, links: &NoLinks, resolver: &resolver };
     let compiled = compile_here(&policy, &environment)?;
     let decision = decide_operation(&compiled.agent(0, 0), operation);
-    let rules = system_rules(&policy).iter().enumerate();
+    let rules = policy.system.rules.iter().enumerate();
     let matches = rules
         .filter(|(_, rule)| rule.matcher.contains(&operation))
         .map(|(index, _)| (system_id(&policy, index), name.to_owned()));

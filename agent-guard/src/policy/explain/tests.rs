@@ -149,3 +149,58 @@ fn an_operation_is_answered_by_its_rule() {
     assert_eq!(ask(Operation::Chroot).decision.effect, Effect::Allow);
     assert_eq!(ask(Operation::Trace).decision, Decision::deny(Reason::Default));
 }
+
+const SOCKETS: &str = "
+apiVersion: agent-guard.dev/v1alpha1
+kind: AgentPolicy
+metadata: {name: test}
+spec:
+  listen:
+    rules:
+      - {name: all, effect: allow, on: ['*:3000']}
+      - {name: one, effect: deny, on: ['10.0.0.1:3000/udp']}
+  unix:
+    rules:
+      - {name: sockets, effect: allow, paths: ['/run/*.sock', '@x*']}
+";
+
+#[test]
+fn listening_is_explained_for_every_address_at_once_too() {
+    let policy = Policy::parse("test.yaml", SOCKETS).unwrap();
+    let listen = |address: &str| explain_listen(&policy, address).unwrap().to_string();
+    assert_eq!(
+        listen("127.0.0.1:3000"),
+        "allow: listen 127.0.0.1:3000/tcp\n  by listen rule `all` (line 8): allow `*:3000`\n"
+    );
+    assert_eq!(
+        listen("[::]:3000/udp"),
+        "deny: listen [::]:3000/udp\n  by listen rule `one` (line 9): deny `10.0.0.1:3000/udp`\n  note: every address, of IPv4 too: a denial of any one of them holds\n  also matches: listen rule `all` (line 8): allow `*:3000`\n"
+    );
+    assert_eq!(
+        listen("127.0.0.1:3001"),
+        "deny: listen 127.0.0.1:3001/tcp\n  no rule matches: the section's `default` holds\n"
+    );
+    for none in ["*:3000", "127.0.0.1", "localhost:3000", "10.0.0.0/8:80"] {
+        assert!(explain_listen(&policy, none).is_err(), "{none}");
+    }
+}
+
+#[test]
+fn sockets_are_explained_by_path_and_by_abstract_name() {
+    let policy = Policy::parse("test.yaml", SOCKETS).unwrap();
+    let unix = |name: &str| explain_unix(&policy, name, &Made).unwrap().to_string();
+    assert_eq!(
+        unix("/run/a.sock"),
+        "allow: connect /run/a.sock\n  by unix rule `sockets` (line 12): allow `/run/*.sock`\n"
+    );
+    assert_eq!(
+        unix(r"@x/\x00"),
+        "allow: connect @x/\\x00\n  by unix rule `sockets` (line 12): allow `@x*`\n"
+    );
+    let denied = "  no rule matches: the section's `default` holds\n";
+    assert_eq!(unix("@y"), format!("deny: connect @y\n{denied}"));
+    assert_eq!(unix("/run/sub/a.sock"), format!("deny: connect /run/sub/a.sock\n{denied}"));
+    for none in ["run/a.sock", "@x*"] {
+        assert!(explain_unix(&policy, none, &Made).is_err(), "{none}");
+    }
+}

@@ -1,6 +1,9 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use agent_guard_common::decide::{Endpoint, Transport, decide_connect};
+use agent_guard_common::{
+    decide::{Endpoint, Reason, Request, Transport, decide_connect, decide_file, decide_listen},
+    table::NO_RULE,
+};
 use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::{
@@ -163,4 +166,63 @@ proptest! {
             }
         }
     }
+}
+
+fn listens(compiled: &Compiled, address: &str, port: u16) -> Decision {
+    let endpoint = match address.parse().unwrap() {
+        IpAddr::V4(address) => Endpoint::own_v4(address.octets(), port, Transport::Tcp),
+        IpAddr::V6(address) => Endpoint::own_v6(address.octets(), port, Transport::Tcp),
+    };
+    decide_listen(&MemoryTables::new(compiled), &compiled.agent(1, 1), &endpoint)
+}
+
+#[test]
+fn listening_and_connecting_are_asked_of_different_rules() {
+    let compiled = compile_lexical(&policy(
+        "egress:\n  rules:\n    - {effect: allow, to: ['127.0.0.1:80']}\nlisten:\n  rules:\n    - {effect: allow, on: ['127.0.0.1:3000']}",
+    ));
+    assert!(tcp(&compiled, "127.0.0.1", 80) && !tcp(&compiled, "127.0.0.1", 3000));
+    let decision = listens(&compiled, "127.0.0.1", 3000);
+    assert_eq!((decision.effect, decision.rule), (Effect::Allow, 1));
+    assert_eq!(listens(&compiled, "127.0.0.1", 80), Decision::deny(Reason::Default));
+    // No port yet: whichever the kernel gives.
+    assert_eq!(listens(&compiled, "127.0.0.1", 0).effect, Effect::Deny);
+}
+
+#[test]
+fn every_address_at_once_is_allowed_only_where_each_is() {
+    for (rules, v4, v6) in [
+        ("{effect: allow, on: ['*']}", true, true),
+        ("{effect: allow, on: ['0.0.0.0/0']}", true, false),
+        ("{effect: allow, on: ['::/0']}", false, false),
+        ("{effect: allow, on: ['0.0.0.0']}", true, false),
+        ("{effect: allow, on: ['::']}", true, true),
+        ("{effect: allow, on: ['0.0.0.0/1', '128.0.0.0/1']}", false, false),
+        ("{effect: allow, on: ['0.0.0.0/8']}", false, false),
+        ("{effect: allow, on: ['*']}, {effect: deny, on: ['10.0.0.1']}", false, false),
+        ("{effect: allow, on: ['*']}, {effect: deny, on: ['::1']}", true, false),
+        ("{effect: allow, on: ['*']}, {effect: deny, on: ['10.0.0.1:81']}", true, true),
+        ("{effect: allow, on: ['*']}, {effect: deny, on: ['10.0.0.1:80/udp']}", true, true),
+    ] {
+        let compiled = compile_lexical(&policy(&format!("listen:\n  rules: [{rules}]")));
+        let allowed = |address| listens(&compiled, address, 80).effect == Effect::Allow;
+        assert_eq!((allowed("0.0.0.0"), allowed("::")), (v4, v6), "{rules}");
+    }
+}
+
+#[test]
+fn an_abstract_name_is_no_path_and_a_path_no_abstract_name() {
+    let compiled = compile_lexical(&policy(
+        "unix:\n  rules:\n    - {effect: allow, paths: ['/**', '@run*']}\n    - {effect: deny, paths: ['@*.d']}",
+    ));
+    let tables = MemoryTables::new(&compiled);
+    let decide =
+        |state| decide_file(&tables, &compiled.agent(1, 1), state, Request::Connect, false);
+    let name = |name: &[u8]| decide(tables.walk_abstract(name).unwrap()).rule;
+    assert_eq!((name(b"run/x\0"), name(b"other"), name(b"run.d")), (0, NO_RULE, 1));
+    let path = |path: &[&str]| decide(tables.walk(0, path).unwrap()).rule;
+    assert_eq!((path(&["run", "x"]), path(&["a.d"])), (0, 0));
+    let state = tables.walk(0, &["run", "x"]).unwrap();
+    let read = decide_file(&tables, &compiled.agent(1, 1), state, Request::Read, false);
+    assert_eq!(read, Decision::deny(Reason::Default), "what may be connected to may not be read");
 }
