@@ -126,6 +126,12 @@ hooks! {
         ("mnt_userns", "dentry", "name") ("idmap", "dentry", "name")
         decides "removing an extended attribute"
         without "extended attributes could be removed whatever the policy says";
+    InodeCreate: Lsm Required "inode_create" program "inode_create" ("dir", "dentry", "mode")
+        decides "making a message queue"
+        without "message queues could be made whatever the policy says";
+    InodeUnlink: Lsm Required "inode_unlink" program "inode_unlink" ("dir", "dentry")
+        decides "removing a message queue"
+        without "message queues could be removed whatever the policy says";
     /// Before 6.2 these are extended attributes like others.
     InodeSetAcl: Lsm Optional "inode_set_acl" program "inode_set_acl" ("idmap", "dentry", "acl_name", "kacl")
         decides "setting an access control list"

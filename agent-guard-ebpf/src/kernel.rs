@@ -179,6 +179,7 @@ pub struct Facts {
 /// `s_magic` of the file systems that are treated apart (`include/uapi/linux/magic.h`).
 pub const PROC_MAGIC: u64 = 0x9fa0;
 pub const PIPE_MAGIC: u64 = 0x5049_5045;
+const OVERLAY_MAGIC: u64 = 0x794c_7630;
 pub const SOCKET_MAGIC: u64 = 0x534f_434b;
 pub const PIDFS_MAGIC: u64 = 0x5049_4446;
 pub const ANONYMOUS_MAGIC: u64 = 0x0904_1934;
@@ -267,14 +268,14 @@ pub fn is_of_overlay(file: u64) -> bool {
 fn layer_file(file: u64) -> Result<bool, Reason> {
     let dentry: u64 = read(file, offset!(file_dentry))?;
     let inode: u64 = read(file, offset!(file_inode))?;
+    let sb: u64 = read(dentry, offset!(dentry_sb))?;
     if read::<u64>(dentry, offset!(dentry_inode))? != inode {
-        return Ok(true);
+        return Ok(read::<u64>(sb, offset!(sb_magic))? == OVERLAY_MAGIC);
     }
     let mount = read::<u64>(file, offset!(file_mount))? - u64::from(offset!(mount_vfs));
     if read::<u64>(mount, offset!(mount_namespace))? != MNT_NS_INTERNAL {
         return Ok(false);
     }
-    let sb: u64 = read(dentry, offset!(dentry_sb))?;
     Ok(read::<u64>(sb, offset!(sb_flags))? & SB_KERNMOUNT == 0)
 }
 

@@ -8,7 +8,7 @@ use super::{DENIED, lsm_result};
 use crate::{
     emit::Enforcement,
     guard::{self, Ask, Caller, Refusal, Telling},
-    kernel::{FORMAT, Object, REGULAR},
+    kernel::{FORMAT, Object, REGULAR, offset, read},
 };
 
 /// `-EXDEV`: what a rename between two file systems fails with, upon which programs copy.
@@ -40,6 +40,38 @@ fn path_mknod(ctx: LsmContext) -> i32 {
 fn kernel_device(device: u32) -> u32 {
     let (major, minor) = (device >> 8 & 0xfff, device & 0xff | device >> 12 & 0xf_ff00);
     major << 20 | minor
+}
+
+/// `s_magic` of message queues (`ipc/mqueue.c`).
+const MQUEUE_MAGIC: u64 = 0x1980_0202;
+
+/// `int inode_create(struct inode *dir, struct dentry *dentry, umode_t mode)`
+///
+/// mq_open makes a queue without asking `path_mknod`.
+#[lsm(hook = "inode_create")]
+fn inode_create(ctx: LsmContext) -> i32 {
+    message_queue(Hook::InodeCreate, Action::Create, Telling::Early, ctx.arg(1), ctx.arg(3))
+}
+
+/// `int inode_unlink(struct inode *dir, struct dentry *dentry)`
+///
+/// mq_unlink removes one without asking `path_unlink`, which tells of those that unlink(2) removes.
+#[lsm(hook = "inode_unlink")]
+fn inode_unlink(ctx: LsmContext) -> i32 {
+    message_queue(Hook::InodeUnlink, Action::Delete, Telling::Late, ctx.arg(1), ctx.arg(2))
+}
+
+#[inline(always)]
+fn message_queue(hook: Hook, action: Action, telling: Telling, dentry: u64, earlier: i32) -> i32 {
+    if earlier != 0 {
+        return earlier;
+    }
+    let Some(caller) = Caller::current(hook, Enforcement::Refuse) else { return 0 };
+    let magic = read(dentry, offset!(dentry_sb)).and_then(|sb| read(sb, offset!(sb_magic)));
+    if magic.is_ok_and(|magic: u64| magic != MQUEUE_MAGIC) {
+        return 0;
+    }
+    lsm_result(guard::file(caller, &Object::of_dentry(dentry), Ask::change(action, telling)))
 }
 
 /// `int path_mkdir(const struct path *dir, struct dentry *dentry, umode_t mode)`

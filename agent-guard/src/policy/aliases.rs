@@ -35,13 +35,30 @@ pub const MAX_ALIASES: usize = 16_384;
 /// Finds the files and adds them to `compiled`, which is `policy` compiled in `environment`; with a note
 /// where a bound was met or a directory could not be read.
 pub fn find(policy: &Policy, environment: &Environment<'_>, compiled: &mut Compiled) {
+    find_within(policy, environment, compiled, Bounds { entries: MAX_ENTRIES, files: MAX_ALIASES });
+}
+
+/// How far a search goes.
+#[derive(Clone, Copy)]
+struct Bounds {
+    entries: usize,
+    files: usize,
+}
+
+fn find_within(
+    policy: &Policy,
+    environment: &Environment<'_>,
+    compiled: &mut Compiled,
+    bounds: Bounds,
+) {
     let forms = forms(policy, &compiled.rules, environment, &mut Vec::new());
     let mut search = Search {
         environment,
         tables: MemoryTables::new(compiled),
         seen: BTreeSet::new(),
         found: BTreeMap::new(),
-        left: MAX_ENTRIES,
+        bounds,
+        left: bounds.entries,
         stopped: None,
         unreadable: Vec::new(),
     };
@@ -99,6 +116,8 @@ struct Search<'a> {
     /// Names that were looked at: trees may hold one another.
     seen: BTreeSet<PathBuf>,
     found: BTreeMap<(u32, u64), Alias>,
+    bounds: Bounds,
+    /// Entries that may still be looked at.
     left: usize,
     stopped: Option<Note>,
     unreadable: Vec<Note>,
@@ -130,7 +149,8 @@ impl Search<'_> {
             };
             for entry in entries.flatten() {
                 if self.left == 0 {
-                    self.stopped = Some(Note::AliasesCutOff { at: path, bound: MAX_ENTRIES });
+                    self.stopped =
+                        Some(Note::AliasesCutOff { at: path, bound: self.bounds.entries });
                     return;
                 }
                 self.left -= 1;
@@ -167,8 +187,10 @@ impl Search<'_> {
         if denials == [Verdict::UNMATCHED; ACCESS_KINDS] {
             return;
         }
-        if self.found.len() == MAX_ALIASES {
-            self.stopped = Some(Note::AliasesCutOff { at: path.to_owned(), bound: MAX_ALIASES });
+        let file = (dev, metadata.ino());
+        if self.found.len() == self.bounds.files && !self.found.contains_key(&file) {
+            self.stopped =
+                Some(Note::AliasesCutOff { at: path.to_owned(), bound: self.bounds.files });
             self.left = 0;
             return;
         }
@@ -180,7 +202,7 @@ impl Search<'_> {
                 has_generation: u32::from(generation.is_some()),
             }
         };
-        let alias = self.found.entry((dev, metadata.ino())).or_insert_with(fresh);
+        let alias = self.found.entry(file).or_insert_with(fresh);
         for (known, denial) in alias.verdicts.iter_mut().zip(denials) {
             if denial.effect().is_some()
                 && (known.effect().is_none() || denial.rule() < known.rule())
@@ -238,10 +260,87 @@ fn generation(path: &StdPath) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::PathPattern;
+    use crate::policy::{
+        PathPattern,
+        compile::{Filesystems, HostResolver, NoLinks, compile},
+    };
 
     fn rest_of(pattern: &str) -> Vec<Segment> {
         PathPattern::parse(pattern).unwrap().segments
+    }
+
+    /// A place with two denied files that have other names and one that has none, and what is found there.
+    fn found(rules: &str, bounds: Bounds) -> (Compiled, [u64; 2]) {
+        let place = tempfile::tempdir().unwrap();
+        let root = place.path().canonicalize().unwrap();
+        for directory in ["safe/deep", "work"] {
+            fs::create_dir_all(root.join(directory)).unwrap();
+        }
+        let inode = |name: &str| fs::metadata(root.join(name)).unwrap().ino();
+        for (name, other) in [("safe/key", "work/key"), ("safe/deep/.env", "work/env")] {
+            fs::write(root.join(name), "").unwrap();
+            fs::hard_link(root.join(name), root.join(other)).unwrap();
+        }
+        fs::write(root.join("safe/alone"), "").unwrap();
+        let text = format!(
+            "apiVersion: agent-guard.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {{name: test}}\nspec:\n  files:\n    rules:\n{}",
+            rules.replace("{root}", root.to_str().unwrap())
+        );
+        let policy = Policy::parse("test.yaml", &text).unwrap();
+        let environment = Environment {
+            filesystems: &Filesystems::lexical(),
+            links: &NoLinks,
+            resolver: &HostResolver::default(),
+        };
+        let mut compiled = compile(&policy, &environment, [3, 5]).unwrap();
+        find_within(&policy, &environment, &mut compiled, bounds);
+        (compiled, [inode("safe/key"), inode("safe/deep/.env")])
+    }
+
+    const WIDE: Bounds = Bounds { entries: 100, files: 100 };
+
+    fn inodes(compiled: &Compiled) -> BTreeSet<u64> {
+        compiled.aliases.iter().map(|((_, inode), _)| *inode).collect()
+    }
+
+    #[test]
+    fn denied_files_with_other_names_are_found_and_no_others() {
+        let rules = r#"      - {effect: allow, paths: ["{root}/work/**"]}
+      - {effect: deny, access: [read], paths: ["{root}/safe/**"]}"#;
+        let (compiled, both) = found(rules, WIDE);
+        assert_eq!(inodes(&compiled), BTreeSet::from(both));
+        for (_, alias) in &compiled.aliases {
+            let denied = alias.verdicts.map(|verdict| verdict.effect() == Some(Effect::Deny));
+            assert_eq!(denied, [true, false, false]);
+            assert_eq!(alias.verdicts[0].rule(), 1);
+        }
+        assert!(compiled.notes.is_empty());
+    }
+
+    #[test]
+    fn a_name_denied_anywhere_is_looked_for_where_the_policy_lets_the_agent_write() {
+        let env = r#"      - {effect: deny, paths: ["**/.env"]}"#;
+        let (compiled, _) = found(env, WIDE);
+        assert!(inodes(&compiled).is_empty());
+        let writes = r#"      - {effect: allow, paths: ["{root}/safe/**"]}"#;
+        let (compiled, [_, dot_env]) = found(&format!("{env}\n{writes}"), WIDE);
+        assert_eq!(inodes(&compiled), BTreeSet::from([dot_env]));
+    }
+
+    #[test]
+    fn a_search_that_ends_early_says_so() {
+        let rules = r#"      - {effect: deny, paths: ["{root}/safe/**"]}"#;
+        // safe holds three entries, and deep one.
+        let exact = Bounds { entries: 4, files: 2 };
+        let (compiled, both) = found(rules, exact);
+        assert_eq!(inodes(&compiled), BTreeSet::from(both));
+        assert!(compiled.notes.is_empty());
+        for bounds in [Bounds { entries: 3, ..exact }, Bounds { files: 1, ..exact }] {
+            let (compiled, _) = found(rules, bounds);
+            assert!(compiled.aliases.len() < 2);
+            assert!(matches!(compiled.notes.as_slice(), [Note::AliasesCutOff { .. }]));
+            assert!(compiled.notes[0].is_warning());
+        }
     }
 
     #[test]

@@ -61,6 +61,14 @@ impl Kernel {
             Self::V7_2 => "linux-binary-",
         }
     }
+
+    /// The same for the package that has its modules.
+    fn modules_prefix(self) -> &'static str {
+        match self {
+            Self::V6_1 | Self::V6_12 => self.prefix(),
+            Self::V7_2 => "linux-modules-",
+        }
+    }
 }
 
 impl fmt::Display for Kernel {
@@ -96,10 +104,11 @@ pub fn image(cache: &Cache, kernel: Kernel) -> Result<PathBuf> {
 
 /// The kernel's module for overlays, which Debian does not build in.
 pub fn overlay(cache: &Cache, kernel: Kernel) -> Result<PathBuf> {
-    let recipe = format!("{} {:?} {} overlay", kernel.series(), kernel.suites(), kernel.prefix());
+    let prefix = kernel.modules_prefix();
+    let recipe = format!("{} {:?} {prefix} overlay", kernel.series(), kernel.suites());
     cache.file(&format!("overlay-{kernel}"), &recipe, |made, work| {
         say(format!("Fetching the overlay module of Debian's {kernel} cloud kernel"));
-        let tree = unpack(kernel, work)?;
+        let tree = unpack(kernel, prefix, work)?;
         let module = find_overlay(&tree)?;
         if module.extension().is_some_and(|extension| extension == "xz") {
             run(command("xz", ["--decompress"]).arg(&module))?;
@@ -110,16 +119,17 @@ pub fn overlay(cache: &Cache, kernel: Kernel) -> Result<PathBuf> {
 }
 
 fn fetch(kernel: Kernel, work: &Path, made: &Path) -> Result<()> {
-    let image = find_image(&unpack(kernel, work)?)?;
+    let image = find_image(&unpack(kernel, kernel.prefix(), work)?)?;
     fs::rename(&image, made).with_context(|| image.display().to_string())
 }
 
 /// Downloads the kernel's package and unpacks it below `work`.
-fn unpack(kernel: Kernel, work: &Path) -> Result<PathBuf> {
+fn unpack(kernel: Kernel, prefix: &str, work: &Path) -> Result<PathBuf> {
     let mirror = Mirrors::of_this_machine(&apt::release()?)?.main;
     let apt = PrivateApt::new(work, &mirror, kernel.suites())?;
-    let names = apt.names(&format!("{}{}", kernel.prefix(), kernel.series()))?;
-    let package = newest(kernel, &names).context("the package lists have no such kernel")?;
+    let names = apt.names(&format!("{prefix}{}", kernel.series()))?;
+    let package =
+        newest(kernel, prefix, &names).context("the package lists have no such kernel")?;
     say(format!("{kernel} is {package}"));
     let deb = apt.download(package)?;
     let tree = work.join("tree");
@@ -143,9 +153,9 @@ fn find_overlay(tree: &Path) -> Result<PathBuf> {
 }
 
 /// Of package `names`, the newest cloud kernel of the series.
-fn newest(kernel: Kernel, names: &[String]) -> Option<&str> {
+fn newest<'a>(kernel: Kernel, prefix: &str, names: &'a [String]) -> Option<&'a str> {
     let version = |name: &str| {
-        let version = name.strip_prefix(kernel.prefix())?.strip_suffix("-cloud-amd64")?;
+        let version = name.strip_prefix(prefix)?.strip_suffix("-cloud-amd64")?;
         let rest = version.strip_prefix(kernel.series())?;
         // "6.1" is no prefix of the 6.12 series.
         rest.starts_with(['.', '-']).then(|| numbers(version))
@@ -190,6 +200,7 @@ mod tests {
             "linux-binary-7.2.12+deb14-cloud-amd64",
         ]
         .map(str::to_owned);
+        let newest = |kernel: Kernel, names| newest(kernel, kernel.prefix(), names);
         assert_eq!(newest(Kernel::V6_12, &names), Some("linux-image-6.12.107+deb13-cloud-amd64"));
         assert_eq!(newest(Kernel::V6_1, &names), Some("linux-image-6.1.0-50-cloud-amd64"));
         assert_eq!(newest(Kernel::V7_2, &names), Some("linux-binary-7.2.12+deb14-cloud-amd64"));
