@@ -225,3 +225,23 @@ fn a_bad_policy_ends_run_before_anything_else() {
     let output = run(&["run", "--policy", bad.to_str().unwrap(), "--", "true"]);
     refused(&output, 125, &["bad.yaml"]);
 }
+
+#[test]
+fn an_operation_is_asked_by_its_name_and_the_names_are_told() {
+    let files = Files::new();
+    let policy = files.write(
+        "p.yaml",
+        GOOD.replace(
+            "files: {default: deny}",
+            "system: {rules: [{effect: allow, operations: [chroot]}]}",
+        ),
+    );
+    let ask = |operation: &str| {
+        run(&["policy", "explain", policy.to_str().unwrap(), "--operation", operation])
+    };
+    let (allowed, denied) = (ask("chroot"), ask("mount"));
+    assert_eq!((allowed.status.code(), denied.status.code()), (Some(0), Some(1)));
+    assert!(text(&allowed.stdout).starts_with("allow: chroot\n  by system rule `system[0]`"));
+    assert!(text(&denied.stdout).starts_with("deny: mount\n  no rule matches"));
+    refused(&ask("reboot"), 2, &["reboot", "user-namespace", "terminal-input"]);
+}

@@ -99,12 +99,23 @@ fn crowd(count: usize, secret: &str) {
     println!("{}", io::read_to_string(&mut reader).unwrap());
 }
 
-/// Takes the terminal for a group of its own and has it stop whoever else writes there; then holds all
-/// output. Is denied something under each. Goes on when a file `told` lies two levels above.
+/// Holds all output; then takes the terminal for a group of its own and has it stop whoever else writes
+/// there. Is denied something under each, and goes on when that was told.
 fn hold_terminal(secret: &str) {
     let terminal = 0;
+    let root = Path::new(secret).parent().unwrap().parent().unwrap();
+    let denied_until = |told: &str| {
+        try_in_child(|| open(secret));
+        while !root.join(told).exists() {
+            std::thread::yield_now();
+        }
+    };
+    // SAFETY: a descriptor and a number.
+    assert_eq!(unsafe { libc::tcflow(terminal, libc::TCOOFF) }, 0);
+    denied_until("told1");
     // SAFETY: numbers, and room for the settings.
     unsafe {
+        assert_eq!(libc::tcflow(terminal, libc::TCOON), 0);
         libc::signal(libc::SIGTTOU, libc::SIG_IGN);
         assert_eq!(libc::setpgid(0, 0), 0);
         assert_eq!(libc::tcsetpgrp(terminal, libc::getpid()), 0);
@@ -113,16 +124,7 @@ fn hold_terminal(secret: &str) {
         settings.c_lflag |= libc::TOSTOP;
         assert_eq!(libc::tcsetattr(terminal, libc::TCSANOW, &settings), 0);
     }
-    try_in_child(|| open(secret));
-    // SAFETY: a descriptor and a number.
-    assert_eq!(unsafe { libc::tcflow(terminal, libc::TCOOFF) }, 0);
-    try_in_child(|| open(secret));
-    let told = Path::new(secret).parent().unwrap().parent().unwrap().join("told");
-    while !told.exists() {
-        std::thread::yield_now();
-    }
-    // SAFETY: as above.
-    assert_eq!(unsafe { libc::tcflow(terminal, libc::TCOON) }, 0);
+    denied_until("told2");
 }
 
 /// Says that it is there, and waits for SIGUSR1.
