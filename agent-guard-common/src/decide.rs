@@ -5,7 +5,10 @@
 use crate::{
     limits::MAX_INTERVALS,
     numbered::numbered,
-    table::{Access, Agent, DEAD, Effect, Family, Interval, NO_RULE, PortSet, State, Verdict},
+    table::{
+        Access, Agent, DEAD, Effect, Family, Interval, Lease, LeaseKey, NO_RULE, PortSet, State,
+        Verdict,
+    },
 };
 
 /// A compiled policy, wherever it is kept.
@@ -22,6 +25,10 @@ pub trait Tables {
     fn prefix(&self, family: Family, addr: [u8; 16]) -> Option<PortSet>;
     /// A port range by its index.
     fn interval(&self, index: u32) -> Option<Interval>;
+    /// What rules with host names say of an address for now.
+    fn lease(&self, key: &LeaseKey) -> Option<&Lease>;
+    /// Nanoseconds on `CLOCK_BOOTTIME`, by which leases end.
+    fn now_ns(&self) -> u64;
 }
 
 numbered! {
@@ -57,6 +64,8 @@ numbered! {
         Own,
         /// The file has another name that is denied.
         Alias,
+        /// Name queries, which the guard's own DNS proxy gets in place of whom they were sent to.
+        Diverted,
     }
 }
 
@@ -216,6 +225,15 @@ pub enum Transport {
 }
 
 impl Endpoint {
+    /// Of two verdicts the one over this transport.
+    #[inline(always)]
+    fn of(&self, tcp: Verdict, udp: Verdict) -> Verdict {
+        match self.transport {
+            Transport::Tcp => tcp,
+            Transport::Udp => udp,
+        }
+    }
+
     /// An IPv4 endpoint. The wildcard address is loopback, as the kernel takes it.
     #[inline(always)]
     pub fn v4(addr: [u8; 4], port: u16, transport: Transport) -> Self {
@@ -242,15 +260,58 @@ impl Endpoint {
     }
 }
 
-/// Decides a connection, or a datagram, to `endpoint`.
+/// The port of name servers.
+pub const DNS_PORT: u16 = 53;
+
+/// Decides a connection, or a datagram, to `endpoint`. Where `divertible` says that the traffic can be
+/// sent to the agent's DNS proxy, name queries are, unless a rule speaks of port 53 alone.
+///
+/// What the addresses say is asked first, then what the rules with host names say of this address now.
 #[inline(always)]
-pub fn decide_connect(tables: &impl Tables, agent: &Agent, endpoint: &Endpoint) -> Decision {
+pub fn decide_connect(
+    tables: &impl Tables,
+    agent: &Agent,
+    endpoint: &Endpoint,
+    divertible: bool,
+) -> Decision {
     let default = agent.default_egress;
-    let Some(set) = tables.prefix(endpoint.family, endpoint.addr) else {
-        return Decision::from_verdict(Verdict::UNMATCHED, default);
+    let interval = match interval_of(tables, endpoint) {
+        Ok(interval) => interval,
+        Err(reason) => return Decision::deny(reason),
     };
+    let spoken = endpoint.of(interval.tcp, interval.udp);
+    let named = interval.low == DNS_PORT && interval.high == DNS_PORT && spoken.effect().is_some();
+    if divertible && endpoint.port == DNS_PORT && !named && dns_port(agent, endpoint.family) != 0 {
+        return Decision { effect: Effect::Allow, rule: NO_RULE, reason: Reason::Diverted };
+    }
+    if spoken.effect().is_some() {
+        return Decision::from_verdict(spoken, default);
+    }
+    let key = LeaseKey::new(agent.cgroup, endpoint.family, endpoint.addr);
+    let leased = match tables.lease(&key) {
+        Some(lease) => decide_lease(lease, tables.now_ns(), endpoint),
+        None => Verdict::UNMATCHED,
+    };
+    Decision::from_verdict(leased, default)
+}
+
+/// The port of the agent's DNS proxy for queries over `family`, or 0.
+#[inline(always)]
+pub fn dns_port(agent: &Agent, family: Family) -> u16 {
+    match family {
+        Family::V4 => agent.dns_ports[0],
+        Family::V6 => agent.dns_ports[1],
+    }
+}
+
+/// The range that the port is in. One that says nothing, where no rule speaks of it.
+#[inline(always)]
+fn interval_of(tables: &impl Tables, endpoint: &Endpoint) -> Result<Interval, Reason> {
+    const SILENT: Interval =
+        Interval { low: 0, high: 0, tcp: Verdict::UNMATCHED, udp: Verdict::UNMATCHED };
+    let Some(set) = tables.prefix(endpoint.family, endpoint.addr) else { return Ok(SILENT) };
     if set.count > MAX_INTERVALS {
-        return Decision::deny(Reason::Failed);
+        return Err(Reason::Failed);
     }
     let (mut low, mut high) = (0, set.count);
     for _ in 0..=MAX_INTERVALS.ilog2() {
@@ -259,19 +320,32 @@ pub fn decide_connect(tables: &impl Tables, agent: &Agent, endpoint: &Endpoint) 
         }
         let middle = (low + high) / 2;
         let Some(interval) = tables.interval(set.first.wrapping_add(middle)) else {
-            return Decision::deny(Reason::Failed);
+            return Err(Reason::Failed);
         };
         if endpoint.port < interval.low {
             high = middle;
         } else if endpoint.port > interval.high {
             low = middle + 1;
         } else {
-            let verdict = match endpoint.transport {
-                Transport::Tcp => interval.tcp,
-                Transport::Udp => interval.udp,
-            };
-            return Decision::from_verdict(verdict, default);
+            return Ok(interval);
         }
     }
-    Decision::from_verdict(Verdict::UNMATCHED, default)
+    Ok(SILENT)
+}
+
+/// What the slots that are still valid say.
+#[inline(always)]
+fn decide_lease(lease: &Lease, now_ns: u64, endpoint: &Endpoint) -> Verdict {
+    let mut found = Verdict::UNMATCHED;
+    for slot in &lease.slots {
+        let speaks =
+            now_ns < slot.expires_ns && slot.low <= endpoint.port && endpoint.port <= slot.high;
+        let verdict = if speaks { endpoint.of(slot.tcp, slot.udp) } else { Verdict::UNMATCHED };
+        match verdict.effect() {
+            Some(Effect::Deny) => return verdict,
+            Some(Effect::Allow) => found = verdict,
+            None => {}
+        }
+    }
+    found
 }

@@ -64,6 +64,7 @@ offsets! {
     socket_type: "socket.type",
     sock_protocol: "sock.sk_protocol",
     sock_family: "sock.__sk_common.skc_family",
+    sock_cgroup: "sock.sk_cgrp_data.cgroup",
     msg_name: "msghdr.msg_name",
     msg_namelen: "msghdr.msg_namelen",
     regs_ax: "pt_regs.ax",

@@ -19,10 +19,11 @@ use crate::{
     walk::{self, End},
 };
 
-/// Whether the caller goes on or is to be stopped.
+/// Whether the caller goes on, is sent to the DNS proxy, or is to be stopped.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     Proceed,
+    Divert,
     Stop,
 }
 
@@ -137,6 +138,8 @@ pub struct Target {
     pub family: u16,
     pub protocol: u16,
     pub endpoint: Result<Endpoint, Reason>,
+    /// Whether a cgroup program of the agent will come by this traffic and can send it elsewhere.
+    pub divertible: bool,
 }
 
 /// Decides a connection or a datagram. The event is built in the caller's frame, because cgroup
@@ -148,10 +151,19 @@ pub fn connect(caller: Caller, action: Action, target: &Target) -> Verdict {
         (None, _) => Decision::deny(Reason::NoPolicy),
         (_, Err(reason)) => Decision::deny(*reason),
         (Some(agent), Ok(endpoint)) => {
-            decide_connect(&KernelTables { policy: agent.policy }, agent, endpoint)
+            let tables = KernelTables { policy: agent.policy };
+            decide_connect(&tables, agent, endpoint, target.divertible)
         }
     };
-    finish(caller, agent, action, &decision, Some(target))
+    let verdict = finish(caller, agent, action, &decision, Some(target));
+    if decision.reason == Reason::Diverted { Verdict::Divert } else { verdict }
+}
+
+/// Whether the DNS proxy gets what goes to `endpoint`: what [`connect`] says, without count or event.
+#[inline(always)]
+pub fn diverts(agent: &Agent, endpoint: &Endpoint) -> bool {
+    let tables = KernelTables { policy: agent.policy };
+    decide_connect(&tables, agent, endpoint, true).reason == Reason::Diverted
 }
 
 /// Closes an interface that this tier can not judge.

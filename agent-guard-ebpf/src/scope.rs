@@ -1,7 +1,7 @@
 //! Whose action is this? A task belongs to the agent whose root is its cgroup or one above it, and
 //! carries a label that sticks: leaving the cgroup does not shed the policy.
 
-use agent_guard_common::{limits::MAX_CGROUP_LEVEL, table::Label};
+use agent_guard_common::{decide::Reason, limits::MAX_CGROUP_LEVEL, table::Label};
 use aya_ebpf::{
     bindings::task_struct,
     helpers::{
@@ -9,7 +9,10 @@ use aya_ebpf::{
     },
 };
 
-use crate::maps;
+use crate::{
+    kernel::{offset, read},
+    maps,
+};
 
 /// The current task, trusted by the verifier.
 #[inline(always)]
@@ -56,6 +59,25 @@ pub fn agent_of_current_cgroup() -> u32 {
         }
     }
     agent
+}
+
+/// The agent by whose cgroup programs a socket passes: that of the cgroup it was made in, or the nearest
+/// above it, or 0.
+#[inline(always)]
+pub fn agent_of_socket(sk: u64) -> Result<u32, Reason> {
+    let mut cgroup: u64 = read(sk, offset!(sock_cgroup))?;
+    for _ in 0..=MAX_CGROUP_LEVEL {
+        if cgroup == 0 {
+            break;
+        }
+        let node: u64 = read(cgroup, offset!(cgroup_kn))?;
+        match maps::agent_of_cgroup(read(node, offset!(kernfs_id))?) {
+            // `struct cgroup` starts with its own `self`, so a parent's css is the parent.
+            0 => cgroup = read(cgroup, offset!(cgroup_parent))?,
+            agent => return Ok(agent),
+        }
+    }
+    Ok(0)
 }
 
 /// Remembers the dentry of which the current task's call was told, and returns the one before. Without

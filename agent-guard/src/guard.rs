@@ -150,7 +150,7 @@ fn nothing_allowed(cgroup: u64) -> Agent {
         flags: AgentFlag::LOG_ALLOWED,
         default_file: [Effect::Deny as u8; 3],
         default_egress: Effect::Deny as u8,
-        reserved: 0,
+        dns_ports: [0; 2],
     }
 }
 

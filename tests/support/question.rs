@@ -5,8 +5,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use agent_guard::policy::{
     Policy,
     compile::{
-        CompileError, Compiled, Environment, Filesystems, HostLinks, HostResolver, Links,
-        MemoryTables, NoLinks, compile,
+        CompileError, Compiled, Environment, Filesystems, HostLinks, Links, MemoryTables, NoLinks,
+        compile,
     },
 };
 use agent_guard_common::{
@@ -71,7 +71,7 @@ impl Tables {
         let agent = self.compiled.agent(1, 1);
         let act = case.act.at(place);
         let decision = if act.is_network() {
-            decide_connect(&tables, &agent, &endpoint(act.object()))
+            decide_connect(&tables, &agent, &endpoint(act.object()), true)
         } else {
             let (dev, path) = self.locate(&components(&case.path(place)));
             match tables.walk(dev, &path) {
@@ -107,7 +107,7 @@ impl Tables {
 }
 
 fn compiled(policy: &Policy, filesystems: &Filesystems, links: &dyn Links) -> Compiled {
-    let environment = Environment { filesystems, links, resolver: &HostResolver::default() };
+    let environment = Environment { filesystems, links };
     for key in 1..4 {
         match compile(policy, &environment, [key, !key]) {
             Err(CompileError::HashCollision) => {}
@@ -172,5 +172,6 @@ fn reason(reason: Reason) -> &'static str {
         Reason::Differs => "differs",
         Reason::Own => "own",
         Reason::Alias => "alias",
+        Reason::Diverted => "diverted",
     }
 }

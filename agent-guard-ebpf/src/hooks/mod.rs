@@ -18,7 +18,7 @@ const DENIED: i32 = -13;
 #[inline(always)]
 fn lsm_result(verdict: Verdict) -> i32 {
     match verdict {
-        Verdict::Proceed => 0,
+        Verdict::Proceed | Verdict::Divert => 0,
         Verdict::Stop => DENIED,
     }
 }

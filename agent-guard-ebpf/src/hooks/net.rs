@@ -1,7 +1,7 @@
 //! Connections and datagrams, by the socket calls themselves.
 
 use agent_guard_common::{
-    decide::{Endpoint, Reason, Transport},
+    decide::{DNS_PORT, Endpoint, Reason, Transport},
     event::Action,
     hook::Hook,
 };
@@ -12,6 +12,7 @@ use crate::{
     emit::Enforcement,
     guard::{self, Caller, Target},
     kernel::{offset, read},
+    scope,
 };
 
 /// `AF_*`. Local sockets are left alone here: `AF_UNIX` reaches nothing outside the machine, and
@@ -56,7 +57,7 @@ fn socket_connect(ctx: LsmContext) -> i32 {
     judge(
         caller,
         Action::Connect,
-        Socket::new(socket).and_then(|socket| socket.connect_target(address, len)),
+        Socket::new(socket).and_then(|socket| socket.connect_target(caller, address, len)),
     )
 }
 
@@ -71,7 +72,11 @@ fn socket_sendmsg(ctx: LsmContext) -> i32 {
     }
     let Some(caller) = Caller::current(Hook::SocketSendmsg, Enforcement::Refuse) else { return 0 };
     let (socket, message): (u64, u64) = (ctx.arg(0), ctx.arg(1));
-    judge(caller, Action::Send, Socket::new(socket).and_then(|socket| socket.send_target(message)))
+    judge(
+        caller,
+        Action::Send,
+        Socket::new(socket).and_then(|socket| socket.send_target(caller, message)),
+    )
 }
 
 #[inline(always)]
@@ -80,7 +85,8 @@ fn judge(caller: Caller, action: Action, target: Result<Option<Target>, Reason>)
         Ok(None) => 0,
         Ok(Some(target)) => lsm_result(guard::connect(caller, action, &target)),
         Err(reason) => {
-            let target = Target { family: AF_UNSPEC, protocol: 0, endpoint: Err(reason) };
+            let endpoint = Err(reason);
+            let target = Target { family: AF_UNSPEC, protocol: 0, endpoint, divertible: false };
             lsm_result(guard::connect(caller, action, &target))
         }
     }
@@ -90,6 +96,7 @@ fn judge(caller: Caller, action: Action, target: Result<Option<Target>, Reason>)
 /// never look at it.
 #[derive(Clone, Copy)]
 struct Socket {
+    sk: u64,
     family: u16,
     kind: u16,
     protocol: u16,
@@ -100,6 +107,7 @@ impl Socket {
     fn new(socket: u64) -> Result<Self, Reason> {
         let sk: u64 = read(socket, offset!(socket_sk))?;
         Ok(Self {
+            sk,
             family: read(sk, offset!(sock_family))?,
             kind: read(socket, offset!(socket_type))?,
             protocol: read(sk, offset!(sock_protocol))?,
@@ -108,12 +116,17 @@ impl Socket {
 
     /// Where a connect to `address` leads; `None` where it reaches nobody that is judged here.
     #[inline(always)]
-    fn connect_target(self, address: u64, len: u32) -> Result<Option<Target>, Reason> {
+    fn connect_target(
+        self,
+        caller: Caller,
+        address: u64,
+        len: u32,
+    ) -> Result<Option<Target>, Reason> {
         match self.family {
             AF_UNIX | AF_NETLINK => Ok(None),
             AF_INET | AF_INET6 => match address_family(address, len)? {
                 AF_UNSPEC => Ok(None),
-                family => Ok(Some(self.target(family, address, len))),
+                family => Ok(Some(self.target(caller, family, address, len))),
             },
             _ => Ok(Some(self.unknown())),
         }
@@ -122,7 +135,7 @@ impl Socket {
     /// Where a message leads. An IPv4 socket takes `AF_UNSPEC` for `AF_INET`; an IPv6 socket takes it
     /// for no address.
     #[inline(always)]
-    fn send_target(self, message: u64) -> Result<Option<Target>, Reason> {
+    fn send_target(self, caller: Caller, message: u64) -> Result<Option<Target>, Reason> {
         match self.family {
             AF_UNIX | AF_NETLINK => return Ok(None),
             AF_INET | AF_INET6 => {}
@@ -135,24 +148,40 @@ impl Socket {
         let len: u32 = read(message, offset!(msg_namelen))?;
         match (address_family(address, len)?, self.family) {
             (AF_UNSPEC, AF_INET6) => Ok(None),
-            (AF_UNSPEC, _) => Ok(Some(self.target(AF_INET, address, len))),
-            (family, _) => Ok(Some(self.target(family, address, len))),
+            (AF_UNSPEC, _) => Ok(Some(self.target(caller, AF_INET, address, len))),
+            (family, _) => Ok(Some(self.target(caller, family, address, len))),
         }
     }
 
     #[inline(always)]
-    fn target(self, family: u16, address: u64, len: u32) -> Target {
+    fn target(self, caller: Caller, family: u16, address: u64, len: u32) -> Target {
         let endpoint = match family {
             AF_INET => v4_endpoint(address, len, transport(self.kind, self.protocol)),
             AF_INET6 => v6_endpoint(address, len, transport(self.kind, self.protocol)),
             _ => Err(Reason::Protocol),
         };
-        Target { family, protocol: self.protocol, endpoint }
+        let divertible = endpoint.is_ok_and(|endpoint| self.divertible(caller, &endpoint));
+        Target { family, protocol: self.protocol, endpoint, divertible }
+    }
+
+    /// Whether the agent's cgroup program will see this too. It runs by the socket's cgroup, finds the
+    /// agent by the task's, and for MPTCP does not run at all.
+    #[inline(always)]
+    fn divertible(self, caller: Caller, endpoint: &Endpoint) -> bool {
+        endpoint.port == DNS_PORT
+            && self.protocol != IPPROTO_MPTCP
+            && scope::agent_of_current_cgroup() == caller.agent
+            && scope::agent_of_socket(self.sk) == Ok(caller.agent)
     }
 
     #[inline(always)]
     fn unknown(self) -> Target {
-        Target { family: self.family, protocol: self.protocol, endpoint: Err(Reason::Protocol) }
+        Target {
+            family: self.family,
+            protocol: self.protocol,
+            endpoint: Err(Reason::Protocol),
+            divertible: false,
+        }
     }
 }
 

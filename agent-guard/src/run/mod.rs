@@ -2,6 +2,7 @@
 
 mod launch;
 mod names;
+mod proxy;
 mod report;
 mod stderr;
 
@@ -9,6 +10,7 @@ use std::{
     ffi::OsString,
     fs::File,
     io::{self, IsTerminal},
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -18,11 +20,13 @@ use agent_guard_common::table::{Agent, AgentFlag};
 use anyhow::{Context as _, bail};
 use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
+use ipnet::IpNet;
 use tokio::io::{Interest, unix::AsyncFd};
 
-use self::{names::RunNames, report::Reporter, stderr::say};
+use self::{names::RunNames, proxy::Plan, report::Reporter, stderr::say};
 use crate::{
     cgroup::{self, Cgroup},
+    dns,
     event::{
         AgentIdentity, Context, Encoder, EventLog, Host, Notice, PolicyIdentity, SafeText, Sink,
     },
@@ -31,10 +35,7 @@ use crate::{
     mounts::{Mount, MountTable},
     policy::{
         Mode, Policy,
-        compile::{
-            CompileError, Compiled, Environment, Filesystems, HostLinks, HostResolver, Resolver,
-            compile,
-        },
+        compile::{CompileError, Compiled, Environment, Filesystems, HostLinks, compile},
     },
     reaper::Reaper,
     signals::Signals,
@@ -66,6 +67,10 @@ pub struct Settings {
     pub allow_unenforced: bool,
     /// Where events go: a file, or `-` for standard output.
     pub events: Option<PathBuf>,
+    /// The name servers that the DNS proxy asks; none: those of this host.
+    pub dns_upstreams: Vec<SocketAddr>,
+    /// Internal networks that host names may lead to.
+    pub dns_internal: Vec<IpNet>,
     /// The command and its arguments; not empty.
     pub command: Vec<OsString>,
 }
@@ -87,15 +92,16 @@ async fn guarded(settings: &Settings) -> anyhow::Result<u8> {
     let signals = Signals::collect().context("collecting signals")?;
     let table = MountTable::open().context("opening the mount table")?;
     let mounts = table.read().context("reading the mount table")?;
-    let resolver = HostResolver::default();
-    let compiled = compile_policy(&settings.policy, &mounts, &resolver)?;
+    let compiled = compile_policy(&settings.policy, &mounts)?;
     for note in compiled.notes.iter().filter(|note| note.is_warning()) {
         say(format_args!("agent-guard: warning: {note}"));
     }
 
+    let names = Plan::new(settings, &compiled).await?;
+
     let cgroup = Cgroup::create(&mounts, &settings.agent)?;
-    let place = Place { cgroup: &cgroup, mounts: &mounts, resolver: &resolver };
-    let outcome = under_guard(settings, &place, &table, compiled, log, &signals).await;
+    let place = Place { cgroup: &cgroup, mounts: &mounts };
+    let outcome = under_guard(settings, &place, &table, (compiled, names), log, &signals).await;
     // Also where the guard failed: what was made is taken away, and whoever was in it ended.
     if let Err(error) = cgroup.remove() {
         say(format_args!("agent-guard: {error}"));
@@ -107,14 +113,13 @@ async fn guarded(settings: &Settings) -> anyhow::Result<u8> {
 struct Place<'a> {
     cgroup: &'a Cgroup,
     mounts: &'a [Mount],
-    resolver: &'a HostResolver,
 }
 
 async fn under_guard(
     settings: &Settings,
     place: &Place<'_>,
     table: &MountTable,
-    compiled: Compiled,
+    (compiled, names): (Compiled, Option<Plan>),
     log: Option<EventLog<File>>,
     signals: &Signals,
 ) -> anyhow::Result<u8> {
@@ -127,13 +132,25 @@ async fn under_guard(
             weaker(&guard)
         );
     }
+    let unnamed = guard.tier == Tier::Observe && names.is_some();
+    let names = names.filter(|_| !unnamed);
+    let dns_ports = names.as_ref().map_or([0; 2], Plan::ports);
     let policy = guard.tables.write_policy(&compiled)?;
-    guard.tables.set_agent(AGENT, agent(settings, &compiled, cgroup, policy))?;
+    guard.tables.set_agent(AGENT, agent(settings, &compiled, cgroup, policy, dns_ports))?;
     guard.tables.bind_cgroup(cgroup.id(), AGENT)?;
 
     let context = context(settings, &guard, cgroup, unenforced);
     let mut reporter = Reporter::new(RunNames::new(context, &compiled, place.mounts), log);
     announce(settings, &guard);
+    if unnamed {
+        say(
+            "agent-guard: warning: tier observe has no DNS proxy: what the policy allows by host name is recorded as denied",
+        );
+    }
+    let names = names.map(|plan| plan.start(&mut guard.ebpf, cgroup.id())).transpose()?;
+    if let Some(proxy) = &names {
+        reporter.names().set_leases(Arc::clone(&proxy.book));
+    }
     reporter.notice(Notice::Started);
     reporter.notice(Notice::PolicyLoaded { replaces: None });
     if unenforced {
@@ -155,8 +172,9 @@ async fn under_guard(
                 guard,
                 settings,
                 cgroup,
-                resolver: place.resolver,
                 table,
+                names,
+                dns_ports,
                 reporter,
                 ring: readable(ring)?,
                 diagnostics,
@@ -210,8 +228,9 @@ struct Session<'a> {
     guard: Guard,
     settings: &'a Settings,
     cgroup: &'a Cgroup,
-    resolver: &'a HostResolver,
     table: &'a MountTable,
+    names: Option<proxy::Running>,
+    dns_ports: [u16; 2],
     reporter: Reporter,
     ring: AsyncFd<RingBuf<MapData>>,
     diagnostics: AsyncFd<EbpfLogger<&'static dyn log::Log>>,
@@ -250,10 +269,21 @@ impl Session<'_> {
                     self.follow_mounts();
                 }
                 signal = signals.next() => forward(pid, signal?),
-                _ = losses.tick() => match self.guard.counts() {
-                    Ok(counts) => self.reporter.losses(&counts),
-                    Err(error) => say(format_args!("agent-guard: the counters can not be read: {error}")),
-                },
+                told = next_lookup(&mut self.names) => self.reporter.lookup(told),
+                _ = losses.tick() => self.tick(),
+            }
+        }
+    }
+
+    /// What is looked for from time to time.
+    fn tick(&mut self) {
+        if let Some(names) = &self.names {
+            names.sweep();
+        }
+        match self.guard.counts() {
+            Ok(counts) => self.reporter.losses(&counts),
+            Err(error) => {
+                say(format_args!("agent-guard: the counters can not be read: {error}"));
             }
         }
     }
@@ -264,6 +294,9 @@ impl Session<'_> {
             say("agent-guard: the command left processes behind; they are ended with it");
         }
         cgroup::kill(self.cgroup.path())?;
+        for told in self.names.take().map(proxy::Running::end).unwrap_or_default() {
+            self.reporter.lookup(told);
+        }
         let ring = self.ring.get_mut();
         while let Some(entry) = ring.next() {
             self.reporter.take(&entry);
@@ -284,18 +317,34 @@ impl Session<'_> {
 
     fn try_follow_mounts(&mut self) -> anyhow::Result<()> {
         let mounts = self.table.read()?;
-        let compiled = compile_policy(&self.settings.policy, &mounts, self.resolver)?;
+        let compiled = compile_policy(&self.settings.policy, &mounts)?;
         let policy = self.guard.tables.write_policy(&compiled)?;
-        let agent = agent(self.settings, &compiled, self.cgroup, policy);
+        let agent = agent(self.settings, &compiled, self.cgroup, policy, self.dns_ports);
         self.guard.tables.set_agent(AGENT, agent)?;
         self.reporter.names().set_mounts(&mounts);
         Ok(())
     }
 }
 
+/// The next query that was answered; never, where there is no proxy.
+async fn next_lookup(names: &mut Option<proxy::Running>) -> dns::Told {
+    if let Some(names) = names
+        && let Some(told) = names.next().await
+    {
+        return told;
+    }
+    std::future::pending().await
+}
+
 /// The agent under `policy`. What is allowed is told only where somebody records it.
-fn agent(settings: &Settings, compiled: &Compiled, cgroup: &Cgroup, policy: u32) -> Agent {
-    let mut agent = compiled.agent(cgroup.id(), policy);
+fn agent(
+    settings: &Settings,
+    compiled: &Compiled,
+    cgroup: &Cgroup,
+    policy: u32,
+    dns_ports: [u16; 2],
+) -> Agent {
+    let mut agent = Agent { dns_ports, ..compiled.agent(cgroup.id(), policy) };
     if settings.events.is_some() {
         agent.flags |= AgentFlag::LOG_ALLOWED;
     }
@@ -311,14 +360,10 @@ fn forward(pid: Option<u32>, signal: libc::c_int) {
     }
 }
 
-fn compile_policy(
-    policy: &Policy,
-    mounts: &[Mount],
-    resolver: &dyn Resolver,
-) -> anyhow::Result<Compiled> {
+fn compile_policy(policy: &Policy, mounts: &[Mount]) -> anyhow::Result<Compiled> {
     let filesystems = Filesystems::from_table(mounts);
     let links = HostLinks::default();
-    let environment = Environment { filesystems: &filesystems, links: &links, resolver };
+    let environment = Environment { filesystems: &filesystems, links: &links };
     for _ in 0..KEY_DRAWS {
         match compile(policy, &environment, draw_key()?) {
             Err(CompileError::HashCollision) => {}

@@ -1,10 +1,16 @@
 //! What the numbers of this run's events stand for.
 
-use std::{collections::HashMap, os::unix::ffi::OsStrExt, sync::Arc};
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    os::unix::ffi::OsStrExt,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::{
+    dns::LeaseBook,
     event::{Context, Mount as NamedMount, Names, Rule},
     mounts::Mount,
     policy::compile::Compiled,
@@ -15,6 +21,7 @@ pub struct RunNames {
     context: Arc<Context>,
     rules: Vec<Arc<Rule>>,
     mounts: HashMap<u32, Vec<NamedMount>>,
+    leases: Option<Arc<Mutex<LeaseBook>>>,
     boot_time_ns: u64,
 }
 
@@ -33,6 +40,7 @@ impl RunNames {
             context,
             rules: rules.collect(),
             mounts: HashMap::new(),
+            leases: None,
             boot_time_ns: boot_time_ns(),
         };
         names.set_mounts(mounts);
@@ -51,6 +59,11 @@ impl RunNames {
         }
     }
 
+    /// Takes over what tells which host an address was leased for.
+    pub fn set_leases(&mut self, leases: Arc<Mutex<LeaseBook>>) {
+        self.leases = Some(leases);
+    }
+
     /// The context of the run's own notices.
     pub fn own_context(&self) -> Arc<Context> {
         Arc::clone(&self.context)
@@ -64,6 +77,11 @@ impl Names for RunNames {
 
     fn rule(&self, _policy: u32, rule: u16) -> Option<Arc<Rule>> {
         self.rules.get(usize::from(rule)).map(Arc::clone)
+    }
+
+    fn host(&self, address: IpAddr, rule: u16) -> Option<Arc<str>> {
+        let book = self.leases.as_ref()?;
+        book.lock().unwrap_or_else(PoisonError::into_inner).host(address, rule)
     }
 
     fn mounts(&self, dev: u32) -> &[NamedMount] {

@@ -1,7 +1,7 @@
 //! From a typed policy to the tables that the kernel reads.
 //!
-//! Nothing here needs privileges or a kernel: what the outside world adds (mounts, symbolic links,
-//! addresses of host names) comes through [`Environment`].
+//! Nothing here needs privileges or a kernel: what the outside world adds (mounts, symbolic links) comes
+//! through [`Environment`].
 
 mod alphabet;
 mod automaton;
@@ -11,6 +11,7 @@ mod forms;
 mod lexer;
 mod links;
 mod mounts;
+mod names;
 mod nfa;
 mod note;
 mod rules;
@@ -31,13 +32,14 @@ use self::{
     rules::{number_rules, rule_ref},
 };
 pub use self::{
-    egress::{HostResolver, Prefix, Resolver},
+    egress::Prefix,
     error::{
         CompileError, MAX_ALL_INTERVALS, MAX_EDGES, MAX_POSITIONS, MAX_PREFIXES, MAX_STATES,
         RuleRef,
     },
     links::{HostLinks, Links, NoLinks},
     mounts::{Filesystems, Mount, Path},
+    names::{Grant, Judged, LOCALHOST, NameRules},
     note::Note,
     rules::RuleInfo,
     tables::MemoryTables,
@@ -48,7 +50,8 @@ pub(super) use self::{
     mounts::components,
     rules::egress_id,
 };
-use super::{Mode, Policy, Segment};
+use super::{Host, Mode, Policy, Segment};
+use crate::policy;
 
 /// What a policy refers to outside its file.
 #[derive(Clone, Copy)]
@@ -57,8 +60,6 @@ pub struct Environment<'a> {
     pub filesystems: &'a Filesystems,
     /// Its symbolic links.
     pub links: &'a dyn Links,
-    /// Its host names.
-    pub resolver: &'a dyn Resolver,
 }
 
 /// The component that stands for the agent's own processes under `/proc`.
@@ -89,6 +90,8 @@ pub struct Compiled {
     pub prefixes: Vec<Prefix>,
     /// Port ranges.
     pub intervals: Vec<Interval>,
+    /// What the egress rules say of host names.
+    pub names: NameRules,
     /// Rules by id.
     pub rules: Vec<RuleInfo>,
     /// What the author should know of.
@@ -108,7 +111,7 @@ impl Compiled {
             flags: self.flags,
             default_file: self.default_file.map(|effect| effect as u8),
             default_egress: self.default_egress as u8,
-            reserved: 0,
+            dns_ports: [0; 2],
         }
     }
 }
@@ -118,7 +121,7 @@ impl Compiled {
 ///
 /// # Errors
 /// [`CompileError::HashCollision`] asks for another key; the others say which bound the policy
-/// exceeds, or which host name has no address.
+/// exceeds.
 pub fn compile(
     policy: &Policy,
     environment: &Environment<'_>,
@@ -126,8 +129,8 @@ pub fn compile(
 ) -> Result<Compiled, CompileError> {
     let rules = number_rules(policy)?;
     let mut notes = Vec::new();
-    let Egress { prefixes, intervals } =
-        egress::build(policy, &rules, environment.resolver, &mut notes)?;
+    let Egress { prefixes, intervals } = egress::build(policy, &rules)?;
+    names_only(policy, &rules, &mut notes);
 
     let forms = forms(policy, &rules, environment, &mut notes);
     let mut alphabet = Alphabet::default();
@@ -167,9 +170,24 @@ pub fn compile(
         lexer: globs.lexer,
         prefixes,
         intervals,
+        names: NameRules::new(policy),
         rules,
         notes,
     })
+}
+
+/// Denied names that other rules let be reached by address.
+fn names_only(policy: &Policy, rules: &[RuleInfo], notes: &mut Vec<Note>) {
+    if policy.egress.default == policy::Effect::Deny {
+        return;
+    }
+    for (index, rule) in policy.egress.rules.iter().enumerate() {
+        let named = rule.matcher.iter().find(|target| !matches!(target.host, Host::Net(_)));
+        if let (policy::Effect::Deny, Some(target)) = (rule.effect, named) {
+            let rule = rule_ref(rules, egress_id(index));
+            notes.push(Note::NameOnly { rule, target: target.text.clone() });
+        }
+    }
 }
 
 /// The patterns that most likely made the automaton grow: those with most after a `**`.
@@ -188,4 +206,4 @@ fn multiplying(forms: &[Form<'_>], rules: &[RuleInfo]) -> Vec<String> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

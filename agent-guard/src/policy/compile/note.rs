@@ -1,6 +1,6 @@
 //! What the compiler did that its author should know of.
 
-use std::{fmt, net::IpAddr, path::PathBuf};
+use std::{fmt, path::PathBuf};
 
 use super::error::RuleRef;
 
@@ -35,12 +35,12 @@ pub enum Note {
         /// What the system said.
         error: String,
     },
-    /// A host name was resolved.
-    Resolved {
-        /// The name.
-        host: String,
-        /// Its addresses, sorted.
-        addresses: Vec<IpAddr>,
+    /// A name is denied where the default is to allow: its addresses can still be reached.
+    NameOnly {
+        /// The rule.
+        rule: RuleRef,
+        /// The name as written.
+        target: String,
     },
 }
 
@@ -49,8 +49,8 @@ impl Note {
     #[must_use]
     pub fn is_warning(&self) -> bool {
         match self {
-            Self::NotFollowed { .. } | Self::Unreadable { .. } => true,
-            Self::Followed { .. } | Self::Resolved { .. } => false,
+            Self::NotFollowed { .. } | Self::Unreadable { .. } | Self::NameOnly { .. } => true,
+            Self::Followed { .. } => false,
         }
     }
 }
@@ -72,10 +72,10 @@ impl fmt::Display for Note {
             Self::Unreadable { rule, pattern, error } => {
                 write!(f, "{rule}: symbolic links in `{pattern}` were not followed: {error}")
             }
-            Self::Resolved { host, addresses } => {
-                let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-                write!(f, "`{host}` was resolved at load: {}", addresses.join(", "))
-            }
+            Self::NameOnly { rule, target } => write!(
+                f,
+                "{rule}: `{target}` is not resolved for the agent, but `default: allow` lets it connect to any address, by whatever name it has it. Use `default: deny`"
+            ),
         }
     }
 }

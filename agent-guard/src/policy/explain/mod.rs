@@ -6,7 +6,7 @@ mod file;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, io, path::PathBuf};
+use std::{fmt, path::PathBuf};
 
 use agent_guard_common::{
     decide::{Decision, Reason},
@@ -48,15 +48,6 @@ pub enum ExplainError {
     #[error("`{0}` is not one endpoint")]
     #[diagnostic(help("write one host and one port: HOST:PORT, HOST:PORT/tcp or HOST:PORT/udp"))]
     Many(String),
-    /// The host that was asked for has no address.
-    #[error("the host `{host}` does not resolve")]
-    #[diagnostic(help("ask for an address"))]
-    Resolve {
-        /// The host name.
-        host: String,
-        /// What the resolver said.
-        source: io::Error,
-    },
 }
 
 /// A decision with its grounds.
@@ -134,6 +125,7 @@ fn grounds(reason: Reason) -> &'static str {
         Reason::Differs => "the policy says different things of the two places",
         Reason::Own => "it is the agent's own",
         Reason::Alias => "the file has another name, which is denied",
+        Reason::Diverted => "the guard's DNS proxy answers in place of the name server",
         Reason::Failed => "the tables are broken",
     }
 }

@@ -1,0 +1,85 @@
+//! Answers, made anew: nothing that a name server sent is passed on as it is.
+
+use std::net::IpAddr;
+
+use hickory_proto::{
+    ProtoError,
+    op::{Edns, Message, OpCode, ResponseCode},
+    rr::{
+        Name, RData, Record,
+        rdata::{A, AAAA, CNAME},
+    },
+};
+
+use super::{request::Request, upstream::UDP_PAYLOAD};
+
+/// What a client is told.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub code: ResponseCode,
+    pub records: Vec<Record>,
+}
+
+impl Answer {
+    /// A code and nothing more.
+    pub fn code(code: ResponseCode) -> Self {
+        Self { code, records: Vec::new() }
+    }
+
+    /// Aliases from `name` on, and the addresses of the last.
+    pub fn addresses(
+        code: ResponseCode,
+        name: &Name,
+        aliases: &[(Name, Name)],
+        addresses: &[IpAddr],
+        ttl: u32,
+    ) -> Self {
+        let mut records = Vec::with_capacity(aliases.len() + addresses.len());
+        let mut owner = name.clone();
+        for (_, target) in aliases {
+            records.push(Record::from_rdata(owner, ttl, RData::CNAME(CNAME(target.clone()))));
+            owner = target.clone();
+        }
+        records.extend(addresses.iter().map(|address| {
+            let data = match address {
+                IpAddr::V4(address) => RData::A(A(*address)),
+                IpAddr::V6(address) => RData::AAAA(AAAA(*address)),
+            };
+            Record::from_rdata(owner.clone(), ttl, data)
+        }));
+        Self { code, records }
+    }
+
+    /// The bytes for whoever asked `request`; with `limit`, none of the records where they would be more.
+    ///
+    /// # Errors
+    /// It can not be put into a message.
+    pub fn encode(&self, request: &Request, limit: Option<usize>) -> Result<Vec<u8>, ProtoError> {
+        let mut message = Message::response(request.id, OpCode::Query);
+        message.metadata.recursion_desired = request.recursion_desired;
+        message.metadata.recursion_available = true;
+        message.metadata.response_code = self.code;
+        message.add_query(request.query.clone());
+        message.insert_answers(self.records.clone());
+        if request.payload.is_some() {
+            let mut edns = Edns::new();
+            edns.set_max_payload(UDP_PAYLOAD);
+            message.set_edns(edns);
+        }
+        let bytes = message.to_vec()?;
+        match limit {
+            Some(limit) if bytes.len() > limit => message.truncate().to_vec(),
+            _ => Ok(bytes),
+        }
+    }
+}
+
+/// The bytes for whoever sent something that is no question.
+pub fn refusal(id: u16, op_code: OpCode, code: ResponseCode) -> Result<Vec<u8>, ProtoError> {
+    let mut message = Message::error_msg(id, op_code, code);
+    // The upper bits of a code travel in EDNS.
+    if code.high() != 0 {
+        message.set_edns(Edns::new());
+    }
+    message.to_vec()
+}
