@@ -21,6 +21,8 @@ mod actor;
 mod behaviour;
 #[path = "enforce/guard.rs"]
 mod guard;
+#[path = "enforce/queries.rs"]
+mod queries;
 #[path = "enforce/roles.rs"]
 mod roles;
 #[path = "enforce/scenes.rs"]

@@ -130,7 +130,7 @@ impl Act {
     }
 }
 
-fn check(result: i64) -> io::Result<i64> {
+pub fn check(result: i64) -> io::Result<i64> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
@@ -199,7 +199,7 @@ fn socket_for(to: &str) -> io::Result<(OwnedFd, SocketAddr)> {
     Ok((unsafe { OwnedFd::from_raw_fd(RawFd::try_from(fd).unwrap()) }, addr))
 }
 
-fn with_raw<T>(
+pub fn with_raw<T>(
     addr: SocketAddr,
     act: impl FnOnce(*const libc::sockaddr, libc::socklen_t) -> T,
 ) -> T {

@@ -12,6 +12,7 @@ use agent_guard::mounts::{self, MountTable};
 
 use crate::{
     actor::{End, Report, follow_plan, try_in_child},
+    queries::perform,
     support::{Act, Call},
 };
 
@@ -33,6 +34,7 @@ pub fn play(arguments: &[String]) {
         ["raw-tcp"] => say(try_in_child(raw_tcp)),
         ["packet-in-disguise"] => say(try_in_child(packet_in_disguise)),
         ["share-descriptors"] => say(try_in_child(share_descriptors)),
+        ["names", steps @ ..] => perform(steps),
         ["open-as", name, path] => open_as(name, path),
         other => panic!("{other:?}: no such role"),
     }

@@ -328,7 +328,7 @@ impl Resolver {
     ) -> Result<(), super::LeaseError> {
         let now_ns = clock::boot_ns();
         let expires_ns = now_ns.saturating_add(u64::from(ttl + GRACE) * 1_000_000_000);
-        let host = shown(name);
+        let host = shown(&name.to_lowercase());
         let mut book = lock(&self.book);
         for address in addresses {
             if is_internal(*address) && !holds(&self.settings.internal, *address) {

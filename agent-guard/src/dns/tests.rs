@@ -278,7 +278,7 @@ async fn an_allowed_name_is_answered_after_its_addresses_are_leased() {
     let (message, _) = bench.both("api.example", RecordType::AAAA).await;
     assert_eq!((addresses(&message), bench.leased()), (vec!["2001:db8::1".to_owned()], 3));
     let host = bench.book.lock().unwrap().host("198.51.100.2".parse().unwrap(), 0);
-    assert_eq!(host.as_deref(), Some("API.Example"));
+    assert_eq!(host.as_deref(), Some("api.example"));
 }
 
 #[tokio::test]

@@ -54,7 +54,7 @@ const LATE: &str = "sys_exit, by the file that the call resolved to: it has been
                     threads run on until the kill reaches them: one that races the open can read or duplicate the \
                     descriptor";
 
-const ROWS: [Row; 21] = [
+const ROWS: [Row; 22] = [
     Row {
         action: "connect: TCP, UDP",
         lsm: (Cover::Refused, "socket_connect, EACCES"),
@@ -64,6 +64,18 @@ const ROWS: [Row; 21] = [
         action: "sendto, sendmsg: UDP",
         lsm: (Cover::Refused, "socket_sendmsg, EACCES"),
         trace: (Cover::Refused, "cgroup sendmsg4 and sendmsg6, EPERM"),
+    },
+    Row {
+        action: "host names",
+        lsm: (
+            Cover::Refused,
+            "the DNS proxy answers allowed names only; cgroup programs send port 53 to it, and the kernel allows \
+             what it told while that is valid",
+        ),
+        trace: (
+            Cover::Refused,
+            "as on lsm; tier observe has no proxy, and records as denied what a name allows",
+        ),
     },
     Row {
         action: "raw, packet, SCTP and ICMP sockets",

@@ -216,8 +216,8 @@ pub(super) mod tests {
     fn numbers_without_a_meaning_are_refused() {
         for (field, broken) in [
             ("hook", EventHeader { hook: 200, ..HEADER }),
-            ("action", EventHeader { action: 9, ..HEADER }),
-            ("reason", EventHeader { reason: 12, ..HEADER }),
+            ("action", EventHeader { action: 200, ..HEADER }),
+            ("reason", EventHeader { reason: 200, ..HEADER }),
             ("outcome", EventHeader { outcome: 4, ..HEADER }),
         ] {
             match WireEvent::parse(&wire(broken, &[])).unwrap_err() {

@@ -4,6 +4,7 @@ mod begin;
 mod death;
 mod exit;
 mod log;
+mod names;
 mod scope;
 mod signals;
 mod swap;
@@ -28,6 +29,7 @@ pub fn trials() -> Vec<Trial> {
         death::PROMISES,
         exit::PROMISES,
         log::PROMISES,
+        names::PROMISES,
         scope::PROMISES,
         signals::PROMISES,
         swap::PROMISES,
