@@ -104,6 +104,9 @@ fn judge(
     let endpoint = transport(field!(ctx.type_) as u16, protocol)
         .map(|transport| endpoint(ctx, port, transport));
     let agent = maps::agent(id);
+    if family == AF_INET && agent.is_some_and(|agent| is_diverted(ctx, agent)) {
+        return PASS;
+    }
     let verdict = if lsm_judges() {
         match (agent, &endpoint) {
             (Some(agent), Ok(endpoint)) if guard::diverts(agent, endpoint) => Verdict::Divert,
@@ -174,6 +177,16 @@ fn mapped([a, b, c, d]: [u32; 4]) -> Option<u32> {
 fn socket(ctx: &SockAddrContext) -> *mut bpf_sock {
     // SAFETY: the kernel passes a valid context.
     unsafe { core::ptr::read_volatile(&raw const (*ctx.sock_addr).__bindgen_anon_1.sk) }
+}
+
+/// Whether a socket that was diverted when it was connected sends to the proxy. An IPv6 socket that is
+/// connected to an IPv4-mapped address comes by `sendmsg4` with its peer for every datagram.
+#[inline(always)]
+fn is_diverted(ctx: &SockAddrContext, agent: &Agent) -> bool {
+    field!(ctx.user_ip4) == LOOPBACK_V4
+        && field!(ctx.user_port) as u16 == agent.dns_ports[0].to_be()
+        // SAFETY: the socket is the context's.
+        && unsafe { maps::diverted(socket(ctx)) }.is_some()
 }
 
 /// Sends the call to the proxy, and remembers where it was going. `None` where memory ran out.

@@ -270,7 +270,8 @@ fn not_diverted() {
         "tcp 192.0.2.53:853 api.example A".to_owned(),
     ];
     let steps: Vec<&str> = steps.iter().map(String::as_str).collect();
-    let mut command = place.run(RULES).command(&place.command(&steps));
+    let run = place.run(RULES);
+    let mut command = run.command(&place.command(&steps));
     let from = socket.as_raw_fd();
     // SAFETY: one system call.
     unsafe {
