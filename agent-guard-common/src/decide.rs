@@ -333,18 +333,34 @@ fn interval_of(tables: &impl Tables, endpoint: &Endpoint) -> Result<Interval, Re
     Ok(SILENT)
 }
 
-/// What the slots that are still valid say.
+/// Ports that C libraries (glibc, musl) connect a UDP socket to, to learn which of a name's addresses have
+/// a route. Nothing is sent for that.
+const ROUTE_PROBES: [u16; 2] = [0, u16::MAX];
+
+/// What the slots that are still valid say. An address at which they allow anything may be probed.
 #[inline(always)]
 fn decide_lease(lease: &Lease, now_ns: u64, endpoint: &Endpoint) -> Verdict {
+    let port = endpoint.port;
+    let probe = endpoint.transport as u16 == Transport::Udp as u16
+        && (port == ROUTE_PROBES[0] || port == ROUTE_PROBES[1]);
     let mut found = Verdict::UNMATCHED;
     for slot in &lease.slots {
-        let speaks =
-            now_ns < slot.expires_ns && slot.low <= endpoint.port && endpoint.port <= slot.high;
-        let verdict = if speaks { endpoint.of(slot.tcp, slot.udp) } else { Verdict::UNMATCHED };
-        match verdict.effect() {
-            Some(Effect::Deny) => return verdict,
-            Some(Effect::Allow) => found = verdict,
-            None => {}
+        if now_ns >= slot.expires_ns {
+            continue;
+        }
+        let spoken = if slot.low <= port && port <= slot.high {
+            endpoint.of(slot.tcp, slot.udp)
+        } else {
+            Verdict::UNMATCHED
+        };
+        match (spoken.effect(), slot.tcp.effect()) {
+            (Some(Effect::Deny), _) => return spoken,
+            (Some(Effect::Allow), _) => found = spoken,
+            (None, Some(Effect::Allow)) if probe => found = slot.tcp,
+            (None, _) if probe && matches!(slot.udp.effect(), Some(Effect::Allow)) => {
+                found = slot.udp;
+            }
+            (None, _) => {}
         }
     }
     found

@@ -50,7 +50,8 @@ impl Answer {
         Self { code, records }
     }
 
-    /// The bytes for whoever asked `request`; with `limit`, none of the records where they would be more.
+    /// The bytes for whoever asked `request`. Where they would be more than `limit`, as many records as fit,
+    /// and a word that there are more: some C libraries (musl before 1.2.4) make do with those.
     ///
     /// # Errors
     /// It can not be put into a message.
@@ -66,11 +67,12 @@ impl Answer {
             edns.set_max_payload(UDP_PAYLOAD);
             message.set_edns(edns);
         }
-        let bytes = message.to_vec()?;
-        match limit {
-            Some(limit) if bytes.len() > limit => message.truncate().to_vec(),
-            _ => Ok(bytes),
+        let mut bytes = message.to_vec()?;
+        while limit.is_some_and(|limit| bytes.len() > limit) && message.answers.pop().is_some() {
+            message.metadata.truncation = true;
+            bytes = message.to_vec()?;
         }
+        Ok(bytes)
     }
 }
 

@@ -137,6 +137,8 @@ fn asked(f: &mut fmt::Formatter<'_>, context: &Context, lookup: &Lookup) -> fmt:
     }
     match reason {
         LookupReason::Rule => f.write_str("; deny beats allow, so to allow it, change that rule"),
+        // A rule opens addresses only.
+        LookupReason::Default if !matches!(kind.as_str(), "A" | "AAAA") => Ok(()),
         LookupReason::Default => {
             f.write_str("; to allow it, add to spec.egress.rules")?;
             if let Some(policy) = &context.policy {

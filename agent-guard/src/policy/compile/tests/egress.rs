@@ -81,13 +81,22 @@ const NOW: u64 = 1_000;
 
 /// What the tables say of 192.0.2.1, told for a name until `expires_ns`, over TCP.
 fn leased(compiled: &Compiled, port: u16, slots: &[(Effect, u16, u16, u16, u64)]) -> Decision {
+    leased_over(compiled, Transport::Tcp, port, slots)
+}
+
+fn leased_over(
+    compiled: &Compiled,
+    transport: Transport,
+    port: u16,
+    slots: &[(Effect, u16, u16, u16, u64)],
+) -> Decision {
     let mut lease = Lease { slots: [LeaseSlot::EMPTY; LEASE_SLOTS] };
     for (slot, (effect, rule, low, high, expires_ns)) in lease.slots.iter_mut().zip(slots) {
         let tcp = Verdict::new(*effect, *rule);
         let (low, high) = (*low, *high);
         *slot = LeaseSlot { expires_ns: *expires_ns, tcp, low, high, ..LeaseSlot::EMPTY };
     }
-    let endpoint = Endpoint::v4([192, 0, 2, 1], port, Transport::Tcp);
+    let endpoint = Endpoint::v4([192, 0, 2, 1], port, transport);
     let agent = compiled.agent(1, 1);
     let key = LeaseKey::new(agent.cgroup, endpoint.family, endpoint.addr);
     let tables = MemoryTables::new(compiled).with_leases(HashMap::from([(key, lease)]), NOW);
@@ -105,6 +114,23 @@ fn a_lease_allows_its_ports_until_it_expires() {
     assert_eq!(until(444, NOW + 1), by_rule);
     for (port, expires_ns) in [(443, NOW), (443, 0), (442, NOW + 1), (445, NOW + 1)] {
         assert_eq!(until(port, expires_ns), Decision::deny(Reason::Default), "{port} {expires_ns}");
+    }
+}
+
+#[test]
+fn a_leased_address_may_be_probed_for_a_route_and_no_other() {
+    let compiled = compile_lexical(&policy("egress: {default: deny}"));
+    let probe = |port, slot| leased_over(&compiled, Transport::Udp, port, &[slot]).effect;
+    let until = |effect, expires_ns| (effect, 7, 443, 443, expires_ns);
+    for port in [0, u16::MAX] {
+        assert_eq!(probe(port, until(Effect::Allow, NOW + 1)), Effect::Allow, "{port}");
+        assert_eq!(probe(port, until(Effect::Deny, NOW + 1)), Effect::Deny, "{port}");
+        assert_eq!(probe(port, until(Effect::Allow, NOW)), Effect::Deny, "{port}");
+        let tcp = leased(&compiled, port, &[until(Effect::Allow, NOW + 1)]);
+        assert_eq!(tcp.effect, Effect::Deny, "{port}");
+    }
+    for port in [1, 443, u16::MAX - 1] {
+        assert_eq!(probe(port, until(Effect::Allow, NOW + 1)), Effect::Deny, "{port}");
     }
 }
 
