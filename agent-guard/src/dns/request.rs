@@ -90,3 +90,64 @@ pub fn shown(name: &Name) -> SafeText {
     let labels: Vec<&[u8]> = name.iter().collect();
     SafeText::new(&labels.join(&b'.'))
 }
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::rr::RecordType;
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+    use crate::dns::reply::{Answer, refusal};
+
+    /// What is read of `bytes` can be answered, and the answer read again.
+    fn answerable(bytes: &[u8]) {
+        let reply = match parse(bytes) {
+            Ok(request) => {
+                let _ = (host_name(request.query.name()), shown(request.query.name()));
+                Answer::code(ResponseCode::NXDomain).encode(&request, Some(request.udp_limit()))
+            }
+            Err(Unanswerable::Refused { id, op_code, code }) => refusal(id, op_code, code),
+            Err(Unanswerable::Noise) => return,
+        };
+        let reply = Message::from_vec(&reply.unwrap()).unwrap();
+        assert_eq!(reply.metadata.id.to_be_bytes(), bytes[..2]);
+        assert_eq!(reply.metadata.message_type, MessageType::Response);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_answered_or_left(bytes in vec(any::<u8>(), 0..600)) {
+            answerable(&bytes);
+        }
+
+        #[test]
+        fn a_question_with_a_few_bytes_changed_is_answered_or_left(
+            changes in vec((0..40_usize, any::<u8>()), 1..6),
+            cut in 0..3_usize,
+        ) {
+            let mut query = Message::query();
+            query.add_query(Query::query(Name::from_ascii("api.example.com.").unwrap(), RecordType::A));
+            let mut bytes = query.to_vec().unwrap();
+            for (at, byte) in changes {
+                if let Some(place) = bytes.get_mut(at) {
+                    *place = byte;
+                }
+            }
+            bytes.truncate(bytes.len() - cut);
+            answerable(&bytes);
+        }
+
+        #[test]
+        fn a_name_of_any_bytes_is_a_host_name_only_where_it_reads_as_one(
+            labels in vec(vec(any::<u8>(), 1..20), 1..5),
+        ) {
+            let labels: Vec<&[u8]> = labels.iter().map(Vec::as_slice).collect();
+            let name = Name::from_labels(labels.iter().copied()).unwrap();
+            if let Some(host) = host_name(&name) {
+                let read: Vec<Vec<u8>> = host.as_str().split('.').map(|l| l.as_bytes().to_vec()).collect();
+                let due: Vec<Vec<u8>> = labels.iter().map(|l| l.to_ascii_lowercase()).collect();
+                prop_assert_eq!(read, due);
+            }
+        }
+    }
+}

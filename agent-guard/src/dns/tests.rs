@@ -42,7 +42,7 @@ enum Does {
     /// It answers with this code.
     Code(ResponseCode),
     /// It answers this.
-    Says(Box<dyn FnOnce(&Message) -> Vec<Message> + Send>),
+    Says(fn(&Message) -> Vec<Message>),
     /// It says that the answer does not fit.
     Truncates,
     /// It answers after so long.
@@ -502,7 +502,7 @@ async fn what_does_not_fit_goes_over_tcp_on_both_sides() {
 #[tokio::test]
 async fn forged_answers_are_not_taken() {
     let upstream = server(|_, _| {
-        Does::Says(Box::new(|query| {
+        Does::Says(|query| {
             let good = answer(query, vec![a("api.example", "198.51.100.1", 60)]);
             let forged = |change: fn(&mut Message)| {
                 let mut message = answer(query, vec![a("api.example", "203.0.113.66", 60)]);
@@ -516,7 +516,7 @@ async fn forged_answers_are_not_taken() {
                 forged(|m| m.queries.clear()),
                 good,
             ]
-        }))
+        })
     })
     .await;
     let mut bench = bench(&[upstream.address]).await;
