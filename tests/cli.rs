@@ -225,3 +225,14 @@ fn a_bad_policy_ends_run_before_anything_else() {
     let output = run(&["run", "--policy", bad.to_str().unwrap(), "--", "true"]);
     refused(&output, 125, &["bad.yaml"]);
 }
+
+#[test]
+fn name_servers_are_addresses_and_few() {
+    let asked = |options: &[&str]| run(&[&["run"], options, &["--", "true"]].concat());
+    for server in ["dns.example", "192.0.2.1:0", "0.0.0.0", "192.0.2.1:70000"] {
+        refused(&asked(&["--dns-upstream", server]), 2, &["--dns-upstream", server]);
+    }
+    let four = ["--dns-upstream", "192.0.2.1"].repeat(4);
+    refused(&asked(&four), 2, &["more than 3"]);
+    refused(&asked(&["--dns-internal", "lan"]), 2, &["--dns-internal"]);
+}

@@ -81,6 +81,9 @@ enum TierArg {
     Observe,
 }
 
+/// Exit code of a wrong command line.
+const WRONG_USAGE: u8 = 2;
+
 /// What a tier can lack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Lack {
@@ -120,7 +123,7 @@ pub fn run(args: RunArgs) -> Result<u8, Failure> {
     }
     if args.dns_upstream.len() > MAX_NAMESERVERS {
         let error = anyhow::anyhow!("--dns-upstream is given more than {MAX_NAMESERVERS} times");
-        return Err(Failure::new(&error, GUARD_FAILED));
+        return Err(Failure::new(&error, WRONG_USAGE));
     }
     let failed = |error: anyhow::Error| Failure::new(&error, GUARD_FAILED);
     if !rustix::process::geteuid().is_root() {

@@ -70,6 +70,9 @@ impl LeaseBook {
         now_ns: u64,
         expires_ns: u64,
     ) -> Result<(), LeaseError> {
+        if grants.is_empty() {
+            return Ok(());
+        }
         let address = address.to_canonical();
         if !self.known.contains_key(&address) && self.known.len() >= MAX_LEASES {
             self.sweep(now_ns);
@@ -224,6 +227,13 @@ pub(super) mod tests {
         );
         assert_eq!((lease.slots[0].tcp.rule(), lease.slots[0].udp), (3, Verdict::UNMATCHED));
         assert_eq!(book.host(v4(1), 3).as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn what_no_rule_speaks_of_takes_no_room() {
+        let (mut book, store) = book();
+        book.grant("a", v4(1), &[], 0, 9).unwrap();
+        assert!(book.is_empty() && store.leases.lock().unwrap().is_empty());
     }
 
     #[test]

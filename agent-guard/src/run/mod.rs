@@ -97,11 +97,9 @@ async fn guarded(settings: &Settings) -> anyhow::Result<u8> {
         say(format_args!("agent-guard: warning: {note}"));
     }
 
-    let names = Plan::new(settings, &compiled).await?;
-
     let cgroup = Cgroup::create(&mounts, &settings.agent)?;
     let place = Place { cgroup: &cgroup, mounts: &mounts };
-    let outcome = under_guard(settings, &place, &table, (compiled, names), log, &signals).await;
+    let outcome = under_guard(settings, &place, &table, compiled, log, &signals).await;
     // Also where the guard failed: what was made is taken away, and whoever was in it ended.
     if let Err(error) = cgroup.remove() {
         say(format_args!("agent-guard: {error}"));
@@ -119,7 +117,7 @@ async fn under_guard(
     settings: &Settings,
     place: &Place<'_>,
     table: &MountTable,
-    (compiled, names): (Compiled, Option<Plan>),
+    compiled: Compiled,
     log: Option<EventLog<File>>,
     signals: &Signals,
 ) -> anyhow::Result<u8> {
@@ -132,8 +130,10 @@ async fn under_guard(
             weaker(&guard)
         );
     }
-    let unnamed = guard.tier == Tier::Observe && names.is_some();
-    let names = names.filter(|_| !unnamed);
+    let names = match guard.tier {
+        Tier::Lsm | Tier::Trace => Plan::new(settings, &compiled).await?,
+        Tier::Observe => None,
+    };
     let dns_ports = names.as_ref().map_or([0; 2], Plan::ports);
     let policy = guard.tables.write_policy(&compiled)?;
     guard.tables.set_agent(AGENT, agent(settings, &compiled, cgroup, policy, dns_ports))?;
@@ -142,7 +142,7 @@ async fn under_guard(
     let context = context(settings, &guard, cgroup, unenforced);
     let mut reporter = Reporter::new(RunNames::new(context, &compiled, place.mounts), log);
     announce(settings, &guard);
-    if unnamed {
+    if names.is_none() && !compiled.names.is_empty() {
         say(
             "agent-guard: warning: tier observe has no DNS proxy: what the policy allows by host name is recorded as denied",
         );
