@@ -245,3 +245,14 @@ fn an_operation_is_asked_by_its_name_and_the_names_are_told() {
     assert!(text(&denied.stdout).starts_with("deny: mount\n  no rule matches"));
     refused(&ask("reboot"), 2, &["reboot", "user-namespace", "terminal-input"]);
 }
+
+#[test]
+fn name_servers_are_addresses_and_few() {
+    let asked = |options: &[&str]| run(&[&["run"], options, &["--", "true"]].concat());
+    for server in ["dns.example", "192.0.2.1:0", "0.0.0.0", "192.0.2.1:70000"] {
+        refused(&asked(&["--dns-upstream", server]), 2, &["--dns-upstream", server]);
+    }
+    let four = ["--dns-upstream", "192.0.2.1"].repeat(4);
+    refused(&asked(&four), 2, &["more than 3"]);
+    refused(&asked(&["--dns-internal", "lan"]), 2, &["--dns-internal"]);
+}

@@ -27,6 +27,8 @@ mod guard;
 mod operations;
 #[path = "enforce/passing.rs"]
 mod passing;
+#[path = "enforce/queries.rs"]
+mod queries;
 #[path = "enforce/ring.rs"]
 mod ring;
 #[path = "enforce/roles.rs"]

@@ -19,8 +19,9 @@ use std::{
 
 use agent_guard::{
     event::{
-        AgentIdentity, Body, Context, Decision, Encoder, Endpoint, File, HookTotals, Host, Losses,
-        Notice, Object, PathScope, PolicyIdentity, Process, Record, Rule, SafeText,
+        AgentIdentity, Body, Context, Decision, Encoder, Endpoint, File, HookTotals, Host, Lookup,
+        LookupAnswer, LookupReason, Losses, Notice, Object, PathScope, PolicyIdentity, Process,
+        Record, Rule, SafeText,
     },
     policy::Mode,
     tier::Tier,
@@ -244,12 +245,39 @@ fn every_record() -> Vec<Record> {
                             process: process(name, exe),
                             action,
                             object,
-                            decision: Decision { outcome, reason, rule },
+                            decision: Decision {
+                                outcome,
+                                reason,
+                                rule,
+                                host: (outcome == Outcome::Allowed).then(|| "api.example".into()),
+                            },
                             hook: *hook,
                         },
                     );
                 }
             }
+        }
+    }
+    for (number, reason) in LookupReason::ALL.into_iter().enumerate() {
+        for outcome in OUTCOMES {
+            let answer = |kind: &str, data: &[u8]| LookupAnswer {
+                kind: kind.to_owned(),
+                data: SafeText::new(data),
+                ttl: u32::MAX,
+            };
+            let lookup = Lookup {
+                name: SafeText::new([&b"api.example"[..], b"", b"\xff\n\x1b.x"][number % 3]),
+                kind: ["AAAA", "", "TYPE65280"][number % 3].to_owned(),
+                client: ["127.0.0.1:40000", "[::1]:53"][number % 2].parse().unwrap(),
+                protocol: [6, 17][number % 2],
+                code: u16::try_from(number * 3).unwrap(),
+                answers: vec![answer("CNAME", b"a\n"), answer("AAAA", b"2001:db8::1")],
+                withheld: vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
+                outcome,
+                reason,
+                rule: rules.get(number).cloned(),
+            };
+            add([&full, &bare][number % 2], Body::Lookup(lookup));
         }
     }
     for context in [&full, &bare] {

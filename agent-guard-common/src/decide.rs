@@ -7,7 +7,8 @@ use crate::{
     limits::MAX_INTERVALS,
     numbered::numbered,
     table::{
-        Access, Agent, Alias, DEAD, Effect, Family, Interval, NO_RULE, PortSet, State, Verdict, Way,
+        Access, Agent, Alias, DEAD, Effect, Family, Interval, Lease, LeaseKey, NO_RULE, PortSet,
+        State, Verdict, Way,
     },
 };
 
@@ -25,6 +26,10 @@ pub trait Tables {
     fn prefix(&self, way: Way, family: Family, addr: [u8; 16]) -> Option<PortSet>;
     /// A port range by its index.
     fn interval(&self, index: u32) -> Option<Interval>;
+    /// What rules with host names say of an address for now.
+    fn lease(&self, key: &LeaseKey) -> Option<&Lease>;
+    /// Nanoseconds on `CLOCK_BOOTTIME`, by which leases end.
+    fn now_ns(&self) -> u64;
 }
 
 numbered! {
@@ -60,6 +65,8 @@ numbered! {
         Own,
         /// The file has another name that is denied.
         Alias,
+        /// Name queries, which the guard's own DNS proxy gets in place of whom they were sent to.
+        Diverted,
     }
 }
 
@@ -314,6 +321,15 @@ pub enum Transport {
 }
 
 impl Endpoint {
+    /// Of two verdicts the one over this transport.
+    #[inline(always)]
+    fn of(&self, tcp: Verdict, udp: Verdict) -> Verdict {
+        match self.transport {
+            Transport::Tcp => tcp,
+            Transport::Udp => udp,
+        }
+    }
+
     /// An IPv4 endpoint. The wildcard address is loopback, as the kernel takes it.
     #[inline(always)]
     pub fn v4(addr: [u8; 4], port: u16, transport: Transport) -> Self {
@@ -360,10 +376,48 @@ impl Endpoint {
     }
 }
 
-/// Decides a connection, or a datagram, to `endpoint`.
+/// The port of name servers.
+pub const DNS_PORT: u16 = 53;
+
+/// Decides a connection, or a datagram, to `endpoint`. Where `divertible` says that the traffic can be
+/// sent to the agent's DNS proxy, name queries are, unless a rule speaks of port 53 alone.
+///
+/// What the addresses say is asked first, then what the rules with host names say of this address now.
 #[inline(always)]
-pub fn decide_connect(tables: &impl Tables, agent: &Agent, endpoint: &Endpoint) -> Decision {
-    decide_port(tables, Way::To, agent.default_egress, endpoint)
+pub fn decide_connect(
+    tables: &impl Tables,
+    agent: &Agent,
+    endpoint: &Endpoint,
+    divertible: bool,
+) -> Decision {
+    let default = agent.default_egress;
+    let interval = match interval_of(tables, Way::To, endpoint) {
+        Ok(interval) => interval,
+        Err(reason) => return Decision::deny(reason),
+    };
+    let spoken = endpoint.of(interval.tcp, interval.udp);
+    let named = interval.low == DNS_PORT && interval.high == DNS_PORT && spoken.effect().is_some();
+    if divertible && endpoint.port == DNS_PORT && !named && dns_port(agent, endpoint.family) != 0 {
+        return Decision { effect: Effect::Allow, rule: NO_RULE, reason: Reason::Diverted };
+    }
+    if spoken.effect().is_some() {
+        return Decision::from_verdict(spoken, default);
+    }
+    let key = LeaseKey::new(agent.cgroup, endpoint.family, endpoint.addr);
+    let leased = match tables.lease(&key) {
+        Some(lease) => decide_lease(lease, tables.now_ns(), endpoint),
+        None => Verdict::UNMATCHED,
+    };
+    Decision::from_verdict(leased, default)
+}
+
+/// The port of the agent's DNS proxy for queries over `family`, or 0.
+#[inline(always)]
+pub fn dns_port(agent: &Agent, family: Family) -> u16 {
+    match family {
+        Family::V4 => agent.dns_ports[0],
+        Family::V6 => agent.dns_ports[1],
+    }
 }
 
 /// Decides listening on `endpoint`, an [`Endpoint::own_v4`] or [`Endpoint::own_v6`]. The wildcard
@@ -371,19 +425,26 @@ pub fn decide_connect(tables: &impl Tables, agent: &Agent, endpoint: &Endpoint) 
 #[inline(always)]
 pub fn decide_listen(tables: &impl Tables, agent: &Agent, endpoint: &Endpoint) -> Decision {
     let way = if endpoint.addr == [0; 16] { Way::OnAny } else { Way::On };
-    decide_port(tables, way, agent.default_listen, endpoint)
+    match interval_of(tables, way, endpoint) {
+        Ok(interval) => {
+            let spoken = endpoint.of(interval.tcp, interval.udp);
+            Decision::from_verdict(spoken, agent.default_listen)
+        }
+        Err(reason) => Decision::deny(reason),
+    }
 }
 
+/// The range that the port is in. One that says nothing, where no rule speaks of it.
 #[inline(always)]
-fn decide_port(tables: &impl Tables, way: Way, default: u8, endpoint: &Endpoint) -> Decision {
-    let Some(set) = tables.prefix(way, endpoint.family, endpoint.addr) else {
-        return Decision::from_verdict(Verdict::UNMATCHED, default);
-    };
+fn interval_of(tables: &impl Tables, way: Way, endpoint: &Endpoint) -> Result<Interval, Reason> {
+    const SILENT: Interval =
+        Interval { low: 0, high: 0, tcp: Verdict::UNMATCHED, udp: Verdict::UNMATCHED };
+    let Some(set) = tables.prefix(way, endpoint.family, endpoint.addr) else { return Ok(SILENT) };
     if set.count == 0 {
-        return Decision::from_verdict(Verdict::UNMATCHED, default);
+        return Ok(SILENT);
     }
     if set.count > MAX_INTERVALS {
-        return Decision::deny(Reason::Failed);
+        return Err(Reason::Failed);
     }
     // How many intervals begin at the port or below, by steps of falling powers of two. Whether a step is
     // taken is computed and not branched on: the kernel's verifier would follow both ways of every step,
@@ -395,31 +456,57 @@ fn decide_port(tables: &impl Tables, way: Way, default: u8, endpoint: &Endpoint)
         let inside = is_less(below + step - 1, u64::from(set.count));
         let index = (below + step - 1) * inside;
         let Some(interval) = tables.interval(set.first.wrapping_add(index as u32)) else {
-            return Decision::deny(Reason::Failed);
+            return Err(Reason::Failed);
         };
         below += step * (inside & is_less(u64::from(interval.low), port + 1));
         step /= 2;
     }
     if below == 0 {
-        return Decision::from_verdict(Verdict::UNMATCHED, default);
+        return Ok(SILENT);
     }
     let Some(interval) = tables.interval(set.first.wrapping_add(below as u32 - 1)) else {
-        return Decision::deny(Reason::Failed);
+        return Err(Reason::Failed);
     };
-    if port > u64::from(interval.high) {
-        return Decision::from_verdict(Verdict::UNMATCHED, default);
-    }
-    let verdict = match endpoint.transport {
-        Transport::Tcp => interval.tcp,
-        Transport::Udp => interval.udp,
-    };
-    Decision::from_verdict(verdict, default)
+    Ok(if port > u64::from(interval.high) { SILENT } else { interval })
 }
 
 /// 1 where `left` is less than `right`, else 0, both below 2^63.
 #[inline(always)]
 fn is_less(left: u64, right: u64) -> u64 {
     left.wrapping_sub(right) >> 63
+}
+
+/// Ports that C libraries (glibc, musl) connect a UDP socket to, to learn which of a name's addresses have
+/// a route. Nothing is sent for that.
+const ROUTE_PROBES: [u16; 2] = [0, u16::MAX];
+
+/// What the slots that are still valid say. An address at which they allow anything may be probed.
+#[inline(always)]
+fn decide_lease(lease: &Lease, now_ns: u64, endpoint: &Endpoint) -> Verdict {
+    let port = endpoint.port;
+    let probe = endpoint.transport as u16 == Transport::Udp as u16
+        && (port == ROUTE_PROBES[0] || port == ROUTE_PROBES[1]);
+    let mut found = Verdict::UNMATCHED;
+    for slot in &lease.slots {
+        if now_ns >= slot.expires_ns {
+            continue;
+        }
+        let spoken = if slot.low <= port && port <= slot.high {
+            endpoint.of(slot.tcp, slot.udp)
+        } else {
+            Verdict::UNMATCHED
+        };
+        match (spoken.effect(), slot.tcp.effect()) {
+            (Some(Effect::Deny), _) => return spoken,
+            (Some(Effect::Allow), _) => found = spoken,
+            (None, Some(Effect::Allow)) if probe => found = slot.tcp,
+            (None, _) if probe && matches!(slot.udp.effect(), Some(Effect::Allow)) => {
+                found = slot.udp;
+            }
+            (None, _) => {}
+        }
+    }
+    found
 }
 
 #[cfg(test)]

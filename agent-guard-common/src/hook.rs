@@ -10,7 +10,8 @@ pub enum HookTier {
     Lsm,
     /// A raw tracepoint, for tiers `trace` and `observe`.
     Tracepoint,
-    /// A cgroup program, for tier `trace`.
+    /// A program on the agent's cgroup. Tiers `trace` and `observe` judge by it; on tier `lsm` it only
+    /// sends name queries to the DNS proxy.
     Cgroup,
 }
 
@@ -284,6 +285,20 @@ hooks! {
     Sendmsg6: Cgroup Required "sendmsg6" program "sendmsg6"
         decides "sending over IPv6"
         without "IPv6 datagrams could be sent anywhere without a connection";
+
+    // Host names: what the DNS proxy's clients see
+    Recvmsg4: Cgroup Required "recvmsg4" program "recvmsg4"
+        decides "showing whom an IPv4 answer comes from"
+        without "programs would take the answers of the DNS proxy for somebody else's";
+    Recvmsg6: Cgroup Required "recvmsg6" program "recvmsg6"
+        decides "showing whom an IPv6 answer comes from"
+        without "programs would take the answers of the DNS proxy for somebody else's";
+    Getpeername4: Cgroup Required "getpeername4" program "getpeername4"
+        decides "showing whom a socket is connected to over IPv4"
+        without "programs would see the DNS proxy in place of their name server";
+    Getpeername6: Cgroup Required "getpeername6" program "getpeername6"
+        decides "showing whom a socket is connected to over IPv6"
+        without "programs would see the DNS proxy in place of their name server";
 }
 
 impl Hook {

@@ -34,5 +34,13 @@ pub const LEXER_STATES: usize = 1024;
 /// Disjoint port ranges under one address prefix; bounds the kernel's binary search to 11 steps.
 pub const MAX_INTERVALS: u32 = 1024;
 
+/// Addresses that the agents of a load may hold by host name at once ([`crate::table::Lease`]). An answer
+/// that does not fit is withheld. A name has a handful of addresses, and each is forgotten with its TTL.
+pub const MAX_LEASES: usize = 8192;
+
+/// Port ranges that rules with host names may open, or close, at one address at once. Rules that say the
+/// same share one, so only different rules for names on one shared address add up.
+pub const LEASE_SLOTS: usize = 16;
+
 /// Rules in a policy; ids are 16 bits wide and the highest says "no rule".
 pub const MAX_RULES: usize = 65_000;

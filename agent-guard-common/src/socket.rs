@@ -19,16 +19,17 @@ pub const SOCK_STREAM: u16 = 1;
 /// `SOCK_DGRAM`, likewise.
 pub const SOCK_DGRAM: u16 = 2;
 
-/// IP protocols (`IPPROTO_*`); MPTCP is judged as the TCP that it is made of.
+/// IP protocols (`IPPROTO_*`).
 const IPPROTO_DEFAULT: u16 = 0;
 const IPPROTO_TCP: u16 = 6;
 const IPPROTO_UDP: u16 = 17;
-const IPPROTO_MPTCP: u16 = 262;
+/// `IPPROTO_MPTCP`
+pub const IPPROTO_MPTCP: u16 = 262;
 
 /// The netlink protocol that tells of interfaces and routes.
 pub const NETLINK_ROUTE: u16 = 0;
 
-/// The transport that a rule can name, for a socket's type and protocol. A raw socket may carry the
+/// The transport that a rule can name (for MPTCP the TCP that it is made of), for a socket's type and protocol. A raw socket may carry the
 /// number of TCP and has no ports: its type tells it apart.
 #[inline(always)]
 pub fn transport(kind: u16, protocol: u16) -> Result<Transport, Reason> {

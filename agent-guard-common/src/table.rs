@@ -6,7 +6,7 @@
 
 use crate::{
     event::Operation,
-    limits::{LEXER_CELLS, LEXER_STATES},
+    limits::{LEASE_SLOTS, LEXER_CELLS, LEXER_STATES},
 };
 
 /// What a rule, or a default, says.
@@ -113,8 +113,11 @@ pub struct Agent {
     pub default_egress: u8,
     /// Default for listening, as [`Effect`].
     pub default_listen: u8,
+    /// Port of the agent's DNS proxy at the loopback address, by [`Family`]: IPv4, IPv6. 0 where there is
+    /// none.
+    pub dns_ports: [u16; 2],
     /// Nothing; stands where there would be padding, which the verifier calls unread.
-    pub reserved: [u8; 2],
+    pub reserved: [u8; 6],
     /// What the policy says of each [`Operation`]; where no rule does, the default with [`NO_RULE`].
     pub operations: [Verdict; OPERATIONS],
 }
@@ -318,6 +321,79 @@ pub struct Interval {
     pub udp: Verdict,
 }
 
+/// Key of `LEASES`: an address that an agent was told for a host name.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LeaseKey {
+    /// [`Agent::cgroup`], which tells agents apart and outlives the versions of a policy.
+    pub cgroup: u64,
+    /// [`Family`].
+    pub family: u32,
+    /// Nothing; zero.
+    pub reserved: u32,
+    /// Address in network byte order; IPv4 in the first four bytes.
+    pub addr: [u8; 16],
+}
+
+impl LeaseKey {
+    /// The key of an address.
+    #[inline(always)]
+    pub fn new(cgroup: u64, family: Family, addr: [u8; 16]) -> Self {
+        Self { cgroup, family: family as u32, reserved: 0, addr }
+    }
+}
+
+/// What the rules with host names say of an address: the value of `LEASES`. Zeroed slots have expired.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// In no order. Where several speak of a port, deny beats allow.
+    pub slots: [LeaseSlot; LEASE_SLOTS],
+}
+
+/// A range of ports, and what a rule says of it for a while.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseSlot {
+    /// Nanoseconds on `CLOCK_BOOTTIME` from which on the slot says nothing.
+    pub expires_ns: u64,
+    /// Verdict over TCP.
+    pub tcp: Verdict,
+    /// Verdict over UDP.
+    pub udp: Verdict,
+    /// First port.
+    pub low: u16,
+    /// Last port.
+    pub high: u16,
+    /// Nothing; keeps the size a multiple of eight.
+    pub reserved: u32,
+}
+
+impl LeaseSlot {
+    /// A slot that says nothing.
+    pub const EMPTY: Self = Self {
+        expires_ns: 0,
+        tcp: Verdict::UNMATCHED,
+        udp: Verdict::UNMATCHED,
+        low: 0,
+        high: 0,
+        reserved: 0,
+    };
+}
+
+/// Whom a socket sent name queries to before they went to the DNS proxy, kept in the socket itself: the
+/// last of each family, for one socket may use both. Network byte order throughout.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Diverted {
+    /// IPv6 address.
+    pub v6: [u32; 4],
+    /// IPv4 address.
+    pub v4: u32,
+    /// Port of the proxy, by [`Family`] as in [`Agent::dns_ports`].
+    pub proxy_ports: [u16; 2],
+}
+
 /// What a task is known to be: the value of `LABELS`, kept in the task itself.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -350,7 +426,7 @@ pub enum Counter {
 pub const COUNTER_KINDS: u32 = 4;
 
 const _: () = {
-    assert!(size_of::<Agent>() == 48 + 4 * OPERATIONS);
+    assert!(size_of::<Agent>() == 56 + 4 * OPERATIONS);
     assert!(size_of::<StartKey>() == 8);
     assert!(size_of::<EdgeKey>() == 16);
     assert!(size_of::<StateKey>() == 8);
@@ -361,6 +437,10 @@ const _: () = {
     assert!(size_of::<PortSet>() == 8);
     assert!(size_of::<IntervalKey>() == 8);
     assert!(size_of::<Interval>() == 12);
+    assert!(size_of::<LeaseKey>() == 32);
+    assert!(size_of::<LeaseSlot>() == 24);
+    assert!(size_of::<Lease>() == 24 * LEASE_SLOTS);
+    assert!(size_of::<Diverted>() == 24);
     assert!(size_of::<Label>() == 24);
     assert!(size_of::<Lexer>() == 256 + 8 + 2 * LEXER_CELLS + 2 * LEXER_STATES);
 };

@@ -22,10 +22,11 @@ use crate::{
     walk::{self, End},
 };
 
-/// Whether the caller goes on or is to be stopped.
+/// Whether the caller goes on, is sent to the DNS proxy, or is to be stopped.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     Proceed,
+    Divert,
     Stop,
 }
 
@@ -154,7 +155,7 @@ pub enum Refusal {
 pub fn two_places(caller: Caller, action: Action, old: &Object, new: &Object) -> Option<Refusal> {
     let Some(scratch) = maps::scratch() else {
         return match without_memory(caller) {
-            Verdict::Proceed => None,
+            Verdict::Proceed | Verdict::Divert => None,
             Verdict::Stop => Some(Refusal::Denied),
         };
     };
@@ -182,7 +183,7 @@ pub fn two_places(caller: Caller, action: Action, old: &Object, new: &Object) ->
     let outcome = tell_file(scratch, caller, agent, ask, judged);
     maps::release(scratch);
     match outcome.into() {
-        Verdict::Proceed => None,
+        Verdict::Proceed | Verdict::Divert => None,
         Verdict::Stop if differs => Some(Refusal::Differs),
         Verdict::Stop => Some(Refusal::Denied),
     }
@@ -316,13 +317,21 @@ pub struct Target {
     pub family: u16,
     pub protocol: u16,
     pub endpoint: Result<Endpoint, Reason>,
+    /// Whether a cgroup program of the agent will come by this traffic and can send it elsewhere.
+    pub divertible: bool,
 }
 
 impl Target {
     /// One that could not be read, which denies.
     #[inline(always)]
     pub fn unreadable(reason: Reason) -> Self {
-        Self { family: AF_UNSPEC, protocol: 0, endpoint: Err(reason) }
+        Self::closed(AF_UNSPEC, 0, reason)
+    }
+
+    /// One that is denied for `reason`.
+    #[inline(always)]
+    pub fn closed(family: u16, protocol: u16, reason: Reason) -> Self {
+        Self { family, protocol, endpoint: Err(reason), divertible: false }
     }
 
     #[inline(always)]
@@ -349,10 +358,19 @@ pub fn connect(caller: Caller, action: Action, target: &Target) -> Verdict {
         (None, _) => Decision::deny(Reason::NoPolicy),
         (_, Err(reason)) => Decision::deny(*reason),
         (Some(agent), Ok(endpoint)) => {
-            decide_connect(&KernelTables { policy: agent.policy }, agent, endpoint)
+            let tables = KernelTables { policy: agent.policy };
+            decide_connect(&tables, agent, endpoint, target.divertible)
         }
     };
-    finish(caller, agent, action, decision, |header| target.show(header))
+    let verdict = finish(caller, agent, action, decision, |header| target.show(header));
+    if decision.reason == Reason::Diverted { Verdict::Divert } else { verdict }
+}
+
+/// Whether the DNS proxy gets what goes to `endpoint`: what [`connect`] says, without count or event.
+#[inline(always)]
+pub fn diverts(agent: &Agent, endpoint: &Endpoint) -> bool {
+    let tables = KernelTables { policy: agent.policy };
+    decide_connect(&tables, agent, endpoint, true).reason == Reason::Diverted
 }
 
 /// Decides listening on an address of this host, or accepting there.

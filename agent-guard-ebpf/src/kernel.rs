@@ -17,6 +17,10 @@ static OFFSETS: Offsets = zero_offsets();
 #[unsafe(no_mangle)]
 static ENFORCE: u32 = 0;
 
+/// Set by the loader: 1 where LSM programs judge, so that cgroup programs only divert name queries.
+#[unsafe(no_mangle)]
+static LSM_JUDGES: u32 = 0;
+
 /// Set by the loader: which of the prototypes in the hook table each hook has on this kernel.
 #[unsafe(no_mangle)]
 static PROTOTYPES: [u8; Hook::TABLE.len()] = [0; Hook::TABLE.len()];
@@ -46,6 +50,13 @@ pub(crate) use offset;
 pub fn enforcing() -> bool {
     // SAFETY: as in `offset!`.
     unsafe { core::ptr::read_volatile(&raw const ENFORCE) == 1 }
+}
+
+/// Whether LSM programs judge what comes by cgroup programs.
+#[inline(always)]
+pub fn lsm_judges() -> bool {
+    // SAFETY: as in `offset!`.
+    unsafe { core::ptr::read_volatile(&raw const LSM_JUDGES) == 1 }
 }
 
 /// The number of the prototype that `hook` has here. A constant to the verifier, which leaves out what

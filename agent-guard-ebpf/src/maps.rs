@@ -5,19 +5,20 @@ use agent_guard_common::{
     decide::{Component, Tables},
     event::{EventHeader, PATH_ROOM},
     hook::Hook,
-    limits::MAX_DEPTH,
+    limits::{MAX_DEPTH, MAX_LEASES},
     table::{
-        Agent, Alias, AliasKey, COUNTER_KINDS, Counter, EdgeKey, Family, Interval, IntervalKey,
-        Label, Lexer, PREFIX_BASE_BITS, PortSet, PrefixKey, StartKey, State, StateKey, Way,
+        Agent, Alias, AliasKey, COUNTER_KINDS, Counter, Diverted, EdgeKey, Family, Interval,
+        IntervalKey, Label, Lease, LeaseKey, Lexer, PREFIX_BASE_BITS, PortSet, PrefixKey, StartKey,
+        State, StateKey, Way,
     },
 };
 use aya_ebpf::{
     bindings::{
-        BPF_F_NO_PREALLOC, BPF_LOCAL_STORAGE_GET_F_CREATE, bpf_map_type::BPF_MAP_TYPE_TASK_STORAGE,
-        task_struct,
+        BPF_F_NO_PREALLOC, BPF_LOCAL_STORAGE_GET_F_CREATE, BPF_SK_STORAGE_GET_F_CREATE,
+        bpf_map_type::BPF_MAP_TYPE_TASK_STORAGE, bpf_sock, task_struct,
     },
-    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, lpm_trie::Key},
-    helpers::generated::bpf_task_storage_get,
+    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, SkStorage, lpm_trie::Key},
+    helpers::generated::{bpf_ktime_get_boot_ns, bpf_sk_storage_get, bpf_task_storage_get},
     macros::btf_map,
 };
 
@@ -45,6 +46,10 @@ static LEXERS: HashMap<u32, Lexer, 1024, LAZY> = HashMap::new();
 static PREFIXES: LpmTrie<PrefixKey, PortSet, 65536> = LpmTrie::new();
 #[btf_map]
 static INTERVALS: HashMap<IntervalKey, Interval, 65536, LAZY> = HashMap::new();
+#[btf_map]
+static LEASES: HashMap<LeaseKey, Lease, MAX_LEASES, LAZY> = HashMap::new();
+#[btf_map]
+static DIVERTED: SkStorage<Diverted> = SkStorage::new();
 #[btf_map]
 pub static EVENTS: RingBuf<EventHeader, 8388608> = RingBuf::new();
 #[btf_map]
@@ -136,6 +141,38 @@ pub fn label(task: *mut task_struct) -> Option<*mut Label> {
 #[inline(always)]
 pub fn label_or_create(task: *mut task_struct) -> Option<*mut Label> {
     LABELS.entry(task, BPF_LOCAL_STORAGE_GET_F_CREATE)
+}
+
+/// Whom a socket sent name queries to, if they were diverted.
+///
+/// # Safety
+/// `socket` is the one that the kernel has put into the running program's context.
+#[inline(always)]
+pub unsafe fn diverted(socket: *mut bpf_sock) -> Option<*mut Diverted> {
+    // SAFETY: by the caller; no initial value is given.
+    unsafe { diverted_entry(socket, core::ptr::null_mut(), 0) }
+}
+
+/// As [`diverted`], begun with `value` where the socket has none. `None` only where memory ran out.
+///
+/// # Safety
+/// As for [`diverted`].
+#[inline(always)]
+pub unsafe fn diverted_or(socket: *mut bpf_sock, mut value: Diverted) -> Option<*mut Diverted> {
+    // SAFETY: by the caller; the helper copies the value.
+    unsafe { diverted_entry(socket, &raw mut value, BPF_SK_STORAGE_GET_F_CREATE) }
+}
+
+#[inline(always)]
+unsafe fn diverted_entry(
+    socket: *mut bpf_sock,
+    value: *mut Diverted,
+    flags: u32,
+) -> Option<*mut Diverted> {
+    let map = (&raw const DIVERTED).cast_mut().cast();
+    // SAFETY: the helper takes this map and, by the caller, a socket that the verifier knows.
+    let entry = unsafe { bpf_sk_storage_get(map, socket.cast(), value.cast(), u64::from(flags)) };
+    if entry.is_null() { None } else { Some(entry.cast()) }
 }
 
 /// Takes working memory of this CPU, which the program does not leave while it runs. `None` where
@@ -255,5 +292,17 @@ impl Tables for KernelTables {
     fn interval(&self, index: u32) -> Option<Interval> {
         // SAFETY: as for `agent`.
         unsafe { INTERVALS.get(IntervalKey { policy: self.policy, index }) }.copied()
+    }
+
+    #[inline(always)]
+    fn lease(&self, key: &LeaseKey) -> Option<&Lease> {
+        // SAFETY: as for `agent`.
+        unsafe { LEASES.get(*key) }
+    }
+
+    #[inline(always)]
+    fn now_ns(&self) -> u64 {
+        // SAFETY: the helper has no preconditions.
+        unsafe { bpf_ktime_get_boot_ns() }
     }
 }

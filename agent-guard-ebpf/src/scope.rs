@@ -124,6 +124,46 @@ fn above(cgroup: u64) -> Result<(u64, u64), Reason> {
     Ok((id, read(cgroup, offset!(cgroup_parent))?))
 }
 
+/// The agent by whose cgroup programs a socket passes: that of the cgroup it was made in, or the nearest
+/// above it, or 0.
+#[inline(always)]
+pub fn agent_of_socket(sk: u64) -> Result<u32, Reason> {
+    let mut search = Search { cgroup: read(sk, offset!(sock_cgroup))?, agent: 0, fault: 0 };
+    // SAFETY: the callback has the prototype that the helper asks for, and the context outlives it.
+    let (agent, fault) = unsafe {
+        bpf_loop(MAX_CGROUP_LEVEL + 1, search_one as *mut _, (&raw mut search).cast(), 0);
+        // Volatile, because the compiler does not know that the helper writes to it.
+        (
+            core::ptr::read_volatile(&raw const search.agent),
+            core::ptr::read_volatile(&raw const search.fault),
+        )
+    };
+    if fault == 0 { Ok(agent as u32) } else { Err(Reason::Failed) }
+}
+
+struct Search {
+    cgroup: u64,
+    agent: u64,
+    fault: u64,
+}
+
+/// One cgroup up, until there is an agent. Returns 1 to stop.
+unsafe extern "C" fn search_one(_index: u32, search: *mut Search) -> i64 {
+    // SAFETY: `agent_of_socket` passes its own live variable.
+    let search = unsafe { &mut *search };
+    match above(search.cgroup) {
+        Ok((id, parent)) => {
+            search.agent = u64::from(maps::agent_of_cgroup(id));
+            search.cgroup = parent;
+            i64::from(search.agent != 0 || parent == 0)
+        }
+        Err(_) => {
+            search.fault = 1;
+            1
+        }
+    }
+}
+
 /// Remembers the dentry of which the current task's call was told, and returns the one before. Without
 /// a label nothing is remembered, and told twice.
 #[inline(always)]

@@ -192,7 +192,8 @@ fn nothing_allowed(cgroup: u64) -> Agent {
         default_file: [Effect::Deny as u8; ACCESS_KINDS],
         default_egress: Effect::Deny as u8,
         default_listen: Effect::Deny as u8,
-        reserved: [0; 2],
+        dns_ports: [0; 2],
+        reserved: [0; 6],
         operations: [Verdict::new(Effect::Deny, NO_RULE); OPERATIONS],
     }
 }

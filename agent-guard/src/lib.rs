@@ -3,6 +3,8 @@
 pub mod canary;
 pub mod cgroup;
 pub mod cli;
+pub mod clock;
+pub mod dns;
 pub mod doctor;
 pub mod event;
 pub mod guard;

@@ -254,7 +254,7 @@ pub fn local(name: &str) -> UnixAddr {
     }
 }
 
-fn check(result: i64) -> io::Result<i64> {
+pub fn check(result: i64) -> io::Result<i64> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 

@@ -14,7 +14,9 @@ use crate::{
     actor::{End, Report, done, follow_plan, try_in_child},
     code,
     operations::{self, Scene},
-    passing, ring, sockets,
+    passing,
+    queries::perform,
+    ring, sockets,
     support::{Act, Call},
 };
 
@@ -50,6 +52,7 @@ pub fn play(arguments: &[String]) {
         ["raw-tcp"] => say(try_in_child(raw_tcp)),
         ["packet-in-disguise"] => say(try_in_child(packet_in_disguise)),
         ["share-descriptors"] => say(try_in_child(share_descriptors)),
+        ["names", steps @ ..] => perform(steps),
         ["open-as", name, path] => open_as(name, path),
         ["socket", ..] | ["netlink", ..] | ["send-on", ..] | ["accept-on", _] => {
             sockets::play(&arguments)

@@ -5,8 +5,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use agent_guard::policy::{
     Policy,
     compile::{
-        CompileError, Compiled, Environment, Filesystems, HostLinks, HostResolver, Links,
-        MemoryTables, NoLinks, compile,
+        CompileError, Compiled, Environment, Filesystems, HostLinks, Links, MemoryTables, NoLinks,
+        compile,
     },
 };
 use agent_guard_common::{
@@ -77,7 +77,7 @@ impl Tables {
         let decision = if matches!(act, Act::Listen(_)) {
             decide_listen(&tables, &agent, &own_endpoint(act.object()))
         } else if act.is_network() {
-            decide_connect(&tables, &agent, &endpoint(act.object()))
+            decide_connect(&tables, &agent, &endpoint(act.object()), true)
         } else if let Some(name) = act.object().strip_prefix('@') {
             tables.walk_abstract(&unescape(name)).map_or_else(Decision::deny, file)
         } else {
@@ -130,7 +130,7 @@ impl Tables {
 }
 
 fn compiled(policy: &Policy, filesystems: &Filesystems, links: &dyn Links) -> Compiled {
-    let environment = Environment { filesystems, links, resolver: &HostResolver::default() };
+    let environment = Environment { filesystems, links };
     for key in 1..4 {
         match compile(policy, &environment, [key, !key]) {
             Err(CompileError::HashCollision) => {}
@@ -225,5 +225,6 @@ fn reason(reason: Reason) -> &'static str {
         Reason::Differs => "differs",
         Reason::Own => "own",
         Reason::Alias => "alias",
+        Reason::Diverted => "diverted",
     }
 }

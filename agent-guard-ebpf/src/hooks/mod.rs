@@ -63,7 +63,7 @@ const NOT_PERMITTED: i32 = -1;
 #[inline(always)]
 fn lsm_result(verdict: Verdict) -> i32 {
     match verdict {
-        Verdict::Proceed => 0,
+        Verdict::Proceed | Verdict::Divert => 0,
         Verdict::Stop => DENIED,
     }
 }
@@ -82,7 +82,7 @@ fn operate(hook: Hook, operation: Operation, tell: Tell) -> i32 {
 #[inline(always)]
 fn operation_result(verdict: Verdict) -> i32 {
     match verdict {
-        Verdict::Proceed => 0,
+        Verdict::Proceed | Verdict::Divert => 0,
         Verdict::Stop => NOT_PERMITTED,
     }
 }

@@ -1,13 +1,13 @@
 //! Connections and datagrams, by the socket calls themselves.
 
 use agent_guard_common::{
-    decide::{Endpoint, Reason},
+    decide::{DNS_PORT, Endpoint, Reason},
     event::Action,
     hook::Hook,
     limits::MAX_MESSAGES,
     socket::{
-        AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, AF_UNSPEC, SOCK_STREAM, is_source_route_message,
-        transport,
+        AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, AF_UNSPEC, IPPROTO_MPTCP, SOCK_STREAM,
+        is_source_route_message, transport,
     },
 };
 use aya_ebpf::{macros::lsm, programs::LsmContext};
@@ -18,7 +18,7 @@ use crate::{
     guard::{self, Caller, Target},
     kernel::{Reads, offset, read},
     maps,
-    scope::is_within,
+    scope::{self, is_within},
 };
 
 /// `struct sockaddr_in` and `sockaddr_in6`: the port, and the address with the least length that holds
@@ -43,7 +43,7 @@ fn socket_connect(ctx: LsmContext) -> i32 {
     judge(
         caller,
         Action::Connect,
-        Socket::new(socket).and_then(|socket| socket.connect_target(address, len)),
+        Socket::new(socket).and_then(|socket| socket.connect_target(caller, address, len)),
     )
 }
 
@@ -135,7 +135,12 @@ impl Socket {
 
     /// Where a connect to `address` leads; `None` where it reaches nobody that is judged here.
     #[inline(always)]
-    fn connect_target(self, address: u64, len: u32) -> Result<Option<Target>, Reason> {
+    fn connect_target(
+        self,
+        caller: Caller,
+        address: u64,
+        len: u32,
+    ) -> Result<Option<Target>, Reason> {
         match self.family {
             AF_UNIX | AF_NETLINK => return Ok(None),
             AF_INET | AF_INET6 => {}
@@ -143,7 +148,7 @@ impl Socket {
         }
         let mut reads = Reads { fault: None };
         let address = Address::given(&mut reads, address, len);
-        self.far_end(&reads, &address)
+        self.far_end(&reads, caller, &address)
     }
 
     /// Where a message leads. An IPv4 socket takes `AF_UNSPEC` for `AF_INET`; an IPv6 socket takes it
@@ -169,7 +174,7 @@ impl Socket {
         if self.kind == SOCK_STREAM && peer.family != AF_UNSPEC || address.family == AF_UNSPEC {
             address = peer;
         }
-        self.far_end(&reads, &address)
+        self.far_end(&reads, caller, &address)
     }
 
     /// Where a socket leads that somebody hands over; `None` where it is not connected, or leads nowhere
@@ -184,11 +189,16 @@ impl Socket {
         }
         let mut reads = Reads { fault: None };
         let peer = self.foreign_peer(&mut reads, caller);
-        self.far_end(&reads, &peer)
+        self.far_end(&reads, caller, &peer)
     }
 
     #[inline(always)]
-    fn far_end(self, reads: &Reads, address: &Address) -> Result<Option<Target>, Reason> {
+    fn far_end(
+        self,
+        reads: &Reads,
+        caller: Caller,
+        address: &Address,
+    ) -> Result<Option<Target>, Reason> {
         if let Some(reason) = reads.fault {
             return Err(reason);
         }
@@ -201,7 +211,18 @@ impl Socket {
                 AF_INET6 => Ok(Endpoint::v6(v6_bytes(address.v6), address.port, transport)),
                 _ => Err(Reason::Protocol),
             });
-        Ok(Some(Target { family: address.family, protocol: self.protocol, endpoint }))
+        let divertible = address.port == DNS_PORT && self.is_divertible(caller);
+        Ok(Some(Target { family: address.family, protocol: self.protocol, endpoint, divertible }))
+    }
+
+    /// Whether the agent's cgroup program will see this too. It runs by the socket's cgroup, finds the
+    /// agent by the task's, and for MPTCP does not run at all. A socket that somebody else has connected
+    /// is not of the agent's cgroup.
+    #[inline(always)]
+    fn is_divertible(self, caller: Caller) -> bool {
+        self.protocol != IPPROTO_MPTCP
+            && scope::agent_of_current_cgroup() == caller.agent
+            && scope::agent_of_socket(self.sk) == Ok(caller.agent)
     }
 
     /// Whether a process of the agent made it: of that, connect and bind have been judged.
@@ -274,12 +295,13 @@ impl Socket {
             AF_INET6 => Ok(Endpoint::own_v6(v6_bytes(own.v6), own.port, transport)),
             _ => Err(Reason::Protocol),
         });
-        Ok(Some(Target { family: self.family, protocol: self.protocol, endpoint }))
+        let divertible = false;
+        Ok(Some(Target { family: self.family, protocol: self.protocol, endpoint, divertible }))
     }
 
     #[inline(always)]
     fn unknown(self) -> Target {
-        Target { family: self.family, protocol: self.protocol, endpoint: Err(Reason::Protocol) }
+        Target::closed(self.family, self.protocol, Reason::Protocol)
     }
 }
 

@@ -33,8 +33,7 @@ fn socket_create(ctx: LsmContext) -> i32 {
     if kern != 0 || may_be_made(family, kind, protocol) {
         return 0;
     }
-    let endpoint = Err(Reason::Protocol);
-    let target = Target { family: family as u16, protocol: protocol as u16, endpoint };
+    let target = Target::closed(family as u16, protocol as u16, Reason::Protocol);
     lsm_result(guard::connect(caller, Action::CreateSocket, &target))
 }
 
@@ -74,7 +73,7 @@ fn netlink_send(ctx: LsmContext) -> i32 {
     match asks {
         Ok(()) => 0,
         Err(reason) => {
-            let target = Target { family: AF_NETLINK, protocol, endpoint: Err(reason) };
+            let target = Target::closed(AF_NETLINK, protocol, reason);
             lsm_result(guard::connect(caller, Action::Send, &target))
         }
     }

@@ -9,7 +9,7 @@ use super::Failure;
 use crate::event::words;
 use crate::policy::{
     AccessSet, Policy,
-    compile::{Environment, Filesystems, HostLinks, HostResolver, compile},
+    compile::{Environment, Filesystems, HostLinks, compile},
     explain::{
         Explanation, explain_connect, explain_exec, explain_listen, explain_open,
         explain_operation, explain_unix,
@@ -23,8 +23,7 @@ const REFUSED: u8 = 1;
 pub enum PolicyCommand {
     /// Check a policy: every problem with its place and its fix; exits 1 where there is one
     ///
-    /// Beyond its form, the policy is compiled: host names are resolved, symbolic links in paths are
-    /// followed, and what does not fit the kernel's tables is told. Needs no root.
+    /// Beyond its form, the policy is compiled: symbolic links in paths are followed, and what does not fit the kernel's tables is told. Needs no root.
     Check {
         /// Policy file, `-` for stdin
         file: PathBuf,
@@ -97,11 +96,7 @@ fn check(file: &std::path::Path) -> Result<ExitCode, Failure> {
     let policy = load(file)?;
     let filesystems = Filesystems::lexical();
     let links = HostLinks::default();
-    let environment = Environment {
-        filesystems: &filesystems,
-        links: &links,
-        resolver: &HostResolver::default(),
-    };
+    let environment = Environment { filesystems: &filesystems, links: &links };
     // Names collide by chance or not at all; a fixed key is no secret that this command needs.
     let compiled = compile(&policy, &environment, [1, 2])
         .map_err(|error| Failure::diagnostic(error, REFUSED))?;
@@ -136,8 +131,7 @@ fn explain(args: &ExplainArgs) -> Result<ExitCode, Failure> {
         answers.push(explain_exec(&policy, path, &links).map_err(failed)?);
     }
     for endpoint in &args.connect {
-        answers
-            .extend(explain_connect(&policy, endpoint, &HostResolver::default()).map_err(failed)?);
+        answers.push(explain_connect(&policy, endpoint).map_err(failed)?);
     }
     for address in &args.listen {
         answers.push(explain_listen(&policy, address).map_err(failed)?);

@@ -1,12 +1,19 @@
 //! `agent-guard run`
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{
+    ffi::OsString,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
+use agent_guard_common::decide::DNS_PORT;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
+use ipnet::IpNet;
 
 use super::{Failure, GUARD_FAILED};
 use crate::{
+    dns::MAX_NAMESERVERS,
     guard::TierChoice,
     lack::Lack,
     policy::{Mode, Policy, PolicyName},
@@ -43,6 +50,15 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE")]
     events: Option<PathBuf>,
 
+    /// Name server that the DNS proxy asks, in place of those in /etc/resolv.conf; up to three
+    #[arg(long, value_name = "ADDRESS[:PORT]", value_parser = name_server)]
+    dns_upstream: Vec<SocketAddr>,
+
+    /// Network of your own that allowed host names may lead to; names that lead to internal addresses are
+    /// otherwise not answered
+    #[arg(long, value_name = "NETWORK")]
+    dns_internal: Vec<IpNet>,
+
     /// Run although the tier lacks this, which the policy asks for (several with commas between); every
     /// event then says so
     #[arg(long, value_name = "WHAT", value_enum, value_delimiter = ',')]
@@ -67,6 +83,21 @@ enum TierArg {
     Observe,
 }
 
+/// Exit code of a wrong command line.
+const WRONG_USAGE: u8 = 2;
+
+fn name_server(text: &str) -> Result<SocketAddr, String> {
+    let plain = text.parse::<IpAddr>().map(|address| SocketAddr::new(address, DNS_PORT));
+    let server = plain.or_else(|_| text.parse::<SocketAddr>()).map_err(|_| {
+        "a name server is an address, with a port where it is not 53: 192.0.2.1, 192.0.2.1:5353, [2001:db8::1]:5353"
+            .to_owned()
+    })?;
+    if server.ip().is_unspecified() || server.port() == 0 {
+        return Err("that is nobody's address".to_owned());
+    }
+    Ok(server)
+}
+
 fn agent_name(text: &str) -> Result<PolicyName, String> {
     PolicyName::new(text).ok_or_else(|| {
         format!(
@@ -84,6 +115,10 @@ pub fn run(args: RunArgs) -> Result<u8, Failure> {
             ModeArg::Enforce => Mode::Enforce,
             ModeArg::Audit => Mode::Audit,
         };
+    }
+    if args.dns_upstream.len() > MAX_NAMESERVERS {
+        let error = anyhow::anyhow!("--dns-upstream is given more than {MAX_NAMESERVERS} times");
+        return Err(Failure::new(&error, WRONG_USAGE));
     }
     let failed = |error: anyhow::Error| Failure::new(&error, GUARD_FAILED);
     if !rustix::process::geteuid().is_root() {
@@ -103,6 +138,8 @@ pub fn run(args: RunArgs) -> Result<u8, Failure> {
         },
         allow_degraded: args.allow_degraded,
         events: args.events,
+        dns_upstreams: args.dns_upstream,
+        dns_internal: args.dns_internal,
         command: args.command,
     };
     run::run(&settings).map_err(failed)

@@ -66,6 +66,18 @@ const ROWS: &[Row] = &[
         trace: (Cover::Refused, "cgroup sendmsg4 and sendmsg6, EPERM"),
     },
     Row {
+        action: "host names",
+        lsm: (
+            Cover::Refused,
+            "the DNS proxy answers allowed names only; cgroup programs send port 53 to it, and the kernel allows \
+             what it told while that is valid",
+        ),
+        trace: (
+            Cover::Refused,
+            "as on lsm; tier observe has no proxy, and records as denied what a name allows",
+        ),
+    },
+    Row {
         action: "other socket families and protocols",
         lsm: (
             Cover::Refused,

@@ -66,7 +66,11 @@ pub struct HookFinding {
 /// Loads the program of every hook, and unloads it again. `allowed` is whether there is any use in
 /// trying.
 pub fn load_each(allowed: bool) -> Vec<HookFinding> {
-    [Tier::Lsm, Tier::Trace].into_iter().flat_map(|tier| load_tier(tier, allowed)).collect()
+    // Cgroup programs belong to both tiers.
+    let once = |tier, finding: &HookFinding| tier != Tier::Lsm || finding.tier == HookTier::Lsm;
+    let of_tier =
+        |tier| load_tier(tier, allowed).into_iter().filter(move |finding| once(tier, finding));
+    [Tier::Lsm, Tier::Trace].into_iter().flat_map(of_tier).collect()
 }
 
 fn load_tier(tier: Tier, allowed: bool) -> Vec<HookFinding> {
@@ -175,9 +179,7 @@ fn judge_kind(kind: HookTier, results: &[(&str, Option<&Refusal>)]) -> Finding {
         HookTier::Tracepoint => {
             Probe { name: "tracepoint programs load", needed_by: &[Tier::Trace, Tier::Observe] }
         }
-        HookTier::Cgroup => {
-            Probe { name: "cgroup programs load", needed_by: &[Tier::Trace, Tier::Observe] }
-        }
+        HookTier::Cgroup => Probe { name: "cgroup programs load", needed_by: &Tier::ALL },
     };
     let refused: Vec<(&str, &Refusal)> =
         results.iter().filter_map(|(hook, refusal)| Some((*hook, (*refusal)?))).collect();

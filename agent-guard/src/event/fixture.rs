@@ -57,7 +57,12 @@ pub fn denied(action: Action, object: Object) -> Record {
         },
         action,
         object,
-        decision: Decision { outcome: Outcome::Denied, reason: Reason::Default, rule: None },
+        decision: Decision {
+            outcome: Outcome::Denied,
+            reason: Reason::Default,
+            rule: None,
+            host: None,
+        },
         hook: Hook::FileOpen,
     })
 }
@@ -67,7 +72,8 @@ pub fn decided(mut record: Record, outcome: Outcome, reason: Reason) -> Record {
     if let Body::Decided { decision, .. } = &mut record.body {
         let secrets =
             || Arc::new(Rule { label: "secrets".to_owned(), line: Some(31), class: None });
-        *decision = Decision { outcome, reason, rule: (reason == Reason::Rule).then(secrets) };
+        *decision =
+            Decision { outcome, reason, rule: (reason == Reason::Rule).then(secrets), host: None };
     }
     record
 }

@@ -1,6 +1,10 @@
 //! What is shown of an event: owned, typed, and free of raw bytes.
 
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use agent_guard_common::{
     decide::Reason,
@@ -40,8 +44,87 @@ pub enum Body {
         /// Where in the kernel it was decided.
         hook: Hook,
     },
+    /// An agent asked for a name.
+    Lookup(Lookup),
     /// The guard tells of itself.
     Notice(Notice),
+}
+
+/// A name query, as the DNS proxy answered it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lookup {
+    /// The name that was asked for; empty where it was not read.
+    pub name: SafeText,
+    /// The type of record, such as `AAAA`; empty where it was not read.
+    pub kind: String,
+    /// Where it came from.
+    pub client: SocketAddr,
+    /// IP protocol number of the transport (`IPPROTO_*`).
+    pub protocol: u16,
+    /// The code that it was answered with (`RCODE`).
+    pub code: u16,
+    /// What was told.
+    pub answers: Vec<LookupAnswer>,
+    /// Addresses that were not told, because they are internal and no rule lists them.
+    pub withheld: Vec<IpAddr>,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Why.
+    pub reason: LookupReason,
+    /// The rule that decided, where one did.
+    pub rule: Option<Arc<Rule>>,
+}
+
+/// A record of an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LookupAnswer {
+    /// Its type, such as `CNAME`.
+    pub kind: String,
+    /// Its data: an address, the name that an alias stands for.
+    pub data: SafeText,
+    /// Seconds for which it holds.
+    pub ttl: u32,
+}
+
+/// Why a query was answered as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LookupReason {
+    /// A rule speaks of the name.
+    Rule,
+    /// No rule does.
+    Default,
+    /// Something else than addresses was asked for.
+    QueryType,
+    /// A label under a wildcard is so long that it may carry data.
+    LongLabel,
+    /// Too many queries, or too many names under one wildcard.
+    Rate,
+    /// All addresses are internal, and no rule lists them.
+    Internal,
+    /// The addresses could not be given to the kernel.
+    Lease,
+    /// No name server answered, or none with a result.
+    Unanswered,
+    /// It is no query that is answered.
+    Malformed,
+    /// Too many queries are under way.
+    Busy,
+}
+
+impl LookupReason {
+    /// Every one.
+    pub const ALL: [Self; 10] = [
+        Self::Rule,
+        Self::Default,
+        Self::QueryType,
+        Self::LongLabel,
+        Self::Rate,
+        Self::Internal,
+        Self::Lease,
+        Self::Unanswered,
+        Self::Malformed,
+        Self::Busy,
+    ];
 }
 
 /// What all events of one agent under one policy share.
@@ -165,6 +248,8 @@ pub struct Decision {
     pub reason: Reason,
     /// The rule that decided, where one did.
     pub rule: Option<Arc<Rule>>,
+    /// The host name that led to the address, where the rule names hosts.
+    pub host: Option<Arc<str>>,
 }
 
 impl Decision {

@@ -1,6 +1,6 @@
 //! Puts names to the numbers of a wire event.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use agent_guard_common::{
     event::Action,
@@ -19,6 +19,8 @@ pub trait Names {
     fn context(&self, agent: u32, policy: u32) -> Arc<Context>;
     /// The rule of a policy; `None` where it is not known any more.
     fn rule(&self, policy: u32, rule: u16) -> Option<Arc<Rule>>;
+    /// The host name by which the agent was told `address` under `rule`.
+    fn host(&self, address: IpAddr, rule: u16) -> Option<Arc<str>>;
     /// Where the file system `dev` (`s_dev`) is mounted, the mount to show first. Empty: nowhere.
     fn mounts(&self, dev: u32) -> &[Mount];
     /// Nanoseconds from the Unix epoch to the zero of `CLOCK_BOOTTIME`.
@@ -43,6 +45,7 @@ pub fn resolve(event: &WireEvent<'_>, names: &impl Names) -> Record {
             Arc::new(Rule { label: format!("rule {}", header.rule), line: None, class: None })
         })
     });
+    let host = event.addr().and_then(|address| names.host(address, header.rule));
     Record {
         time_ns: names.boot_time_ns().saturating_add(header.boot_ns),
         context: names.context(header.agent, header.policy),
@@ -59,7 +62,7 @@ pub fn resolve(event: &WireEvent<'_>, names: &impl Names) -> Record {
             },
             action: event.action,
             object: object(event, names),
-            decision: Decision { outcome: event.outcome, reason: event.reason, rule },
+            decision: Decision { outcome: event.outcome, reason: event.reason, rule, host },
             hook: event.hook,
         },
     }
@@ -191,6 +194,9 @@ mod tests {
                 Arc::new(Rule { label: "secrets".to_owned(), line: Some(31), class: None })
             })
         }
+        fn host(&self, _: IpAddr, rule: u16) -> Option<Arc<str>> {
+            (rule == 4).then(|| "api.example.com".into())
+        }
         fn mounts(&self, dev: u32) -> &[Mount] {
             if dev == DISK { &self.mounts } else { &[] }
         }
@@ -292,7 +298,7 @@ mod tests {
         assert_eq!(record.context.agent.id, 1);
         let rule = |record: Record| match record.body {
             Body::Decided { decision, .. } => decision.rule.map(|rule| rule.label.clone()),
-            Body::Notice(_) => None,
+            Body::Notice(_) | Body::Lookup(_) => None,
         };
         assert_eq!(rule(record).as_deref(), Some("secrets"));
         assert_eq!(rule(of(4)).as_deref(), Some("rule 4"), "a rule that is gone keeps its number");

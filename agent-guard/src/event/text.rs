@@ -13,8 +13,8 @@ use agent_guard_common::{
 };
 
 use super::{
-    Body, Context, Decision, Endpoint, File, Notice, Object, PathScope, Process, Record,
-    record::DeviceNumber, words,
+    Body, Context, Decision, Endpoint, File, Lookup, LookupReason, Notice, Object, PathScope,
+    Process, Record, Rule, record::DeviceNumber, words,
 };
 
 /// A record as one line without its end: no control characters, whatever the agent chose as names.
@@ -41,6 +41,10 @@ impl Display for TextLine<'_> {
                     remedy(f, context, process.pid, *action, object, decision)?;
                 }
                 Ok(())
+            }
+            Body::Lookup(lookup) => {
+                self.outcome(f, lookup.outcome)?;
+                asked(f, context, lookup)
             }
             Body::Notice(notice) => {
                 write!(f, "{notice}")?;
@@ -133,14 +137,69 @@ fn place(f: &mut fmt::Formatter<'_>, file: &File) -> fmt::Result {
     }
 }
 
+/// A name query, why it was decided so, and how to allow it.
+fn asked(f: &mut fmt::Formatter<'_>, context: &Context, lookup: &Lookup) -> fmt::Result {
+    let Lookup { name, kind, reason, .. } = lookup;
+    match name.as_str() {
+        "" => f.write_str(" resolve a name")?,
+        name => write!(f, " resolve {name} ({kind})")?,
+    }
+    f.write_str(": ")?;
+    match (reason, &lookup.rule) {
+        (LookupReason::Rule, Some(rule)) => named_rule(f, context, rule, lookup.outcome)?,
+        _ => f.write_str(words::lookup_because(*reason))?,
+    }
+    if lookup.outcome == Outcome::Allowed {
+        return Ok(());
+    }
+    match reason {
+        LookupReason::Rule => f.write_str("; deny beats allow, so to allow it, change that rule"),
+        // A rule opens addresses only.
+        LookupReason::Default if !matches!(kind.as_str(), "A" | "AAAA") => Ok(()),
+        LookupReason::Default => {
+            f.write_str("; to allow it, add to spec.egress.rules")?;
+            if let Some(policy) = &context.policy {
+                write!(f, " in {}", policy.file)?;
+            }
+            write!(f, ": - {{effect: allow, to: [{}]}}", quoted(&format!("{name}:443/tcp")))
+        }
+        LookupReason::Internal => {
+            f.write_str("; to allow it, add a rule for the addresses")?;
+            let addresses: Vec<String> = lookup.withheld.iter().map(ToString::to_string).collect();
+            write!(f, " ({}), or run with --dns-internal", addresses.join(", "))
+        }
+        LookupReason::LongLabel | LookupReason::Rate => {
+            f.write_str("; name the hosts in rules without `*`")
+        }
+        LookupReason::QueryType
+        | LookupReason::Lease
+        | LookupReason::Unanswered
+        | LookupReason::Malformed
+        | LookupReason::Busy => Ok(()),
+    }
+}
+
 fn why(f: &mut fmt::Formatter<'_>, context: &Context, decision: &Decision) -> fmt::Result {
     let Some(rule) = &decision.rule else {
         return f.write_str(words::because(decision.reason));
     };
-    let effect = if decision.outcome == Outcome::Allowed { "allow" } else { "deny" };
     if decision.reason == Reason::Alias {
         write!(f, "{}, by ", words::because(Reason::Alias))?;
     }
+    named_rule(f, context, rule, decision.outcome)?;
+    match &decision.host {
+        Some(host) => write!(f, ", as {host}"),
+        None => Ok(()),
+    }
+}
+
+fn named_rule(
+    f: &mut fmt::Formatter<'_>,
+    context: &Context,
+    rule: &Rule,
+    outcome: Outcome,
+) -> fmt::Result {
+    let effect = if outcome == Outcome::Allowed { "allow" } else { "deny" };
     write!(f, "{effect} rule {}", rule.label)?;
     match (&context.policy, rule.line) {
         (Some(policy), Some(line)) => write!(f, " ({}:{line})", policy.file),
@@ -175,7 +234,8 @@ fn remedy(
         | Reason::Protocol
         | Reason::Interface
         | Reason::Own
-        | Reason::Alias => return Ok(()),
+        | Reason::Alias
+        | Reason::Diverted => return Ok(()),
     }
     let Some((section, rule)) = suggestion(pid, action, object) else {
         return f.write_str(match object {

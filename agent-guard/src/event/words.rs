@@ -5,7 +5,7 @@ use agent_guard_common::{
     event::{Action, Operation, Outcome},
 };
 
-use super::PathScope;
+use super::{LookupReason, PathScope};
 
 impl PathScope {
     /// Its name in events.
@@ -47,6 +47,7 @@ pub fn reason(reason: Reason) -> &'static str {
         Reason::Differs => "differs",
         Reason::Own => "own",
         Reason::Alias => "alias",
+        Reason::Diverted => "diverted",
     }
 }
 
@@ -75,6 +76,53 @@ pub fn because(reason: Reason) -> &'static str {
         Reason::Differs => "the policy says different things of the old place and the new",
         Reason::Own => "it is the agent's own",
         Reason::Alias => "the file has another name, which is denied",
+        Reason::Diverted => "the guard's DNS proxy answers in place of the name server",
+    }
+}
+
+/// The name of a reason of the DNS proxy.
+pub fn lookup_reason(reason: LookupReason) -> &'static str {
+    match reason {
+        LookupReason::Rule => "rule",
+        LookupReason::Default => "default",
+        LookupReason::QueryType => "query_type",
+        LookupReason::LongLabel => "long_label",
+        LookupReason::Rate => "rate",
+        LookupReason::Internal => "internal_address",
+        LookupReason::Lease => "lease",
+        LookupReason::Unanswered => "unanswered",
+        LookupReason::Malformed => "malformed",
+        LookupReason::Busy => "busy",
+    }
+}
+
+/// A reason of the DNS proxy in words.
+pub fn lookup_because(reason: LookupReason) -> &'static str {
+    match reason {
+        LookupReason::Rule => "a rule matches",
+        LookupReason::Default => "no rule matches",
+        LookupReason::QueryType => "only addresses are resolved for agents",
+        LookupReason::LongLabel => "so long a label under a wildcard may carry data out",
+        LookupReason::Rate => "too many queries, or too many names under one wildcard",
+        LookupReason::Internal => "it leads to internal addresses only, which no rule lists",
+        LookupReason::Lease => "its addresses could not be put into the kernel",
+        LookupReason::Unanswered => "no name server gave an answer",
+        LookupReason::Malformed => "it is no query that a resolver answers",
+        LookupReason::Busy => "too many queries are under way",
+    }
+}
+
+/// The number and caption of a DNS response code, as OCSF has them.
+pub fn response_code(code: u16) -> (u8, &'static str) {
+    match code {
+        0 => (0, "NoError"),
+        1 => (1, "FormError"),
+        2 => (2, "ServError"),
+        3 => (3, "NXDomain"),
+        4 => (4, "NotImp"),
+        5 => (5, "Refused"),
+        16 => (16, "BADSIG_VERS"),
+        _ => (99, "Other"),
     }
 }
 

@@ -87,7 +87,7 @@ pub struct MapSizes {
 /// The hooks whose programs make up a tier.
 pub fn hooks_of(tier: Tier) -> impl Iterator<Item = &'static HookSpec> {
     Hook::TABLE.iter().filter(move |spec| match tier {
-        Tier::Lsm => spec.tier == HookTier::Lsm,
+        Tier::Lsm => matches!(spec.tier, HookTier::Lsm | HookTier::Cgroup),
         Tier::Trace => matches!(spec.tier, HookTier::Tracepoint | HookTier::Cgroup),
         Tier::Observe => matches!(spec.tier, HookTier::Tracepoint | HookTier::Cgroup),
     })
@@ -144,11 +144,13 @@ fn prepare(tier: Tier, sizes: MapSizes) -> Result<Prepared, LoadError> {
     let types = KernelTypes::of_running_kernel()?;
     let offsets: Row<Offsets> = Row(types.offsets()?);
     let enforce = u32::from(tier != Tier::Observe);
+    let lsm_judges = u32::from(tier == Tier::Lsm);
     let prototypes = prototypes(&types);
     let ebpf = EbpfLoader::new()
         .allow_unsupported_maps()
         .override_global("OFFSETS", &offsets, true)
         .override_global("ENFORCE", &enforce, true)
+        .override_global("LSM_JUDGES", &lsm_judges, true)
         .override_global("PROTOTYPES", &prototypes, true)
         .map_max_entries("EDGES", sizes.edges)
         .map_max_entries("STATES", sizes.states)

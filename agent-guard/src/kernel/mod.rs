@@ -3,6 +3,7 @@
 
 pub mod btf;
 pub mod counters;
+pub mod leases;
 pub mod load;
 pub mod tables;
 

@@ -262,7 +262,7 @@ mod tests {
     use super::*;
     use crate::policy::{
         PathPattern,
-        compile::{Filesystems, HostResolver, NoLinks, compile},
+        compile::{Filesystems, NoLinks, compile},
     };
 
     fn rest_of(pattern: &str) -> Vec<Segment> {
@@ -287,11 +287,7 @@ mod tests {
             rules.replace("{root}", root.to_str().unwrap())
         );
         let policy = Policy::parse("test.yaml", &text).unwrap();
-        let environment = Environment {
-            filesystems: &Filesystems::lexical(),
-            links: &NoLinks,
-            resolver: &HostResolver::default(),
-        };
+        let environment = Environment { filesystems: &Filesystems::lexical(), links: &NoLinks };
         let mut compiled = compile(&policy, &environment, [3, 5]).unwrap();
         find_within(&policy, &environment, &mut compiled, bounds);
         (compiled, [inode("safe/key"), inode("safe/deep/.env")])

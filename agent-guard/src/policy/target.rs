@@ -32,8 +32,10 @@ pub enum Host {
     /// A network; a single address is a `/32` or `/128`. Never inside `::ffff:0:0/96`: mapped
     /// addresses are written as the IPv4 they stand for. `::/0` therefore covers no IPv4.
     Net(IpNet),
-    /// A name, resolved once, when the policy is compiled.
+    /// A name: the addresses that the DNS proxy tells the agent for it, while they are valid.
     Name(HostName),
+    /// `*.example.com`: the names with exactly so many labels before this one.
+    Below(usize, HostName),
 }
 
 /// A host name as RFC 1123 has it, in lower case: labels of 1 to 63 letters, digits and `-`, at
@@ -51,6 +53,21 @@ impl HostName {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether this name is `base` with exactly so many labels before it.
+    #[must_use]
+    pub fn is_below(&self, labels: usize, base: &Self) -> bool {
+        let before = self.0.strip_suffix(&base.0).and_then(|rest| rest.strip_suffix('.'));
+        before.is_some_and(|before| before.split('.').count() == labels)
+    }
+
+    /// Reads a name, without a dot at its end, in any case.
+    ///
+    /// # Errors
+    /// What is wrong with it and which bytes of `text` are at fault.
+    pub fn parse(text: &str) -> Result<Self, TargetError> {
+        parse_name(Part { text, start: 0 })
     }
 }
 
@@ -224,10 +241,11 @@ pub enum TargetFault {
     #[error("a prefix length behind a host name")]
     #[diagnostic(help("a network is an address with a prefix, such as `10.0.0.0/8`"))]
     PrefixOnName,
-    /// `*.openai.com`.
-    #[error("`{text}` needs the DNS proxy, which this version does not have")]
+    /// `api*.openai.com`, `a.*.com`, `*.*`.
+    #[error("`{text}` has a `*` that is not a whole label at the beginning of a name")]
     #[diagnostic(help(
-        "list the host names themselves; each is resolved once, when the policy is loaded"
+        "`*.example.com` is every name with one label before `example.com`, `*.*.example.com` with two; \
+         `*` alone is every address"
     ))]
     WildcardName {
         /// What was written.
@@ -429,13 +447,25 @@ fn parse_host(end: End, part: Part<'_>) -> Result<Host, TargetError> {
             _ => part.fail(TargetFault::BareV6),
         };
     }
-    let name = parse_name(host)?;
+    let (mut base, mut labels) = (host, 0);
+    while base.text.starts_with("*.") {
+        base = base.split(1).1;
+        labels += 1;
+    }
+    if base.text.is_empty() || base.text.contains('*') {
+        return host.fail(TargetFault::WildcardName { text: host.text.to_owned() });
+    }
+    let name = parse_name(base)?;
     if end == End::Own {
-        return host.fail(TargetFault::OwnName { name: name.to_string() });
+        return host.fail(TargetFault::OwnName { name: host.text.to_owned() });
     }
     match prefix {
         Some(prefix) => prefix.fail(TargetFault::PrefixOnName),
-        None => Ok(Host::Name(name)),
+        None if labels == 0 => Ok(Host::Name(name)),
+        None if name.as_str().len() + 2 * labels > HostName::MAX => {
+            host.fail(TargetFault::LongName { len: host.text.len() })
+        }
+        None => Ok(Host::Below(labels, name)),
     }
 }
 
@@ -492,9 +522,6 @@ fn unmapped(net: IpNet) -> IpNet {
 
 fn parse_name(part: Part<'_>) -> Result<HostName, TargetError> {
     let text = part.text;
-    if text.contains('*') {
-        return part.fail(TargetFault::WildcardName { text: text.to_owned() });
-    }
     let legal = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
     if let Some((at, found)) = text.char_indices().find(|&(_, c)| !legal(c)) {
         let at = part.start + at..part.start + at + found.len_utf8();
@@ -560,6 +587,8 @@ mod tests {
             ("::ffff:0:0/96", net("0.0.0.0/0"), full, Both),
             ("API.Example.COM:443", name("api.example.com"), (443, 443), Both),
             ("localhost:3000-3999/tcp", name("localhost"), (3000, 3999), Tcp),
+            ("*.Example.com:443", Host::Below(1, HostName("example.com".into())), (443, 443), Both),
+            ("*.*.com", Host::Below(2, HostName("com".into())), full, Both),
             ("3com.com", name("3com.com"), full, Both),
             ("xn--bcher-kva.example", name("xn--bcher-kva.example"), full, Both),
         ];
@@ -638,7 +667,14 @@ mod tests {
                 F::HostBits { network: "::ffc0:0:0/90".parse().unwrap() },
             ),
             ("a.example/24", "24", F::PrefixOnName),
-            ("*.openai.com:443", "*.openai.com", F::WildcardName { text: "*.openai.com".into() }),
+            (
+                "a*.openai.com:443",
+                "a*.openai.com",
+                F::WildcardName { text: "a*.openai.com".into() },
+            ),
+            ("*.*:443", "*.*", F::WildcardName { text: "*.*".into() }),
+            ("a.*.com", "a.*.com", F::WildcardName { text: "a.*.com".into() }),
+            ("*.-b.com", "-b", F::Label { label: "-b".into() }),
             ("a_b.example", "_", F::NameCharacter { found: '_' }),
             ("bücher.example", "ü", F::NameCharacter { found: 'ü' }),
             ("a b", " ", F::NameCharacter { found: ' ' }),

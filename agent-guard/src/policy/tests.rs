@@ -361,11 +361,11 @@ fn each_mistake_is_told_where_it_stands_and_how_to_mend_it() {
             "65535",
         ),
         (
-            "  egress: {rules: [{effect: allow, to: [\"*.openai.com:443\"]}]}\n",
+            "  egress: {rules: [{effect: allow, to: [\"api*.openai.com:443\"]}]}\n",
             (5, 42),
-            "*.openai.com",
-            "needs the DNS proxy",
-            "resolved once",
+            "api*.openai.com",
+            "not a whole label",
+            "one label before",
         ),
         (
             "  egress: {rules: [{effect: allow, to: [10.0.0.1/8]}]}\n",

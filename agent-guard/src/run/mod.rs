@@ -6,6 +6,7 @@ mod handover;
 mod launch;
 mod names;
 mod privileges;
+mod proxy;
 mod report;
 mod stderr;
 
@@ -13,7 +14,9 @@ use std::{
     ffi::OsString,
     fs::File,
     io::{self, IsTerminal},
+    net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -21,6 +24,7 @@ use agent_guard_common::table::{Agent, AgentFlag};
 use anyhow::{Context as _, bail};
 use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
+use ipnet::IpNet;
 use tokio::io::{Interest, unix::AsyncFd};
 
 pub use self::adopt::adopt_all;
@@ -29,11 +33,13 @@ use self::{
     handover::{Handover, Held, PolicyName, RuleName},
     names::RunNames,
     privileges::Privileges,
+    proxy::Plan,
     report::Reporter,
     stderr::say,
 };
 use crate::{
     cgroup::{self, Cgroup},
+    dns,
     event::{Encoder, EventLog, Host, Notice, Sink},
     guard::{Guard, TierChoice},
     kernel::tables::sizes_for,
@@ -43,10 +49,7 @@ use crate::{
     pins::{self, Pins},
     policy::{
         Mode, Policy, aliases,
-        compile::{
-            CompileError, Compiled, Environment, Filesystems, HostLinks, HostResolver, Resolver,
-            compile,
-        },
+        compile::{CompileError, Compiled, Environment, Filesystems, HostLinks, compile},
     },
     signals::Signals,
     tier::Tier,
@@ -77,6 +80,10 @@ pub struct Settings {
     pub allow_degraded: Vec<Lack>,
     /// Where events go: a file, or `-` for standard output.
     pub events: Option<PathBuf>,
+    /// The name servers that the DNS proxy asks; none: those of this host.
+    pub dns_upstreams: Vec<SocketAddr>,
+    /// Internal networks that host names may lead to.
+    pub dns_internal: Vec<IpNet>,
     /// The command and its arguments; not empty.
     pub command: Vec<OsString>,
 }
@@ -102,8 +109,7 @@ async fn guarded(settings: &Settings) -> anyhow::Result<u8> {
     pins::mount_bpffs()?;
     let table = MountTable::open().context("opening the mount table")?;
     let mounts = table.read().context("reading the mount table")?;
-    let resolver = HostResolver::default();
-    let compiled = compile_policy(&settings.policy, &mounts, &resolver)?;
+    let compiled = compile_policy(&settings.policy, &mounts)?;
     for note in compiled.notes.iter().filter(|note| note.is_warning()) {
         say(format_args!("agent-guard: warning: {note}"));
     }
@@ -113,7 +119,7 @@ async fn guarded(settings: &Settings) -> anyhow::Result<u8> {
     pins.remove()?;
     let mut held = Held::create(&id).context("making the handover")?;
     let cgroup = Cgroup::create(&mounts, &id)?;
-    let place = Place { cgroup: &cgroup, pins: &pins, mounts: &mounts, resolver: &resolver };
+    let place = Place { cgroup: &cgroup, pins: &pins, mounts: &mounts };
     let outcome = under_guard(settings, &place, &table, compiled, log, &signals, &mut held).await;
     // Also where the guard failed: what was made is taken away, and whoever was in it ended.
     if let Err(error) = clean_up(cgroup, &pins, held) {
@@ -134,7 +140,6 @@ struct Place<'a> {
     cgroup: &'a Cgroup,
     pins: &'a Pins,
     mounts: &'a [Mount],
-    resolver: &'a HostResolver,
 }
 
 async fn under_guard(
@@ -158,17 +163,31 @@ async fn under_guard(
     if !lacks.iter().all(|lack| settings.allow_degraded.contains(lack)) {
         bail!("{}{}", weaker(&guard), refusal(guard.tier, &lacks));
     }
+    let names = match guard.tier {
+        Tier::Lsm | Tier::Trace => Plan::new(settings, &compiled).await?,
+        Tier::Observe => None,
+    };
+    let dns_ports = names.as_ref().map_or([0; 2], Plan::ports);
     let policy = guard.tables.write_policy(&compiled)?;
-    let agent = agent(settings, &compiled, cgroup, policy);
+    let agent = agent(settings, &compiled, cgroup, policy, dns_ports);
     let privileges = Privileges::of(guard.tier, &agent)?;
     guard.tables.set_agent(AGENT, agent)?;
     guard.tables.bind_cgroup(cgroup.id(), AGENT)?;
 
     let handover = handover(settings, &guard, &compiled, cgroup, &lacks)?;
     held.write(&handover).context("writing the handover")?;
-    let names = RunNames::new(handover.context(), handover.rules(), place.mounts);
-    let mut reporter = Reporter::new(names, log);
+    let run_names = RunNames::new(handover.context(), handover.rules(), place.mounts);
+    let mut reporter = Reporter::new(run_names, log);
     announce(settings, &guard, &privileges);
+    if names.is_none() && !compiled.names.is_empty() {
+        say(
+            "agent-guard: warning: tier observe has no DNS proxy: what the policy allows by host name is recorded as denied",
+        );
+    }
+    let names = names.map(|plan| plan.start(&mut guard.ebpf, cgroup.id())).transpose()?;
+    if let Some(proxy) = &names {
+        reporter.names().set_leases(Arc::clone(&proxy.book));
+    }
     reporter.notice(Notice::Started);
     reporter.notice(Notice::PolicyLoaded { replaces: None });
     if !lacks.is_empty() {
@@ -200,8 +219,9 @@ async fn under_guard(
                 guard,
                 settings,
                 cgroup,
-                resolver: place.resolver,
                 table,
+                names,
+                dns_ports,
                 reporter,
                 ring: readable(ring)?,
                 diagnostics,
@@ -252,8 +272,9 @@ struct Session<'a> {
     guard: Guard,
     settings: &'a Settings,
     cgroup: &'a Cgroup,
-    resolver: &'a HostResolver,
     table: &'a MountTable,
+    names: Option<proxy::Running>,
+    dns_ports: [u16; 2],
     reporter: Reporter,
     ring: AsyncFd<RingBuf<MapData>>,
     diagnostics: AsyncFd<EbpfLogger<&'static dyn log::Log>>,
@@ -292,10 +313,21 @@ impl Session<'_> {
                     self.follow_mounts();
                 }
                 signal = signals.next() => forward(pid, signal?),
-                _ = losses.tick() => match self.guard.counters().read() {
-                    Ok(counts) => self.reporter.account(&counts),
-                    Err(error) => say(format_args!("agent-guard: the counters can not be read: {error}")),
-                },
+                told = next_lookup(&mut self.names) => self.reporter.lookup(told),
+                _ = losses.tick() => self.tick(),
+            }
+        }
+    }
+
+    /// What is looked for from time to time.
+    fn tick(&mut self) {
+        if let Some(names) = &self.names {
+            names.sweep();
+        }
+        match self.guard.counters().read() {
+            Ok(counts) => self.reporter.account(&counts),
+            Err(error) => {
+                say(format_args!("agent-guard: the counters can not be read: {error}"));
             }
         }
     }
@@ -306,6 +338,9 @@ impl Session<'_> {
             say("agent-guard: the command left processes behind; they are ended with it");
         }
         cgroup::kill(self.cgroup.path())?;
+        for told in self.names.take().map(proxy::Running::end).unwrap_or_default() {
+            self.reporter.lookup(told);
+        }
         let ring = self.ring.get_mut();
         while let Some(entry) = ring.next() {
             self.reporter.take(&entry);
@@ -326,18 +361,34 @@ impl Session<'_> {
 
     fn try_follow_mounts(&mut self) -> anyhow::Result<()> {
         let mounts = self.table.read()?;
-        let compiled = compile_policy(&self.settings.policy, &mounts, self.resolver)?;
+        let compiled = compile_policy(&self.settings.policy, &mounts)?;
         let policy = self.guard.tables.write_policy(&compiled)?;
-        let agent = agent(self.settings, &compiled, self.cgroup, policy);
+        let agent = agent(self.settings, &compiled, self.cgroup, policy, self.dns_ports);
         self.guard.tables.set_agent(AGENT, agent)?;
         self.reporter.names().set_mounts(&mounts);
         Ok(())
     }
 }
 
+/// The next query that was answered; never, where there is no proxy.
+async fn next_lookup(names: &mut Option<proxy::Running>) -> dns::Told {
+    if let Some(names) = names
+        && let Some(told) = names.next().await
+    {
+        return told;
+    }
+    std::future::pending().await
+}
+
 /// The agent under `policy`. What is allowed is told only where somebody records it.
-fn agent(settings: &Settings, compiled: &Compiled, cgroup: &Cgroup, policy: u32) -> Agent {
-    let mut agent = compiled.agent(cgroup.id(), policy);
+fn agent(
+    settings: &Settings,
+    compiled: &Compiled,
+    cgroup: &Cgroup,
+    policy: u32,
+    dns_ports: [u16; 2],
+) -> Agent {
+    let mut agent = Agent { dns_ports, ..compiled.agent(cgroup.id(), policy) };
     if settings.events.is_some() {
         agent.flags |= AgentFlag::LOG_ALLOWED;
     }
@@ -353,14 +404,10 @@ fn forward(pid: Option<u32>, signal: libc::c_int) {
     }
 }
 
-fn compile_policy(
-    policy: &Policy,
-    mounts: &[Mount],
-    resolver: &dyn Resolver,
-) -> anyhow::Result<Compiled> {
+fn compile_policy(policy: &Policy, mounts: &[Mount]) -> anyhow::Result<Compiled> {
     let filesystems = Filesystems::from_table(mounts);
     let links = HostLinks::default();
-    let environment = Environment { filesystems: &filesystems, links: &links, resolver };
+    let environment = Environment { filesystems: &filesystems, links: &links };
     for _ in 0..KEY_DRAWS {
         match compile(policy, &environment, draw_key()?) {
             Err(CompileError::HashCollision) => {}

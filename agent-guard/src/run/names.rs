@@ -1,10 +1,16 @@
 //! What the numbers of this run's events stand for.
 
-use std::{collections::HashMap, os::unix::ffi::OsStrExt, sync::Arc};
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    os::unix::ffi::OsStrExt,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::{
+    dns::LeaseBook,
     event::{Context, Mount as NamedMount, Names, Rule},
     mounts::Mount,
     policy::compile::RuleInfo,
@@ -15,6 +21,7 @@ pub struct RunNames {
     context: Arc<Context>,
     rules: Vec<Arc<Rule>>,
     mounts: HashMap<u32, Vec<NamedMount>>,
+    leases: Option<Arc<Mutex<LeaseBook>>>,
     boot_time_ns: u64,
 }
 
@@ -22,8 +29,13 @@ impl RunNames {
     /// Names for the events of an agent in `context` under these rules, by id. The ids depend on the
     /// policy file alone, so they outlive a change of mounts.
     pub fn new(context: Arc<Context>, rules: Vec<Arc<Rule>>, mounts: &[Mount]) -> Self {
-        let mut names =
-            Self { context, rules, mounts: HashMap::new(), boot_time_ns: boot_time_ns() };
+        let mut names = Self {
+            context,
+            rules,
+            mounts: HashMap::new(),
+            leases: None,
+            boot_time_ns: boot_time_ns(),
+        };
         names.set_mounts(mounts);
         names
     }
@@ -38,6 +50,11 @@ impl RunNames {
             };
             self.mounts.entry(mount.dev).or_default().push(named);
         }
+    }
+
+    /// Takes over what tells which host an address was leased for.
+    pub fn set_leases(&mut self, leases: Arc<Mutex<LeaseBook>>) {
+        self.leases = Some(leases);
     }
 
     /// The context of the run's own notices.
@@ -63,6 +80,11 @@ impl Names for RunNames {
 
     fn rule(&self, _policy: u32, rule: u16) -> Option<Arc<Rule>> {
         self.rules.get(usize::from(rule)).map(Arc::clone)
+    }
+
+    fn host(&self, address: IpAddr, rule: u16) -> Option<Arc<str>> {
+        let book = self.leases.as_ref()?;
+        book.lock().unwrap_or_else(PoisonError::into_inner).host(address, rule)
     }
 
     fn mounts(&self, dev: u32) -> &[NamedMount] {

@@ -7,12 +7,15 @@ use std::{
     time::Instant,
 };
 
-use agent_guard_common::{event::Outcome, hook::Hook};
+use agent_guard_common::{event::Outcome, hook::Hook, table::NO_RULE};
 
 use super::{names::RunNames, stderr::say};
 use crate::{
+    clock,
+    dns::Told,
     event::{
-        Body, EventLog, HookTotals, Losses, Names, Notice, Record, TextLine, WireEvent, resolve,
+        Body, EventLog, HookTotals, Lookup, Losses, Names, Notice, Record, TextLine, WireEvent,
+        resolve,
     },
     guard::is_canary,
     kernel::counters::HookCounts,
@@ -65,9 +68,19 @@ impl Reporter {
         }
     }
 
+    /// Tells of a name query.
+    pub fn lookup(&mut self, told: Told) {
+        let rule = (told.rule != NO_RULE).then(|| self.names.rule(0, told.rule)).flatten();
+        let lookup = Lookup { rule, ..told.lookup };
+        let show = lookup.outcome != Outcome::Allowed;
+        let time_ns = self.names.boot_time_ns().saturating_add(clock::boot_ns());
+        let (context, body) = (self.names.own_context(), Body::Lookup(lookup));
+        self.send(&Record { time_ns, context, body }, show);
+    }
+
     /// Tells of the guard itself.
     pub fn notice(&mut self, notice: Notice) {
-        let time_ns = self.names.boot_time_ns().saturating_add(boot_now_ns());
+        let time_ns = self.names.boot_time_ns().saturating_add(clock::boot_ns());
         let record =
             Record { time_ns, context: self.names.own_context(), body: Body::Notice(notice) };
         self.send(&record, false);
@@ -138,9 +151,4 @@ impl Reporter {
             say(format_args!("agent-guard: {fault}"));
         }
     }
-}
-
-fn boot_now_ns() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    u64::try_from(i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec)).unwrap_or(0)
 }

@@ -6,6 +6,7 @@ mod death;
 mod descriptors;
 mod exit;
 mod log;
+mod names;
 mod rings;
 mod scope;
 mod signals;
@@ -38,6 +39,7 @@ pub fn trials() -> Vec<Trial> {
         descriptors::PROMISES,
         exit::PROMISES,
         log::PROMISES,
+        names::PROMISES,
         rings::PROMISES,
         scope::PROMISES,
         signals::PROMISES,

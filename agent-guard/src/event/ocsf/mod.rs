@@ -8,6 +8,7 @@
 //! | closed interface | Kernel Activity 1003 | Invoke |
 //! | exec, load | Process Activity 1007 | Launch |
 //! | connect, send, listen, accept, make a socket | Network Activity 4001 | Open, Traffic, Listen; Refuse where denied |
+//! | name query | DNS Activity 4003 | Traffic |
 //! | start, stop, policy, degradation | Application Lifecycle 6002 | Start, Stop, Update, Other |
 //! | operation | Kernel Activity 1003 | Invoke |
 //! | lost events, skipped decisions | Application Error 6008 | General Error |
@@ -31,14 +32,15 @@ use agent_guard_common::{
 use bytes::{BufMut, BytesMut};
 
 use self::schema::{
-    Activity, Actor, AgentGuard, Class, ConnectionInfo, Decided, Device, DstEndpoint, Event,
-    File as FileEntity, FirewallRule, Group, HookLoss, HookSkip, HookTotals, Kernel, Losses,
-    Metadata, PROFILES, ParentProcess, Policy, Process as ProcessEntity, Product, Rule, Text, Uid,
-    Unmapped, User, VERSION, Value, action, disposition, severity, status,
+    Activity, Actor, AgentGuard, Class, ConnectionInfo, Decided, Device, DnsAnswer, DnsQuery,
+    DstEndpoint, Event, File as FileEntity, FirewallRule, Group, HookLoss, HookSkip, HookTotals,
+    Kernel, Losses, Metadata, PROFILES, ParentProcess, Policy, Process as ProcessEntity, Product,
+    Rule, SrcEndpoint, Text, Uid, Unmapped, User, VERSION, Value, action, disposition, severity,
+    status,
 };
 use super::{
-    Body, Context, Decision, Endpoint, File, Notice, Object, Process, Record, record::DeviceNumber,
-    words,
+    Body, Context, Decision, Endpoint, File, Lookup, Notice, Object, Process, Record,
+    record::DeviceNumber, words,
 };
 
 mod schema;
@@ -79,6 +81,7 @@ impl Encoder {
             Body::Decided { process, action, object, decision, hook } => {
                 self.decided(record, process, *action, object, decision, *hook)
             }
+            Body::Lookup(lookup) => self.lookup(record, lookup),
             Body::Notice(notice) => self.notice(record, notice),
         };
         let start = out.len();
@@ -113,10 +116,7 @@ impl Encoder {
             result.severity,
             result.status,
         );
-        event.action_id = Some(result.action.0);
-        event.action = Some(result.action.1);
-        event.disposition_id = Some(result.disposition.0);
-        event.disposition = Some(result.disposition.1);
+        result.put_into(&mut event);
         event.status_detail = Some(words::because(decision.reason));
         event.actor = Some(Actor { process: actor(process) });
         event.policy = policy(context, Some(decision.outcome != Outcome::Observed));
@@ -124,14 +124,12 @@ impl Encoder {
             outcome: words::outcome(decision.outcome),
             effect,
             reason: words::reason(decision.reason),
-            hook: hook.spec().name,
+            hook: Some(hook.spec().name),
             access: words::access(action),
-            rule: rule.map(|rule| Rule {
-                name: &rule.label,
-                line: rule.line,
-                class: rule.class.as_deref(),
-            }),
-            cgroup_id: process.cgroup_id,
+            rule: rule.map(rule_entity),
+            cgroup_id: Some(process.cgroup_id),
+            host: decision.host.as_deref(),
+            withheld: Vec::new(),
             path_scope: None,
             device: None,
             operation: None,
@@ -177,6 +175,59 @@ impl Encoder {
             }
         }
         event.unmapped.agent_guard.decision = Some(decided);
+        event
+    }
+
+    fn lookup<'a>(&'a self, record: &'a Record, lookup: &'a Lookup) -> Event<'a> {
+        let result = Outcomes::of(lookup.outcome);
+        let (rcode_id, rcode) = words::response_code(lookup.code);
+        let status = if rcode_id == 0 { result.status } else { status::FAILURE };
+        let activity = Class::DNS.activity(6, "Traffic");
+        let mut event = self.event(record, activity, result.severity, status);
+        result.put_into(&mut event);
+        event.status_detail = Some(words::lookup_because(lookup.reason));
+        event.policy = policy(&record.context, Some(lookup.outcome != Outcome::Observed));
+        event.query =
+            Some(DnsQuery { hostname: lookup.name.as_str(), kind: &lookup.kind, class: INTERNET });
+        event.answers = lookup
+            .answers
+            .iter()
+            .map(|answer| DnsAnswer {
+                rdata: &answer.data,
+                kind: &answer.kind,
+                class: INTERNET,
+                ttl: answer.ttl,
+            })
+            .collect();
+        event.rcode_id = Some(rcode_id);
+        event.rcode = Some(rcode);
+        let (ip, port) = (lookup.client.ip(), lookup.client.port());
+        event.src_endpoint = Some(SrcEndpoint { ip: Text(ip), port });
+        event.connection_info = Some(ConnectionInfo {
+            direction_id: 4,
+            direction: "Local",
+            protocol_num: lookup.protocol.into(),
+            protocol_name: words::protocol(lookup.protocol),
+            protocol_ver_id: if ip.is_ipv4() { 4 } else { 6 },
+        });
+        let effect = if lookup.outcome == Outcome::Allowed { "allow" } else { "deny" };
+        let rule = lookup.rule.as_deref();
+        event.firewall_rule = rule.map(|rule| FirewallRule { name: &rule.label, effect });
+        event.unmapped.agent_guard.decision = Some(Decided {
+            outcome: words::outcome(lookup.outcome),
+            effect,
+            reason: words::lookup_reason(lookup.reason),
+            hook: None,
+            access: &[],
+            rule: rule.map(rule_entity),
+            cgroup_id: None,
+            operation: None,
+            target_pid: None,
+            host: None,
+            withheld: lookup.withheld.iter().copied().map(Text).collect(),
+            path_scope: None,
+            device: None,
+        });
         event
     }
 
@@ -256,6 +307,11 @@ impl Encoder {
             actor: None,
             process: None,
             file: None,
+            query: None,
+            answers: Vec::new(),
+            rcode_id: None,
+            rcode: None,
+            src_endpoint: None,
             dst_endpoint: None,
             connection_info: None,
             kernel: None,
@@ -316,6 +372,13 @@ struct Outcomes {
 }
 
 impl Outcomes {
+    fn put_into(&self, event: &mut Event<'_>) {
+        event.action_id = Some(self.action.0);
+        event.action = Some(self.action.1);
+        event.disposition_id = Some(self.disposition.0);
+        event.disposition = Some(self.disposition.1);
+    }
+
     fn of(outcome: Outcome) -> Self {
         match outcome {
             Outcome::Allowed => Self {
@@ -338,6 +401,13 @@ impl Outcomes {
             },
         }
     }
+}
+
+/// The class of the names that are asked for.
+const INTERNET: &str = "IN";
+
+fn rule_entity(rule: &super::Rule) -> Rule<'_> {
+    Rule { name: &rule.label, line: rule.line, class: rule.class.as_deref() }
 }
 
 fn activity(action: Action, hook: Hook, outcome: Outcome) -> Activity {

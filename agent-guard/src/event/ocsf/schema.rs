@@ -43,6 +43,16 @@ pub struct Event<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<File<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub query: Option<DnsQuery<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub answers: Vec<DnsAnswer<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rcode_id: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rcode: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub src_endpoint: Option<SrcEndpoint>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub dst_endpoint: Option<DstEndpoint<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connection_info: Option<ConnectionInfo>,
@@ -78,6 +88,7 @@ impl Class {
     pub const KERNEL: Self = Self { uid: 1003, name: "Kernel Activity" };
     pub const PROCESS: Self = Self { uid: 1007, name: "Process Activity" };
     pub const NETWORK: Self = Self { uid: 4001, name: "Network Activity" };
+    pub const DNS: Self = Self { uid: 4003, name: "DNS Activity" };
     pub const LIFECYCLE: Self = Self { uid: 6002, name: "Application Lifecycle" };
     pub const ERROR: Self = Self { uid: 6008, name: "Application Error" };
 
@@ -198,6 +209,29 @@ pub struct DstEndpoint<'a> {
     pub name: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+}
+
+#[derive(Serialize)]
+pub struct SrcEndpoint {
+    pub ip: Text<std::net::IpAddr>,
+    pub port: u16,
+}
+
+#[derive(Serialize)]
+pub struct DnsQuery<'a> {
+    pub hostname: &'a str,
+    #[serde(rename = "type", skip_serializing_if = "str::is_empty")]
+    pub kind: &'a str,
+    pub class: &'static str,
+}
+
+#[derive(Serialize)]
+pub struct DnsAnswer<'a> {
+    pub rdata: &'a SafeText,
+    #[serde(rename = "type")]
+    pub kind: &'a str,
+    pub class: &'static str,
+    pub ttl: u32,
 }
 
 #[derive(Serialize)]
@@ -335,12 +369,18 @@ pub struct Decided<'a> {
     pub outcome: &'static str,
     pub effect: &'static str,
     pub reason: &'static str,
-    pub hook: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hook: Option<&'static str>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub access: &'static [&'static str],
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<Rule<'a>>,
-    pub cgroup_id: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cgroup_id: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub withheld: Vec<Text<std::net::IpAddr>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path_scope: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -5,13 +5,12 @@
 //! with those around the current one on a stack: one pass, whatever their number.
 
 use std::{
-    cell::RefCell,
-    collections::{BTreeMap, BTreeSet, HashMap},
-    io,
-    net::{IpAddr, ToSocketAddrs},
+    collections::{BTreeMap, HashMap},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use agent_guard_common::{
+    decide::DNS_PORT,
     limits::MAX_INTERVALS,
     table::{Effect, Family, Interval, PortSet, Verdict, Way},
 };
@@ -20,38 +19,10 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use super::{
     alphabet::number,
     error::{CompileError, MAX_ALL_INTERVALS, MAX_PREFIXES},
-    note::Note,
+    names::LOCALHOST,
     rules::{RuleInfo, egress_id, listen_id, rule_ref},
 };
 use crate::policy::{Host, Policy, Target};
-
-/// Finds the addresses of host names.
-pub trait Resolver {
-    /// The addresses of `host`, in any order.
-    ///
-    /// # Errors
-    /// The name has none, or nobody answered.
-    fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>>;
-}
-
-/// The resolver that this host's programs use. A name that was found is not asked for again: a policy
-/// that is compiled anew, for other mounts, keeps its addresses and waits for nobody.
-#[derive(Default)]
-pub struct HostResolver {
-    known: RefCell<HashMap<String, Vec<IpAddr>>>,
-}
-
-impl Resolver for HostResolver {
-    fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>> {
-        if let Some(addresses) = self.known.borrow().get(host) {
-            return Ok(addresses.clone());
-        }
-        let addresses: Vec<IpAddr> =
-            (host, 0).to_socket_addrs()?.map(|address| address.ip()).collect();
-        self.known.borrow_mut().insert(host.to_owned(), addresses.clone());
-        Ok(addresses)
-    }
-}
 
 /// A row of the prefix table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,17 +64,13 @@ struct Claim {
 
 type Strength = (Effect, u16);
 
-/// Compiles the egress and the listen section.
+/// Compiles the listen section, and the rules of the egress section that speak of addresses. Those that
+/// speak of names are for [`super::NameRules`].
 ///
 /// # Errors
-/// A name without an address, or a bound that the rules exceed.
-pub fn build(
-    policy: &Policy,
-    rules: &[RuleInfo],
-    resolver: &dyn Resolver,
-    notes: &mut Vec<Note>,
-) -> Result<Egress, CompileError> {
-    let mut claims = claims(policy, rules, resolver, notes)?;
+/// A bound that the rules exceed.
+pub fn build(policy: &Policy, rules: &[RuleInfo]) -> Result<Egress, CompileError> {
+    let mut claims = claims(policy);
     claims.extend(own_claims(policy));
     claims.sort_unstable();
     claims.dedup();
@@ -124,44 +91,24 @@ pub fn build(
     Ok(Egress { prefixes: work.prefixes, intervals: work.intervals })
 }
 
-fn claims(
-    policy: &Policy,
-    rules: &[RuleInfo],
-    resolver: &dyn Resolver,
-    notes: &mut Vec<Note>,
-) -> Result<Vec<Claim>, CompileError> {
-    let mut resolved: BTreeMap<&str, Vec<IpAddr>> = BTreeMap::new();
+fn claims(policy: &Policy) -> Vec<Claim> {
     let mut claims = Vec::new();
     for (index, rule) in policy.egress.rules.iter().enumerate() {
-        let id = egress_id(index);
-        let strength = (Effect::from(rule.effect), id);
+        let strength = (Effect::from(rule.effect), egress_id(index));
         for target in &rule.matcher {
             let mut claim = |net| claims.push(claim(Way::To, net, strength, target));
-            let name = match &target.host {
-                Host::Net(net) => {
-                    claim(*net);
-                    continue;
+            match &target.host {
+                Host::Net(net) => claim(*net),
+                // Programs do not ask for it: it is loopback by definition (RFC 6761).
+                Host::Name(name) if name.as_str() == LOCALHOST => {
+                    claim(IpAddr::from(Ipv4Addr::LOCALHOST).into());
+                    claim(IpAddr::from(Ipv6Addr::LOCALHOST).into());
                 }
-                Host::Name(name) => name.as_str(),
-            };
-            let addresses = match resolved.get(name) {
-                Some(addresses) => addresses,
-                None => {
-                    let addresses = resolve(name, resolver).map_err(|source| {
-                        let (host, rule) = (name.to_owned(), rule_ref(rules, id));
-                        CompileError::Resolve { host, rule, source }
-                    })?;
-                    notes.push(Note::Resolved {
-                        host: name.to_owned(),
-                        addresses: addresses.clone(),
-                    });
-                    resolved.entry(name).or_insert(addresses)
-                }
-            };
-            addresses.iter().for_each(|address| claim(IpNet::from(*address)));
+                Host::Name(_) | Host::Below(..) => {}
+            }
         }
     }
-    Ok(claims)
+    claims
 }
 
 /// What the listen rules say, of each address by itself and of the wildcard address.
@@ -196,16 +143,6 @@ pub fn is_wildcard_case(effect: Effect, net: &IpNet, any: &IpNet) -> bool {
 
 fn is_unspecified(net: &IpNet) -> bool {
     net.addr().is_unspecified() && net.prefix_len() == net.max_prefix_len()
-}
-
-/// The addresses of a name, mapped ones as the IPv4 that they stand for, sorted.
-fn resolve(name: &str, resolver: &dyn Resolver) -> io::Result<Vec<IpAddr>> {
-    let found = resolver.resolve(name)?;
-    let addresses: BTreeSet<IpAddr> = found.iter().map(IpAddr::to_canonical).collect();
-    if addresses.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::NotFound, "it has no address"));
-    }
-    Ok(addresses.into_iter().collect())
 }
 
 fn claim(way: Way, net: IpNet, strength: Strength, target: &Target) -> Claim {
@@ -326,7 +263,9 @@ fn display(claim: &Claim) -> String {
     net.map_or_else(|_| "an address".to_owned(), |net| net.to_string())
 }
 
-/// Lays `claims` over `outer`: one sweep over the ports at which something begins or ends.
+/// Lays `claims` over `outer`: one sweep over the ports at which something begins or ends. Neighbours that
+/// say the same are one, but port 53 stays by itself where a rule names it alone: that is how
+/// [`agent_guard_common::decide::decide_connect`] knows.
 fn merge(outer: &[Range], claims: &[Claim]) -> Vec<Range> {
     #[derive(Clone, Copy)]
     struct Change {
@@ -373,7 +312,10 @@ fn merge(outer: &[Range], claims: &[Claim]) -> Vec<Range> {
         let (Ok(low), Ok(high)) = (u16::try_from(*port), u16::try_from(**end - 1)) else { break };
         match ranges.last_mut() {
             Some(last)
-                if (last.tcp, last.udp) == (tcp, udp) && last.high.checked_add(1) == Some(low) =>
+                if (last.tcp, last.udp) == (tcp, udp)
+                    && last.high.checked_add(1) == Some(low)
+                    && low != DNS_PORT
+                    && last.high != DNS_PORT =>
             {
                 last.high = high;
             }

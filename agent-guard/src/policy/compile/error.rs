@@ -1,6 +1,6 @@
 //! Why a policy that parses can not be put into tables.
 
-use std::{fmt, io};
+use std::fmt;
 
 use agent_guard_common::limits::{LEXER_CELLS, LEXER_STATES, MAX_INTERVALS, MAX_RULES};
 use miette::Diagnostic;
@@ -113,19 +113,6 @@ pub enum CompileError {
         what: &'static str,
         /// How many there may be.
         limit: usize,
-    },
-    /// A host name has no address.
-    #[error("{rule} names the host `{host}`, which does not resolve")]
-    #[diagnostic(help(
-        "host names are resolved once, when the policy is loaded: mend the name or the resolver, or write addresses"
-    ))]
-    Resolve {
-        /// The host name.
-        host: String,
-        /// The rule that names it.
-        rule: RuleRef,
-        /// What the resolver said.
-        source: io::Error,
     },
 }
 

@@ -1,7 +1,7 @@
 //! From a typed policy to the tables that the kernel reads.
 //!
-//! Nothing here needs privileges or a kernel: what the outside world adds (mounts, symbolic links,
-//! addresses of host names) comes through [`Environment`].
+//! Nothing here needs privileges or a kernel: what the outside world adds (mounts, symbolic links) comes
+//! through [`Environment`].
 
 mod alphabet;
 mod automaton;
@@ -11,6 +11,7 @@ mod forms;
 mod lexer;
 mod links;
 mod mounts;
+mod names;
 mod nfa;
 mod note;
 mod rules;
@@ -34,25 +35,27 @@ use self::{
     nfa::Builder,
     rules::{number_rules, rule_ref},
 };
-pub(super) use self::{
-    egress::is_wildcard_case,
-    forms::{Form, abstract_names, forms},
-    links::{follow, to_std},
-    rules::{egress_id, listen_id, system_id},
-};
 pub use self::{
-    egress::{HostResolver, Prefix, Resolver},
+    egress::Prefix,
     error::{
         CompileError, MAX_ALL_INTERVALS, MAX_EDGES, MAX_POSITIONS, MAX_PREFIXES, MAX_STATES,
         RuleRef,
     },
     links::{HostLinks, Links, NoLinks},
     mounts::{Filesystems, Mount, Path, components},
+    names::{Grant, Judged, LOCALHOST, NameRules},
     note::Note,
     rules::RuleInfo,
     tables::MemoryTables,
 };
-use super::{Mode, Policy, Segment};
+pub(super) use self::{
+    egress::is_wildcard_case,
+    forms::{Form, abstract_names, forms},
+    links::{follow, to_std},
+    rules::{egress_id, listen_id, system_id},
+};
+use super::{Host, Mode, Policy, Segment};
+use crate::policy;
 
 /// What a policy refers to outside its file.
 #[derive(Clone, Copy)]
@@ -61,8 +64,6 @@ pub struct Environment<'a> {
     pub filesystems: &'a Filesystems,
     /// Its symbolic links.
     pub links: &'a dyn Links,
-    /// Its host names.
-    pub resolver: &'a dyn Resolver,
 }
 
 /// The component that stands for the agent's own processes under `/proc`.
@@ -100,6 +101,8 @@ pub struct Compiled {
     pub prefixes: Vec<Prefix>,
     /// Port ranges.
     pub intervals: Vec<Interval>,
+    /// What the egress rules say of host names.
+    pub names: NameRules,
     /// Rules by id.
     pub rules: Vec<RuleInfo>,
     /// What the author should know of.
@@ -120,7 +123,8 @@ impl Compiled {
             default_file: self.default_file.map(|effect| effect as u8),
             default_egress: self.default_egress as u8,
             default_listen: self.default_listen as u8,
-            reserved: [0; 2],
+            dns_ports: [0; 2],
+            reserved: [0; 6],
             operations: self.operations,
         }
     }
@@ -131,7 +135,7 @@ impl Compiled {
 ///
 /// # Errors
 /// [`CompileError::HashCollision`] asks for another key; the others say which bound the policy
-/// exceeds, or which host name has no address.
+/// exceeds.
 pub fn compile(
     policy: &Policy,
     environment: &Environment<'_>,
@@ -139,8 +143,8 @@ pub fn compile(
 ) -> Result<Compiled, CompileError> {
     let rules = number_rules(policy)?;
     let mut notes = Vec::new();
-    let Egress { prefixes, intervals } =
-        egress::build(policy, &rules, environment.resolver, &mut notes)?;
+    let Egress { prefixes, intervals } = egress::build(policy, &rules)?;
+    names_only(policy, &rules, &mut notes);
 
     let forms = forms(policy, &rules, environment, &mut notes);
     let mut alphabet = Alphabet::default();
@@ -187,9 +191,24 @@ pub fn compile(
         lexer: globs.lexer,
         prefixes,
         intervals,
+        names: NameRules::new(policy),
         rules,
         notes,
     })
+}
+
+/// Denied names that other rules let be reached by address.
+fn names_only(policy: &Policy, rules: &[RuleInfo], notes: &mut Vec<Note>) {
+    if policy.egress.default == policy::Effect::Deny {
+        return;
+    }
+    for (index, rule) in policy.egress.rules.iter().enumerate() {
+        let named = rule.matcher.iter().find(|target| !matches!(target.host, Host::Net(_)));
+        if let (policy::Effect::Deny, Some(target)) = (rule.effect, named) {
+            let rule = rule_ref(rules, egress_id(index));
+            notes.push(Note::NameOnly { rule, target: target.text.clone() });
+        }
+    }
 }
 
 /// The patterns that most likely made the automaton grow: those with most after a `**`.
@@ -208,4 +227,4 @@ fn multiplying(forms: &[Form<'_>], rules: &[RuleInfo]) -> Vec<String> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,6 +1,6 @@
 //! What the compiler did that its author should know of.
 
-use std::{fmt, net::IpAddr, path::PathBuf};
+use std::{fmt, path::PathBuf};
 
 use super::error::RuleRef;
 
@@ -49,12 +49,12 @@ pub enum Note {
         /// What the system said.
         error: String,
     },
-    /// A host name was resolved.
-    Resolved {
-        /// The name.
-        host: String,
-        /// Its addresses, sorted.
-        addresses: Vec<IpAddr>,
+    /// A name is denied where the default is to allow: its addresses can still be reached.
+    NameOnly {
+        /// The rule.
+        rule: RuleRef,
+        /// The name as written.
+        target: String,
     },
 }
 
@@ -66,8 +66,9 @@ impl Note {
             Self::NotFollowed { .. }
             | Self::Unreadable { .. }
             | Self::AliasesCutOff { .. }
-            | Self::AliasesUnread { .. } => true,
-            Self::Followed { .. } | Self::Resolved { .. } => false,
+            | Self::AliasesUnread { .. }
+            | Self::NameOnly { .. } => true,
+            Self::Followed { .. } => false,
         }
     }
 }
@@ -99,10 +100,10 @@ impl fmt::Display for Note {
                 "`{}` could not be searched for hard links of denied files: {error}",
                 path.display()
             ),
-            Self::Resolved { host, addresses } => {
-                let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-                write!(f, "`{host}` was resolved at load: {}", addresses.join(", "))
-            }
+            Self::NameOnly { rule, target } => write!(
+                f,
+                "{rule}: `{target}` is not resolved for the agent, but `default: allow` lets it connect to any address, by whatever name it has it. Use `default: deny`"
+            ),
         }
     }
 }

@@ -6,7 +6,9 @@ use agent_guard_common::{
     decide::{Component, Reason, Tables, step},
     hash::name_symbol,
     limits::{MAX_DEPTH, PATH_ALIGN, PATH_BYTES},
-    table::{ABSTRACT_DEV, AgentFlag, DEAD, Family, Interval, PortSet, State, Way},
+    table::{
+        ABSTRACT_DEV, AgentFlag, DEAD, Family, Interval, Lease, LeaseKey, PortSet, State, Way,
+    },
 };
 
 use super::{Compiled, alphabet::number, lexer};
@@ -20,6 +22,8 @@ pub struct MemoryTables<'a> {
     prefixes: HashMap<(Way, Family, u32, [u8; 16]), PortSet>,
     /// Prefix lengths in use.
     lengths: BTreeSet<(Way, Family, u32)>,
+    leases: HashMap<LeaseKey, Lease>,
+    now_ns: u64,
 }
 
 impl<'a> MemoryTables<'a> {
@@ -37,7 +41,15 @@ impl<'a> MemoryTables<'a> {
                 .map(|p| ((p.way, p.family, p.bits, p.addr), p.ports))
                 .collect(),
             lengths: prefixes.iter().map(|p| (p.way, p.family, p.bits)).collect(),
+            leases: HashMap::new(),
+            now_ns: 0,
         }
+    }
+
+    /// The same, at `now_ns` on the boot clock, with these addresses told for host names.
+    #[must_use]
+    pub fn with_leases(self, leases: HashMap<LeaseKey, Lease>, now_ns: u64) -> Self {
+        Self { leases, now_ns, ..self }
     }
 
     /// Walks from the root of the file system `dev` over `components` to a state, under the bounds
@@ -119,6 +131,14 @@ impl Tables for MemoryTables<'_> {
 
     fn interval(&self, index: u32) -> Option<Interval> {
         self.compiled.intervals.get(index as usize).copied()
+    }
+
+    fn lease(&self, key: &LeaseKey) -> Option<&Lease> {
+        self.leases.get(key)
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.now_ns
     }
 }
 

@@ -1,66 +1,92 @@
 //! Connections.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use agent_guard_common::decide::{Endpoint, Transport, decide_connect};
+use agent_guard_common::{
+    decide::{Decision, Endpoint, Reason, Transport, decide_connect},
+    table::{Effect, NO_RULE},
+};
 
 use super::{ExplainError, Explanation, audit_note, compile_here, explanation};
 use crate::policy::{
-    Host, Policy, Rule, Target, TargetError,
-    compile::{Environment, Filesystems, MemoryTables, NoLinks, Note, Resolver, egress_id},
+    Host, HostName, Policy, Rule, Target, TargetError,
+    compile::{
+        Compiled, Environment, Filesystems, Judged, LOCALHOST, MemoryTables, NoLinks, egress_id,
+    },
 };
 
-/// What becomes of connecting, or sending, to `endpoint`: `HOST:PORT`, with `/udp` for UDP. A host
-/// name has one answer for each of its addresses.
+/// What becomes of connecting, or sending, to `endpoint`: `HOST:PORT`, with `/udp` for UDP. A host name
+/// is judged as a name, and not resolved.
 ///
 /// # Errors
-/// It is not one endpoint, a name has no address, or the policy can not be compiled.
-pub fn explain_connect(
-    policy: &Policy,
-    endpoint: &str,
-    resolver: &dyn Resolver,
-) -> Result<Vec<Explanation>, ExplainError> {
+/// It is not one endpoint, or the policy can not be compiled.
+pub fn explain_connect(policy: &Policy, endpoint: &str) -> Result<Explanation, ExplainError> {
     let (target, transport) = one_endpoint(endpoint)?;
-    let mut notes = audit_note(policy);
-    let addresses = match &target.host {
-        Host::Net(net) => vec![net.addr()],
-        Host::Name(name) => {
-            let host = name.as_str();
-            let found = resolver
-                .resolve(host)
-                .map_err(|source| ExplainError::Resolve { host: host.to_owned(), source })?;
-            let mut addresses: Vec<IpAddr> = found.iter().map(IpAddr::to_canonical).collect();
-            addresses.sort_unstable();
-            addresses.dedup();
-            notes.push(format!(
-                "host names are judged by the addresses they have now: {}",
-                list(&addresses)
-            ));
-            addresses
-        }
-    };
     let policy = only_egress(policy);
     let filesystems = Filesystems::lexical();
-    let environment = Environment { filesystems: &filesystems, links: &NoLinks, resolver };
+    let environment = Environment { filesystems: &filesystems, links: &NoLinks };
     let compiled = compile_here(&policy, &environment)?;
-    let tables = MemoryTables::new(&compiled);
     let port = target.ports.first();
-    let explain = |address: IpAddr| {
-        let endpoint = match address {
-            IpAddr::V4(address) => Endpoint::v4(address.octets(), port, transport),
-            IpAddr::V6(address) => Endpoint::v6(address.octets(), port, transport),
-        };
-        let decision = decide_connect(&tables, &compiled.agent(0, 0), &endpoint);
-        let rules = policy.egress.rules.iter().enumerate();
-        let matches = rules.flat_map(|(index, rule)| {
-            let speaks = |entry: &&Target| covers(entry, address, port, transport, &compiled.notes);
-            let entries = rule.matcher.iter().filter(speaks);
-            entries.map(move |entry| (egress_id(index), entry.text.clone()))
-        });
-        let question = format!("connect {}", written(address, port, transport));
-        explanation(&compiled, question, decision, notes.clone(), matches)
+    let mut notes = audit_note(&policy);
+    let (decision, place) = match &target.host {
+        Host::Net(net) => {
+            let address = net.addr();
+            (by_address(&compiled, address, port, transport), host(address))
+        }
+        Host::Name(name) | Host::Below(_, name) if name.as_str() == LOCALHOST => {
+            (by_address(&compiled, Ipv4Addr::LOCALHOST.into(), port, transport), name.to_string())
+        }
+        Host::Name(name) | Host::Below(_, name) => {
+            notes.push(NAMES.to_owned());
+            (by_name(&compiled, name, port, transport), name.to_string())
+        }
     };
-    Ok(addresses.into_iter().map(explain).collect())
+    let rules = policy.egress.rules.iter().enumerate();
+    let matches = rules.flat_map(|(index, rule)| {
+        let speaks = |entry: &&Target| covers(entry, &target.host, port, transport);
+        let entries = rule.matcher.iter().filter(speaks);
+        entries.map(move |entry| (egress_id(index), entry.text.clone()))
+    });
+    let question = format!("connect {}", written(&place, port, transport));
+    Ok(explanation(&compiled, question, decision, notes, matches))
+}
+
+const NAMES: &str = "a name is judged as the DNS proxy of `run` does, and not resolved here; rules for the addresses that it leads to come before it";
+
+fn by_address(compiled: &Compiled, address: IpAddr, port: u16, transport: Transport) -> Decision {
+    let endpoint = match address {
+        IpAddr::V4(address) => Endpoint::v4(address.octets(), port, transport),
+        IpAddr::V6(address) => Endpoint::v6(address.octets(), port, transport),
+    };
+    decide_connect(&MemoryTables::new(compiled), &compiled.agent(0, 0), &endpoint, false)
+}
+
+/// The decision on an address that the agent was told for `name`, and that no other rule speaks of.
+fn by_name(compiled: &Compiled, name: &HostName, port: u16, transport: Transport) -> Decision {
+    let ruled = |effect, rule| Decision { effect, rule, reason: Reason::Rule };
+    let grants = match compiled.names.judge(name) {
+        Judged::Denied { rule: NO_RULE } => return Decision::deny(Reason::Default),
+        Judged::Denied { rule } => return ruled(Effect::Deny, rule),
+        Judged::Allowed { grants, .. } => grants,
+    };
+    let first = |effect| {
+        grants.iter().find(|grant| {
+            let protocol = match transport {
+                Transport::Tcp => grant.protocols.tcp(),
+                Transport::Udp => grant.protocols.udp(),
+            };
+            protocol
+                && (grant.ports.first()..=grant.ports.last()).contains(&port)
+                && grant.verdict.effect() == Some(effect)
+        })
+    };
+    match (first(Effect::Deny), first(Effect::Allow)) {
+        (Some(grant), _) => ruled(Effect::Deny, grant.verdict.rule()),
+        (None, Some(grant)) => ruled(Effect::Allow, grant.verdict.rule()),
+        (None, None) => {
+            Decision { effect: compiled.default_egress, rule: NO_RULE, reason: Reason::Default }
+        }
+    }
 }
 
 /// One host, one port and one protocol, TCP where none is named.
@@ -80,6 +106,7 @@ pub(super) fn one_of(
     let one_host = match &target.host {
         Host::Net(net) => net.prefix_len() == net.max_prefix_len(),
         Host::Name(_) => true,
+        Host::Below(..) => false,
     };
     if !one_host || target.ports.first() != target.ports.last() {
         return Err(many());
@@ -88,39 +115,28 @@ pub(super) fn one_of(
     Ok((target, transport))
 }
 
+/// An address as a rule has it.
+pub(super) fn host(address: IpAddr) -> String {
+    if address.is_ipv6() { format!("[{address}]") } else { address.to_string() }
+}
+
 /// An endpoint as a rule has it.
-pub(super) fn written(address: IpAddr, port: u16, transport: Transport) -> String {
+pub(super) fn written(host: &str, port: u16, transport: Transport) -> String {
     let protocol = match transport {
         Transport::Tcp => "tcp",
         Transport::Udp => "udp",
     };
-    match address {
-        IpAddr::V4(_) => format!("{address}:{port}/{protocol}"),
-        IpAddr::V6(_) => format!("[{address}]:{port}/{protocol}"),
-    }
+    format!("{host}:{port}/{protocol}")
 }
 
-fn covers(
-    entry: &Target,
-    address: IpAddr,
-    port: u16,
-    transport: Transport,
-    notes: &[Note],
-) -> bool {
-    let host = match &entry.host {
-        Host::Net(net) => net.contains(&address),
-        Host::Name(name) => notes.iter().any(|note| match note {
-            Note::Resolved { host, addresses } => {
-                host == name.as_str() && addresses.contains(&address)
-            }
-            Note::Followed { .. }
-            | Note::NotFollowed { .. }
-            | Note::Unreadable { .. }
-            | Note::AliasesCutOff { .. }
-            | Note::AliasesUnread { .. } => false,
-        }),
+fn covers(entry: &Target, host: &Host, port: u16, transport: Transport) -> bool {
+    let speaks = match (&entry.host, host) {
+        (Host::Net(net), Host::Net(asked)) => net.contains(asked),
+        (Host::Name(name), Host::Name(asked)) => name == asked,
+        (Host::Below(labels, base), Host::Name(asked)) => asked.is_below(*labels, base),
+        _ => false,
     };
-    host && has_port(entry, port, transport)
+    speaks && has_port(entry, port, transport)
 }
 
 pub(super) fn has_port(entry: &Target, port: u16, transport: Transport) -> bool {
@@ -129,11 +145,6 @@ pub(super) fn has_port(entry: &Target, port: u16, transport: Transport) -> bool 
         Transport::Udp => entry.protocols.udp(),
     };
     protocol && (entry.ports.first()..=entry.ports.last()).contains(&port)
-}
-
-fn list(addresses: &[IpAddr]) -> String {
-    let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-    texts.join(", ")
 }
 
 /// The policy with the same rule numbers and no paths.

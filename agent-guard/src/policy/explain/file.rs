@@ -12,8 +12,8 @@ use super::{ExplainError, Explanation, audit_note, compile_here, explanation};
 use crate::policy::{
     AccessSet, Policy, Segment,
     compile::{
-        Environment, Filesystems, Form, HostLinks, HostResolver, Links, MemoryTables, NoLinks,
-        Path, components, follow, forms, to_std,
+        Environment, Filesystems, Form, HostLinks, Links, MemoryTables, NoLinks, Path, components,
+        follow, forms, to_std,
     },
 };
 
@@ -85,8 +85,7 @@ pub(super) fn explain_file(
     let place = Place::find(path, writes, files, &mut notes);
     let policy = only_paths(policy);
     let filesystems = Filesystems::lexical();
-    let environment =
-        Environment { filesystems: &filesystems, links: files, resolver: &HostResolver::default() };
+    let environment = Environment { filesystems: &filesystems, links: files };
     let compiled = compile_here(&policy, &environment)?;
 
     let tables = MemoryTables::new(&compiled);

@@ -10,14 +10,12 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{
     ExplainError, Explanation, audit_note, compile_here,
-    connect::{has_port, one_of, written},
+    connect::{has_port, host, one_of, written},
     explanation,
 };
 use crate::policy::{
     Host, Policy, Target,
-    compile::{
-        Environment, Filesystems, HostResolver, MemoryTables, NoLinks, is_wildcard_case, listen_id,
-    },
+    compile::{Environment, Filesystems, MemoryTables, NoLinks, is_wildcard_case, listen_id},
 };
 
 /// What becomes of listening on `address`: `ADDRESS:PORT`, with `/udp` for UDP.
@@ -42,9 +40,7 @@ pub fn explain_listen(policy: &Policy, address: &str) -> Result<Explanation, Exp
 
     let policy = only_listen(policy);
     let filesystems = Filesystems::lexical();
-    let resolver = HostResolver::default();
-    let environment =
-        Environment { filesystems: &filesystems, links: &NoLinks, resolver: &resolver };
+    let environment = Environment { filesystems: &filesystems, links: &NoLinks };
     let compiled = compile_here(&policy, &environment)?;
     let endpoint = match own {
         IpAddr::V4(own) => Endpoint::own_v4(own.octets(), port, transport),
@@ -60,7 +56,7 @@ pub fn explain_listen(policy: &Policy, address: &str) -> Result<Explanation, Exp
         let id = listen_id(&policy, index);
         rule.matcher.iter().filter(speaks).map(move |entry| (id, entry.text.clone()))
     });
-    let question = format!("listen {}", written(own, port, transport));
+    let question = format!("listen {}", written(&host(own), port, transport));
     Ok(explanation(&compiled, question, decision, notes, matches))
 }
 

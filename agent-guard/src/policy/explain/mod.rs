@@ -9,7 +9,7 @@ mod operation;
 mod tests;
 mod unix;
 
-use std::{fmt, io, path::PathBuf};
+use std::{fmt, path::PathBuf};
 
 use agent_guard_common::{
     decide::{Decision, Reason},
@@ -58,15 +58,6 @@ pub enum ExplainError {
     #[error("`{0}` is no UNIX-domain socket")]
     #[diagnostic(help("write an absolute path, or `@` and an abstract name"))]
     Socket(String),
-    /// The host that was asked for has no address.
-    #[error("the host `{host}` does not resolve")]
-    #[diagnostic(help("ask for an address"))]
-    Resolve {
-        /// The host name.
-        host: String,
-        /// What the resolver said.
-        source: io::Error,
-    },
 }
 
 /// A decision with its grounds.
@@ -144,6 +135,7 @@ fn grounds(reason: Reason) -> &'static str {
         Reason::Differs => "the policy says different things of the two places",
         Reason::Own => "it is the agent's own",
         Reason::Alias => "the file has another name, which is denied",
+        Reason::Diverted => "the guard's DNS proxy answers in place of the name server",
         Reason::Failed => "the tables are broken",
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     event::words,
     policy::{
         Policy, Rule,
-        compile::{Environment, Filesystems, HostResolver, NoLinks, system_id},
+        compile::{Environment, Filesystems, NoLinks, system_id},
     },
 };
 
@@ -23,9 +23,7 @@ pub fn explain_operation(
     let notes = audit_note(policy);
     let policy = only_system(policy);
     let filesystems = Filesystems::lexical();
-    let resolver = HostResolver::default();
-    let environment =
-        Environment { filesystems: &filesystems, links: &NoLinks, resolver: &resolver };
+    let environment = Environment { filesystems: &filesystems, links: &NoLinks };
     let compiled = compile_here(&policy, &environment)?;
     let decision = decide_operation(&compiled.agent(0, 0), operation);
     let rules = policy.system.rules.iter().enumerate();

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::policy::{
     Policy, Segment, SocketName,
-    compile::{Environment, Filesystems, HostResolver, MemoryTables, NoLinks, abstract_names},
+    compile::{Environment, Filesystems, MemoryTables, NoLinks, abstract_names},
 };
 
 /// What becomes of connecting to the socket of another at `name`: a path, or `@` and an abstract name
@@ -41,9 +41,7 @@ pub fn explain_unix(
 
     let policy = without_addresses(policy);
     let filesystems = Filesystems::lexical();
-    let resolver = HostResolver::default();
-    let environment =
-        Environment { filesystems: &filesystems, links: &NoLinks, resolver: &resolver };
+    let environment = Environment { filesystems: &filesystems, links: &NoLinks };
     let compiled = compile_here(&policy, &environment)?;
     let tables = MemoryTables::new(&compiled);
     let decision = match tables.walk_abstract(bytes) {

@@ -12,11 +12,7 @@ use super::{
 
 fn try_compile(policy: &Policy) -> Result<Compiled, CompileError> {
     let filesystems = Filesystems::lexical();
-    let environment = Environment {
-        filesystems: &filesystems,
-        links: &NoLinks,
-        resolver: &HostResolver::default(),
-    };
+    let environment = Environment { filesystems: &filesystems, links: &NoLinks };
     super::super::compile(policy, &environment, KEY)
 }
 

@@ -1,16 +1,16 @@
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use agent_guard_common::{
     decide::{Endpoint, Reason, Request, Transport, decide_connect, decide_file, decide_listen},
-    table::NO_RULE,
+    limits::LEASE_SLOTS,
+    table::{Agent, Lease, LeaseKey, LeaseSlot, NO_RULE, Verdict},
 };
 use proptest::{collection::vec, prelude::*, sample::select};
 
-use super::{
-    super::{CompileError, Note},
-    paths::section,
-    *,
-};
+use super::{super::Note, paths::section, *};
 use crate::policy::Host;
 
 fn connect(compiled: &Compiled, address: &str, port: u16, transport: Transport) -> Decision {
@@ -18,7 +18,7 @@ fn connect(compiled: &Compiled, address: &str, port: u16, transport: Transport) 
         IpAddr::V4(address) => Endpoint::v4(address.octets(), port, transport),
         IpAddr::V6(address) => Endpoint::v6(address.octets(), port, transport),
     };
-    decide_connect(&MemoryTables::new(compiled), &compiled.agent(1, 1), &endpoint)
+    decide_connect(&MemoryTables::new(compiled), &compiled.agent(1, 1), &endpoint, true)
 }
 
 fn tcp(compiled: &Compiled, address: &str, port: u16) -> bool {
@@ -56,42 +56,134 @@ fn a_prefix_that_adds_nothing_takes_no_row() {
 }
 
 #[test]
-fn host_names_stand_for_the_addresses_they_have_at_load() {
-    let policy = policy(
-        "egress:\n  rules:\n    - {effect: allow, to: ['api.example.com:443', 'api.example.com:80']}",
-    );
-    let addresses: Vec<IpAddr> = ["192.0.2.1", "2001:db8::1", "::ffff:192.0.2.1"]
-        .map(|address| address.parse().unwrap())
-        .to_vec();
-    let names = Names(HashMap::from([("api.example.com", addresses)]));
-    let filesystems = Filesystems::lexical();
-    let environment = Environment { filesystems: &filesystems, links: &NoLinks, resolver: &names };
-    let compiled = super::super::compile(&policy, &environment, KEY).unwrap();
-    assert!(tcp(&compiled, "192.0.2.1", 443) && tcp(&compiled, "2001:db8::1", 80));
-    assert!(!tcp(&compiled, "192.0.2.2", 443));
-    let due = ["192.0.2.1", "2001:db8::1"].map(|address| address.parse().unwrap()).to_vec();
-    assert_eq!(
-        compiled.notes,
-        [Note::Resolved { host: "api.example.com".to_owned(), addresses: due }]
-    );
+fn localhost_is_loopback_and_other_names_have_no_address_here() {
+    let compiled = compile_lexical(&policy(
+        "egress:\n  rules:\n    - {effect: allow, to: ['localhost:80', 'api.example.com:443']}",
+    ));
+    assert!(tcp(&compiled, "127.0.0.1", 80) && tcp(&compiled, "::1", 80));
+    assert!(!tcp(&compiled, "127.0.0.1", 443) && !tcp(&compiled, "192.0.2.1", 443));
+    assert!(!compiled.names.is_empty());
 }
 
 #[test]
-fn a_host_name_without_address_is_refused_with_its_rule() {
-    let policy =
-        policy("egress:\n  rules:\n    - {name: gone, effect: allow, to: ['gone.example']}");
-    let filesystems = Filesystems::lexical();
-    for names in [HashMap::new(), HashMap::from([("gone.example", Vec::new())])] {
-        let names = Names(names);
-        let environment =
-            Environment { filesystems: &filesystems, links: &NoLinks, resolver: &names };
-        let Err(CompileError::Resolve { host, rule, .. }) =
-            super::super::compile(&policy, &environment, KEY)
-        else {
-            panic!("it was compiled");
-        };
-        assert_eq!((host.as_str(), rule.label.as_str(), rule.line), ("gone.example", "gone", 7));
+fn a_denied_name_under_default_allow_is_warned_of() {
+    let compiled = compile_lexical(&policy(
+        "egress:\n  default: allow\n  rules:\n    - {effect: deny, to: ['bad.example']}",
+    ));
+    let [note] = compiled.notes.as_slice() else { panic!("{:?}", compiled.notes) };
+    assert!(matches!(note, Note::NameOnly { .. }) && note.is_warning());
+    let closed =
+        compile_lexical(&policy("egress:\n  rules:\n    - {effect: deny, to: ['bad.example']}"));
+    assert_eq!(closed.notes, []);
+}
+
+const NOW: u64 = 1_000;
+
+/// What the tables say of 192.0.2.1, told for a name until `expires_ns`, over TCP.
+fn leased(compiled: &Compiled, port: u16, slots: &[(Effect, u16, u16, u16, u64)]) -> Decision {
+    leased_over(compiled, Transport::Tcp, port, slots)
+}
+
+fn leased_over(
+    compiled: &Compiled,
+    transport: Transport,
+    port: u16,
+    slots: &[(Effect, u16, u16, u16, u64)],
+) -> Decision {
+    let mut lease = Lease { slots: [LeaseSlot::EMPTY; LEASE_SLOTS] };
+    for (slot, (effect, rule, low, high, expires_ns)) in lease.slots.iter_mut().zip(slots) {
+        let tcp = Verdict::new(*effect, *rule);
+        let (low, high) = (*low, *high);
+        *slot = LeaseSlot { expires_ns: *expires_ns, tcp, low, high, ..LeaseSlot::EMPTY };
     }
+    let endpoint = Endpoint::v4([192, 0, 2, 1], port, transport);
+    let agent = compiled.agent(1, 1);
+    let key = LeaseKey::new(agent.cgroup, endpoint.family, endpoint.addr);
+    let tables = MemoryTables::new(compiled).with_leases(HashMap::from([(key, lease)]), NOW);
+    decide_connect(&tables, &agent, &endpoint, false)
+}
+
+#[test]
+fn a_lease_allows_its_ports_until_it_expires() {
+    let compiled =
+        compile_lexical(&policy("egress:\n  rules:\n    - {effect: allow, to: ['api.example']}"));
+    let until =
+        |port, expires_ns| leased(&compiled, port, &[(Effect::Allow, 7, 443, 444, expires_ns)]);
+    let by_rule = Decision { effect: Effect::Allow, rule: 7, reason: Reason::Rule };
+    assert_eq!(until(443, NOW + 1), by_rule);
+    assert_eq!(until(444, NOW + 1), by_rule);
+    for (port, expires_ns) in [(443, NOW), (443, 0), (442, NOW + 1), (445, NOW + 1)] {
+        assert_eq!(until(port, expires_ns), Decision::deny(Reason::Default), "{port} {expires_ns}");
+    }
+}
+
+#[test]
+fn a_leased_address_may_be_probed_for_a_route_and_no_other() {
+    let compiled = compile_lexical(&policy("egress: {default: deny}"));
+    let probe = |port, slot| leased_over(&compiled, Transport::Udp, port, &[slot]).effect;
+    let until = |effect, expires_ns| (effect, 7, 443, 443, expires_ns);
+    for port in [0, u16::MAX] {
+        assert_eq!(probe(port, until(Effect::Allow, NOW + 1)), Effect::Allow, "{port}");
+        assert_eq!(probe(port, until(Effect::Deny, NOW + 1)), Effect::Deny, "{port}");
+        assert_eq!(probe(port, until(Effect::Allow, NOW)), Effect::Deny, "{port}");
+        let tcp = leased(&compiled, port, &[until(Effect::Allow, NOW + 1)]);
+        assert_eq!(tcp.effect, Effect::Deny, "{port}");
+    }
+    for port in [1, 443, u16::MAX - 1] {
+        assert_eq!(probe(port, until(Effect::Allow, NOW + 1)), Effect::Deny, "{port}");
+    }
+}
+
+#[test]
+fn among_leases_deny_beats_allow_in_any_order() {
+    let compiled = compile_lexical(&policy("egress: {default: deny}"));
+    let (allow, deny) =
+        ((Effect::Allow, 1, 0, u16::MAX, u64::MAX), (Effect::Deny, 2, 25, 25, u64::MAX));
+    let expired = (Effect::Deny, 3, 0, u16::MAX, NOW);
+    for slots in [[allow, deny, expired], [expired, deny, allow], [deny, expired, allow]] {
+        assert_eq!(leased(&compiled, 25, &slots).rule, 2);
+        assert_eq!(leased(&compiled, 26, &slots).rule, 1);
+    }
+}
+
+#[test]
+fn what_rules_say_of_an_address_comes_before_its_lease() {
+    let compiled = compile_lexical(&policy(
+        "egress:\n  rules:\n    - {effect: deny, to: ['192.0.2.1:443']}\n    - {effect: allow, to: ['192.0.2.1:80']}",
+    ));
+    let lease = [(Effect::Allow, 9, 0, u16::MAX, u64::MAX)];
+    assert_eq!(leased(&compiled, 443, &lease).rule, 0);
+    assert_eq!(leased(&compiled, 80, &lease).rule, 1);
+    assert_eq!(leased(&compiled, 81, &lease).rule, 9);
+}
+
+/// Whether a query to this address goes to the proxy.
+fn diverted(compiled: &Compiled, address: &str, port: u16, divertible: bool) -> bool {
+    let endpoint = match address.parse().unwrap() {
+        IpAddr::V4(address) => Endpoint::v4(address.octets(), port, Transport::Udp),
+        IpAddr::V6(address) => Endpoint::v6(address.octets(), port, Transport::Udp),
+    };
+    let agent = Agent { dns_ports: [5300, 0], ..compiled.agent(1, 1) };
+    let decision = decide_connect(&MemoryTables::new(compiled), &agent, &endpoint, divertible);
+    decision.reason == Reason::Diverted
+}
+
+#[test]
+fn name_queries_go_to_the_proxy_unless_a_rule_names_port_53_alone() {
+    let compiled = compile_lexical(&policy(
+        "egress:\n  rules:\n    - {effect: allow, to: ['192.0.2.0/24', '192.0.2.53:53', '192.0.2.53:54']}\n    - {effect: deny, to: ['192.0.2.54:53', '169.254.169.254']}",
+    ));
+    for address in ["198.51.100.1", "192.0.2.1", "169.254.169.254", "127.0.0.1", "::ffff:192.0.2.1"]
+    {
+        assert!(diverted(&compiled, address, 53, true), "{address}");
+    }
+    for address in ["192.0.2.53", "192.0.2.54"] {
+        assert!(!diverted(&compiled, address, 53, true), "{address}");
+    }
+    // Not another port, not what no cgroup program comes by, not without a proxy for the family.
+    assert!(!diverted(&compiled, "198.51.100.1", 54, true));
+    assert!(!diverted(&compiled, "198.51.100.1", 53, false));
+    assert!(!diverted(&compiled, "2001:db8::1", 53, true));
 }
 
 fn naive_connect(policy: &Policy, address: IpAddr, port: u16, transport: Transport) -> Decision {

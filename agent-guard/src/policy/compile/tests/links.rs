@@ -22,11 +22,7 @@ impl Links for Made {
 fn compile(policy: &Policy, links: &[(&'static str, &'static str)]) -> Compiled {
     let links = Made(links.iter().copied().collect());
     let filesystems = Filesystems::lexical();
-    let environment = Environment {
-        filesystems: &filesystems,
-        links: &links,
-        resolver: &HostResolver::default(),
-    };
+    let environment = Environment { filesystems: &filesystems, links: &links };
     super::super::compile(policy, &environment, KEY).unwrap()
 }
 
@@ -121,11 +117,7 @@ fn a_link_that_another_mount_makes_writable_is_not_followed() {
     let links = Made(HashMap::from([("/srv/w/link", "/etc")]));
     let mountinfo = b"1 1 8:1 / / rw - ext4 x rw\n2 1 8:1 /srv/w /work rw - ext4 x rw\n";
     let filesystems = Filesystems::from_table(&crate::mounts::parse(mountinfo).unwrap());
-    let environment = Environment {
-        filesystems: &filesystems,
-        links: &links,
-        resolver: &HostResolver::default(),
-    };
+    let environment = Environment { filesystems: &filesystems, links: &links };
     let compiled = super::super::compile(&policy, &environment, KEY).unwrap();
     assert!(compiled.notes.iter().any(Note::is_warning));
 }

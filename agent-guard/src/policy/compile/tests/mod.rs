@@ -9,17 +9,14 @@ mod paths;
 mod subtree;
 mod system;
 
-use std::{collections::HashMap, io, net::IpAddr};
+use std::{collections::HashMap, io};
 
 use agent_guard_common::{
     decide::{Decision, Reason, Request, decide_file},
     table::{Effect, NO_RULE},
 };
 
-use super::{
-    Compiled, Environment, Filesystems, HostResolver, MemoryTables, NoLinks, Path, Resolver,
-    components,
-};
+use super::{Compiled, Environment, Filesystems, MemoryTables, NoLinks, Path, components};
 use crate::policy::{self, PathPattern, Policy, Segment};
 
 pub const KEY: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xc2b2_ae3d_27d4_eb4f];
@@ -33,23 +30,13 @@ pub fn policy(spec: &str) -> Policy {
     Policy::parse("test.yaml", &text).unwrap_or_else(|error| panic!("{error:?}\n{text}"))
 }
 
-/// A resolver that knows these names.
-pub struct Names(pub HashMap<&'static str, Vec<IpAddr>>);
-
-impl Resolver for Names {
-    fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>> {
-        self.0.get(host).cloned().ok_or_else(|| io::Error::other("no such name"))
-    }
-}
-
 /// Compiles for paths as they are written, on a host without links.
 pub fn compile_lexical(policy: &Policy) -> Compiled {
     compile_on(policy, &Filesystems::lexical())
 }
 
 pub fn compile_on(policy: &Policy, filesystems: &Filesystems) -> Compiled {
-    let environment =
-        Environment { filesystems, links: &NoLinks, resolver: &HostResolver::default() };
+    let environment = Environment { filesystems, links: &NoLinks };
     super::compile(policy, &environment, KEY).unwrap_or_else(|error| panic!("{error:?}"))
 }
 

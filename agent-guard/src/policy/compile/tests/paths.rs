@@ -155,11 +155,7 @@ fn names_that_share_a_hash_ask_for_another_key() {
         "files:\n  rules:\n    - {effect: allow, paths: ['/aaaaaaaa', '/\\x45aa\\xe1eaa\\xe1']}",
     );
     let filesystems = Filesystems::lexical();
-    let environment = Environment {
-        filesystems: &filesystems,
-        links: &NoLinks,
-        resolver: &HostResolver::default(),
-    };
+    let environment = Environment { filesystems: &filesystems, links: &NoLinks };
     let refused = super::super::compile(&policy, &environment, [0; 2]);
     assert!(matches!(refused, Err(super::super::CompileError::HashCollision)));
     assert!(super::super::compile(&policy, &environment, KEY).is_ok());

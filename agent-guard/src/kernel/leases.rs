@@ -1,0 +1,41 @@
+//! Leases in their BPF map.
+
+use agent_guard_common::table::{Lease, LeaseKey};
+use anyhow::{Context as _, ensure};
+use aya::{
+    Ebpf,
+    maps::{HashMap, MapData, MapError},
+};
+
+use super::Row;
+use crate::dns::LeaseStore;
+
+/// The map that the kernel side looks addresses up in.
+pub struct LeaseMap(HashMap<MapData, Row<LeaseKey>, Row<Lease>>);
+
+impl LeaseMap {
+    /// Takes the map out of a loaded object.
+    ///
+    /// # Errors
+    /// The object holds none: a build fault.
+    pub fn take(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
+        let map = ebpf.take_map("LEASES").context("the object file holds no map LEASES")?;
+        Ok(Self(HashMap::try_from(map)?))
+    }
+}
+
+impl LeaseStore for LeaseMap {
+    fn write(&mut self, key: &LeaseKey, lease: &Lease) -> anyhow::Result<()> {
+        self.0.insert(Row(*key), Row(*lease), 0).context("writing LEASES")?;
+        let read = self.0.get(&Row(*key), 0).context("reading LEASES")?;
+        ensure!(read.0 == *lease, "LEASES holds something else than what was written to it");
+        Ok(())
+    }
+
+    fn remove(&mut self, key: &LeaseKey) -> anyhow::Result<()> {
+        match self.0.remove(&Row(*key)) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(error).context("removing from LEASES"),
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The agent's DNS proxy, where its policy names hosts.
+
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use aya::Ebpf;
+use ipnet::IpNet;
+use tokio::{sync::mpsc, task::JoinSet};
+
+use super::Settings;
+use crate::{
+    clock,
+    dns::{self, LeaseBook, Proxy, Resolver, Told, nameservers},
+    kernel::leases::LeaseMap,
+    policy::{Effect, Host, Mode, Policy, compile::Compiled},
+};
+
+/// Where the host's name servers stand.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// Events of queries that wait to be recorded. Answers wait behind them.
+const MAX_WAITING: usize = 1_024;
+
+/// What a policy needs of name resolution.
+pub struct Plan {
+    resolver: dns::Settings,
+    proxy: Proxy,
+}
+
+impl Plan {
+    /// Opens a proxy's sockets where `compiled` names hosts.
+    pub async fn new(settings: &Settings, compiled: &Compiled) -> anyhow::Result<Option<Self>> {
+        if compiled.names.is_empty() {
+            return Ok(None);
+        }
+        let policy = &settings.policy;
+        let resolver = dns::Settings {
+            names: compiled.names.clone(),
+            default_allow: policy.egress.default == Effect::Allow,
+            enforce: policy.mode == Mode::Enforce,
+            listed: listed(policy),
+            internal: settings.dns_internal.clone(),
+            upstreams: upstreams(&settings.dns_upstreams)?,
+        };
+        Ok(Some(Self { resolver, proxy: Proxy::bind().await? }))
+    }
+
+    /// The ports to send name queries to.
+    pub fn ports(&self) -> [u16; 2] {
+        self.proxy.ports()
+    }
+
+    /// Starts answering.
+    pub fn start(self, ebpf: &mut Ebpf, cgroup: u64) -> anyhow::Result<Running> {
+        let store = Box::new(LeaseMap::take(ebpf)?);
+        let book = Arc::new(Mutex::new(LeaseBook::new(cgroup, store)));
+        let (sender, told) = mpsc::channel(MAX_WAITING);
+        let resolver = Resolver::new(self.resolver, Arc::clone(&book));
+        Ok(Running { tasks: self.proxy.serve(resolver, sender), told, book })
+    }
+}
+
+/// A proxy that answers.
+pub struct Running {
+    tasks: JoinSet<()>,
+    told: mpsc::Receiver<Told>,
+    /// What it leased.
+    pub book: Arc<Mutex<LeaseBook>>,
+}
+
+impl Running {
+    /// The next query that was answered; `None` where there will be no more.
+    pub async fn next(&mut self) -> Option<Told> {
+        self.told.recv().await
+    }
+
+    /// Takes expired leases away.
+    pub fn sweep(&self) {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner).sweep(clock::boot_ns());
+    }
+
+    /// Ends it. What comes back was answered and not yet taken.
+    pub fn end(mut self) -> Vec<Told> {
+        self.tasks.abort_all();
+        std::iter::from_fn(|| self.told.try_recv().ok()).collect()
+    }
+}
+
+fn upstreams(given: &[SocketAddr]) -> Result<Vec<SocketAddr>, dns::ResolvConfError> {
+    if given.is_empty() { nameservers(Path::new(RESOLV_CONF)) } else { Ok(given.to_vec()) }
+}
+
+/// The networks that rules allow by address. A rule for every address lists none.
+fn listed(policy: &Policy) -> Vec<IpNet> {
+    let allowed = policy.egress.rules.iter().filter(|rule| rule.effect == Effect::Allow);
+    let nets = allowed.flat_map(|rule| &rule.matcher).filter_map(|target| match &target.host {
+        Host::Net(net) if net.prefix_len() > 0 => Some(*net),
+        Host::Net(_) | Host::Name(_) | Host::Below(..) => None,
+    });
+    nets.collect()
+}
