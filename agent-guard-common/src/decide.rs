@@ -26,10 +26,8 @@ pub trait Tables {
     fn prefix(&self, way: Way, family: Family, addr: [u8; 16]) -> Option<PortSet>;
     /// A port range by its index.
     fn interval(&self, index: u32) -> Option<Interval>;
-    /// What rules with host names say of an address for now.
-    fn lease(&self, key: &LeaseKey) -> Option<&Lease>;
-    /// Nanoseconds on `CLOCK_BOOTTIME`, by which leases end.
-    fn now_ns(&self) -> u64;
+    /// What rules with host names say for now of the port at an address: [`decide_lease`] on its lease.
+    fn leased(&self, key: &LeaseKey, port: u16, transport: Transport) -> Verdict;
 }
 
 numbered! {
@@ -320,16 +318,18 @@ pub enum Transport {
     Udp = 17,
 }
 
-impl Endpoint {
+impl Transport {
     /// Of two verdicts the one over this transport.
     #[inline(always)]
-    fn of(&self, tcp: Verdict, udp: Verdict) -> Verdict {
-        match self.transport {
-            Transport::Tcp => tcp,
-            Transport::Udp => udp,
+    fn of(self, tcp: Verdict, udp: Verdict) -> Verdict {
+        match self {
+            Self::Tcp => tcp,
+            Self::Udp => udp,
         }
     }
+}
 
+impl Endpoint {
     /// An IPv4 endpoint. The wildcard address is loopback, as the kernel takes it.
     #[inline(always)]
     pub fn v4(addr: [u8; 4], port: u16, transport: Transport) -> Self {
@@ -395,7 +395,7 @@ pub fn decide_connect(
         Ok(interval) => interval,
         Err(reason) => return Decision::deny(reason),
     };
-    let spoken = endpoint.of(interval.tcp, interval.udp);
+    let spoken = endpoint.transport.of(interval.tcp, interval.udp);
     let named = interval.low == DNS_PORT && interval.high == DNS_PORT && spoken.effect().is_some();
     if divertible && endpoint.port == DNS_PORT && !named && dns_port(agent, endpoint.family) != 0 {
         return Decision { effect: Effect::Allow, rule: NO_RULE, reason: Reason::Diverted };
@@ -404,11 +404,7 @@ pub fn decide_connect(
         return Decision::from_verdict(spoken, default);
     }
     let key = LeaseKey::new(agent.cgroup, endpoint.family, endpoint.addr);
-    let leased = match tables.lease(&key) {
-        Some(lease) => decide_lease(lease, tables.now_ns(), endpoint),
-        None => Verdict::UNMATCHED,
-    };
-    Decision::from_verdict(leased, default)
+    Decision::from_verdict(tables.leased(&key, endpoint.port, endpoint.transport), default)
 }
 
 /// The port of the agent's DNS proxy for queries over `family`, or 0.
@@ -427,7 +423,7 @@ pub fn decide_listen(tables: &impl Tables, agent: &Agent, endpoint: &Endpoint) -
     let way = if endpoint.addr == [0; 16] { Way::OnAny } else { Way::On };
     match interval_of(tables, way, endpoint) {
         Ok(interval) => {
-            let spoken = endpoint.of(interval.tcp, interval.udp);
+            let spoken = endpoint.transport.of(interval.tcp, interval.udp);
             Decision::from_verdict(spoken, agent.default_listen)
         }
         Err(reason) => Decision::deny(reason),
@@ -480,11 +476,11 @@ fn is_less(left: u64, right: u64) -> u64 {
 /// a route. Nothing is sent for that.
 const ROUTE_PROBES: [u16; 2] = [0, u16::MAX];
 
-/// What the slots that are still valid say. An address at which they allow anything may be probed.
+/// What the slots that are still valid at `now_ns`, on `CLOCK_BOOTTIME`, say. An address at which they
+/// allow anything may be probed.
 #[inline(always)]
-fn decide_lease(lease: &Lease, now_ns: u64, endpoint: &Endpoint) -> Verdict {
-    let port = endpoint.port;
-    let probe = endpoint.transport as u16 == Transport::Udp as u16
+pub fn decide_lease(lease: &Lease, now_ns: u64, port: u16, transport: Transport) -> Verdict {
+    let probe = transport as u16 == Transport::Udp as u16
         && (port == ROUTE_PROBES[0] || port == ROUTE_PROBES[1]);
     let mut found = Verdict::UNMATCHED;
     for slot in &lease.slots {
@@ -492,7 +488,7 @@ fn decide_lease(lease: &Lease, now_ns: u64, endpoint: &Endpoint) -> Verdict {
             continue;
         }
         let spoken = if slot.low <= port && port <= slot.high {
-            endpoint.of(slot.tcp, slot.udp)
+            transport.of(slot.tcp, slot.udp)
         } else {
             Verdict::UNMATCHED
         };

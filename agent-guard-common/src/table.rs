@@ -36,6 +36,18 @@ impl Verdict {
         Self((effect as u32) << 16 | rule as u32)
     }
 
+    /// In one word, for a function that can return no more.
+    #[inline(always)]
+    pub const fn pack(self) -> u64 {
+        self.0 as u64
+    }
+
+    /// The way back from [`Self::pack`]; what is no verdict denies.
+    #[inline(always)]
+    pub const fn unpack(word: u64) -> Self {
+        Self(word as u32)
+    }
+
     /// The effect, where a rule matched. Anything unknown denies.
     #[inline(always)]
     pub fn effect(self) -> Option<Effect> {

@@ -53,6 +53,11 @@ impl Judged {
         self.0 >> 32 == Effect::Allow as u64
     }
 
+    #[inline(always)]
+    pub fn is_diverted(self) -> bool {
+        (self.0 >> 16) as u8 == Reason::Diverted as u8
+    }
+
     /// What becomes of the action.
     #[inline(always)]
     pub fn outcome(self, policy: Option<&Agent>, enforcement: Enforcement) -> Outcome {

@@ -362,8 +362,7 @@ pub fn connect(caller: Caller, action: Action, target: &Target) -> Verdict {
             decide_connect(&tables, agent, endpoint, target.divertible)
         }
     };
-    let verdict = finish(caller, agent, action, decision, |header| target.show(header));
-    if decision.reason == Reason::Diverted { Verdict::Divert } else { verdict }
+    finish(caller, agent, action, decision, |header| target.show(header))
 }
 
 /// Whether the DNS proxy gets what goes to `endpoint`: what [`connect`] says, without count or event.
@@ -417,7 +416,7 @@ fn finish(
     fill(&mut memory.header);
     emit::tell(scratch, caller, agent, action, judged, outcome);
     maps::release(scratch);
-    outcome.into()
+    if judged.is_diverted() { Verdict::Divert } else { outcome.into() }
 }
 
 /// Which decisions on an operation are told of.

@@ -2,14 +2,14 @@
 //! replaces by what the policy needs; nothing is allocated ahead.
 
 use agent_guard_common::{
-    decide::{Component, Tables},
+    decide::{Component, Tables, Transport, decide_lease},
     event::{EventHeader, PATH_ROOM},
     hook::Hook,
     limits::{MAX_DEPTH, MAX_LEASES},
     table::{
         Agent, Alias, AliasKey, COUNTER_KINDS, Counter, Diverted, EdgeKey, Family, Interval,
         IntervalKey, Label, Lease, LeaseKey, Lexer, PREFIX_BASE_BITS, PortSet, PrefixKey, StartKey,
-        State, StateKey, Way,
+        State, StateKey, Verdict, Way,
     },
 };
 use aya_ebpf::{
@@ -295,14 +295,22 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn lease(&self, key: &LeaseKey) -> Option<&Lease> {
-        // SAFETY: as for `agent`.
-        unsafe { LEASES.get(*key) }
+    fn leased(&self, key: &LeaseKey, port: u16, transport: Transport) -> Verdict {
+        Verdict::unpack(leased(key, u64::from(port) | (transport as u64) << 16))
     }
+}
 
-    #[inline(always)]
-    fn now_ns(&self) -> u64 {
-        // SAFETY: the helper has no preconditions.
-        unsafe { bpf_ktime_get_boot_ns() }
-    }
+/// A global function for the verifier, which checks its loop once by itself. `place` is port |
+/// transport << 16.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn leased(key: *const LeaseKey, place: u64) -> u64 {
+    // SAFETY: the caller's key, or null, which the verifier has looked at; for the map as for `agent`.
+    let lease = unsafe { key.as_ref().and_then(|key| LEASES.get(*key)) };
+    let Some(lease) = lease else { return Verdict::UNMATCHED.pack() };
+    let transport =
+        if place >> 16 == Transport::Tcp as u64 { Transport::Tcp } else { Transport::Udp };
+    // SAFETY: the helper has no preconditions.
+    let now_ns = unsafe { bpf_ktime_get_boot_ns() };
+    decide_lease(lease, now_ns, place as u16, transport).pack()
 }

@@ -706,7 +706,7 @@ mod tests {
             (
                 "*.example.com",
                 "*.example.com",
-                TargetFault::WildcardName { text: "*.example.com".into() },
+                TargetFault::OwnName { name: "*.example.com".into() },
             ),
         ] {
             let error = Target::parse_own(text).expect_err(text);

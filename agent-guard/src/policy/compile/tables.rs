@@ -3,11 +3,12 @@
 use std::collections::{BTreeSet, HashMap};
 
 use agent_guard_common::{
-    decide::{Component, Reason, Tables, step},
+    decide::{Component, Reason, Tables, Transport, decide_lease, step},
     hash::name_symbol,
     limits::{MAX_DEPTH, PATH_ALIGN, PATH_BYTES},
     table::{
-        ABSTRACT_DEV, AgentFlag, DEAD, Family, Interval, Lease, LeaseKey, PortSet, State, Way,
+        ABSTRACT_DEV, AgentFlag, DEAD, Family, Interval, Lease, LeaseKey, PortSet, State, Verdict,
+        Way,
     },
 };
 
@@ -133,12 +134,9 @@ impl Tables for MemoryTables<'_> {
         self.compiled.intervals.get(index as usize).copied()
     }
 
-    fn lease(&self, key: &LeaseKey) -> Option<&Lease> {
-        self.leases.get(key)
-    }
-
-    fn now_ns(&self) -> u64 {
-        self.now_ns
+    fn leased(&self, key: &LeaseKey, port: u16, transport: Transport) -> Verdict {
+        let lease = self.leases.get(key);
+        lease.map_or(Verdict::UNMATCHED, |lease| decide_lease(lease, self.now_ns, port, transport))
     }
 }
 

@@ -131,7 +131,7 @@ fn an_operation_is_answered_by_its_rule() {
     let ask = |operation| explain_operation(&policy(), operation).unwrap();
     assert_eq!(
         ask(Operation::Mount).to_string(),
-        "deny: mount\n  by system rule `no-mounts` (line 21): deny `mount`\n  also matches: system rule `tools` (line 20): allow `mount`\n"
+        "deny: mount\n  by system rule `no-mounts` (line 23): deny `mount`\n  also matches: system rule `tools` (line 22): allow `mount`\n"
     );
     assert_eq!(ask(Operation::Chroot).decision.effect, Effect::Allow);
     assert_eq!(ask(Operation::Trace).decision, Decision::deny(Reason::Default));
