@@ -148,7 +148,7 @@ impl Socket {
         }
         let mut reads = Reads { fault: None };
         let address = Address::given(&mut reads, address, len);
-        self.far_end(&reads, caller, &address)
+        self.called_end(&reads, caller, &address)
     }
 
     /// Where a message leads. An IPv4 socket takes `AF_UNSPEC` for `AF_INET`; an IPv6 socket takes it
@@ -174,7 +174,7 @@ impl Socket {
         if self.kind == SOCK_STREAM && peer.family != AF_UNSPEC || address.family == AF_UNSPEC {
             address = peer;
         }
-        self.far_end(&reads, caller, &address)
+        self.called_end(&reads, caller, &address)
     }
 
     /// Where a socket leads that somebody hands over; `None` where it is not connected, or leads nowhere
@@ -189,16 +189,24 @@ impl Socket {
         }
         let mut reads = Reads { fault: None };
         let peer = self.foreign_peer(&mut reads, caller);
-        self.far_end(&reads, caller, &peer)
+        self.far_end(&reads, &peer)
     }
 
+    /// As [`Self::far_end`], of a call that says where it goes.
     #[inline(always)]
-    fn far_end(
+    fn called_end(
         self,
         reads: &Reads,
         caller: Caller,
         address: &Address,
     ) -> Result<Option<Target>, Reason> {
+        let Some(target) = self.far_end(reads, address)? else { return Ok(None) };
+        let divertible = address.port == DNS_PORT && self.is_divertible(caller);
+        Ok(Some(Target { divertible, ..target }))
+    }
+
+    #[inline(always)]
+    fn far_end(self, reads: &Reads, address: &Address) -> Result<Option<Target>, Reason> {
         if let Some(reason) = reads.fault {
             return Err(reason);
         }
@@ -211,8 +219,8 @@ impl Socket {
                 AF_INET6 => Ok(Endpoint::v6(v6_bytes(address.v6), address.port, transport)),
                 _ => Err(Reason::Protocol),
             });
-        let divertible = address.port == DNS_PORT && self.is_divertible(caller);
-        Ok(Some(Target { family: address.family, protocol: self.protocol, endpoint, divertible }))
+        let (family, protocol) = (address.family, self.protocol);
+        Ok(Some(Target { family, protocol, endpoint, divertible: false }))
     }
 
     /// Whether the agent's cgroup program will see this too. It runs by the socket's cgroup, finds the
