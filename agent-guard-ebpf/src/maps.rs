@@ -296,20 +296,27 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn leased(&self, key: &LeaseKey, port: u16, transport: Transport) -> Verdict {
-        Verdict::unpack(leased(key, u64::from(port) | (transport as u64) << 16))
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = key.addr;
+        let high = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+        let low = u64::from_ne_bytes([i, j, k, l, m, n, o, p]);
+        let place = u64::from(port) | (transport as u64) << 16 | u64::from(key.family) << 32;
+        Verdict::unpack(leased(key.cgroup, high, low, place))
     }
 }
 
-/// A global function for the verifier, which checks its loop once by itself. `place` is port |
-/// transport << 16.
+/// A global function for the verifier, which checks its loop once by itself; the key is made here, because
+/// its callers have no room on their stack. The halves of the address, and port | transport << 16 |
+/// family << 32.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn leased(key: *const LeaseKey, place: u64) -> u64 {
-    // SAFETY: the caller's key, or null, which the verifier has looked at; for the map as for `agent`.
-    let lease = unsafe { key.as_ref().and_then(|key| LEASES.get(*key)) };
-    let Some(lease) = lease else { return Verdict::UNMATCHED.pack() };
-    let transport =
-        if place >> 16 == Transport::Tcp as u64 { Transport::Tcp } else { Transport::Udp };
+extern "C" fn leased(cgroup: u64, high: u64, low: u64, place: u64) -> u64 {
+    let [[a, b, c, d, e, f, g, h], [i, j, k, l, m, n, o, p]] = [high, low].map(u64::to_ne_bytes);
+    let addr = [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p];
+    let key = LeaseKey { cgroup, family: (place >> 32) as u32, reserved: 0, addr };
+    // SAFETY: as for `agent`.
+    let Some(lease) = (unsafe { LEASES.get(key) }) else { return Verdict::UNMATCHED.pack() };
+    let tcp = (place >> 16) as u16 == Transport::Tcp as u16;
+    let transport = if tcp { Transport::Tcp } else { Transport::Udp };
     // SAFETY: the helper has no preconditions.
     let now_ns = unsafe { bpf_ktime_get_boot_ns() };
     decide_lease(lease, now_ns, place as u16, transport).pack()
