@@ -183,12 +183,12 @@ impl Socket {
     pub fn held_target(self, caller: Caller) -> Result<Option<Target>, Reason> {
         match self.family {
             AF_UNIX => return Ok(None),
-            AF_INET | AF_INET6 => {}
             _ if self.is_own(caller)? => return Ok(None),
+            AF_INET | AF_INET6 => {}
             _ => return Ok(Some(self.unknown())),
         }
         let mut reads = Reads { fault: None };
-        let peer = self.foreign_peer(&mut reads, caller);
+        let peer = self.peer(&mut reads);
         self.far_end(&reads, &peer)
     }
 
@@ -248,6 +248,12 @@ impl Socket {
             Ok(false) => {}
             Err(reason) => reads.fault = Some(reason),
         }
+        self.peer(reads)
+    }
+
+    /// The far end, where it is connected.
+    #[inline(always)]
+    fn peer(self, reads: &mut Reads) -> Address {
         let port: u16 = reads.get(self.sk, offset!(sock_peer_port));
         let mut peer = Address { port: u16::from_be(port), ..Address::NOWHERE };
         match self.family {

@@ -26,10 +26,14 @@ fn file_receive(ctx: LsmContext) -> i32 {
     let file: u64 = ctx.arg(0);
     let object = Object::of_file(file);
     lsm_result(match object.magic() {
-        Ok(SOCKET_MAGIC) => match receive_socket(caller.agent.into(), file) {
-            0 => Verdict::Proceed,
-            _ => Verdict::Stop,
-        },
+        Ok(SOCKET_MAGIC) => {
+            // Null, which can not be read and is denied, where this fails.
+            let socket = read(file, offset!(file_private)).unwrap_or(0);
+            match receive_socket(caller.agent.into(), socket) {
+                0 => Verdict::Proceed,
+                _ => Verdict::Stop,
+            }
+        }
         Ok(ANONYMOUS_MAGIC) if is_harmless(&object) => Verdict::Proceed,
         Ok(ANONYMOUS_MAGIC | PIDFS_MAGIC) => guard::anonymous(caller, &object),
         _ if is_path_only(file) == Ok(true) && !object.is_cgroup() => Verdict::Proceed,
@@ -64,12 +68,10 @@ const fn words(name: &[u8; 16]) -> [u64; 2] {
 /// A function of its own, because the walk to a file takes what the kernel's stack bound leaves.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn receive_socket(agent: u64, file: u64) -> u64 {
+extern "C" fn receive_socket(agent: u64, socket: u64) -> u64 {
     let hook = Hook::FileReceive;
     let caller = Caller { agent: agent as u32, hook, enforcement: Enforcement::Refuse };
-    let peer = read(file, offset!(file_private))
-        .and_then(Socket::new)
-        .and_then(|socket| socket.held_target(caller));
+    let peer = Socket::new(socket).and_then(|socket| socket.held_target(caller));
     let verdict = match peer {
         Ok(None) => Verdict::Proceed,
         Ok(Some(target)) => guard::connect(caller, Action::Connect, &target),
