@@ -311,7 +311,7 @@ mod tests {
         assert_eq!(inodes(&compiled), BTreeSet::from(both));
         for (_, alias) in &compiled.aliases {
             let denied = alias.verdicts.map(|verdict| verdict.effect() == Some(Effect::Deny));
-            assert_eq!(denied, [true, false, false]);
+            assert_eq!(denied, [true, false, false, false]);
             assert_eq!(alias.verdicts[0].rule(), 1);
         }
         assert!(compiled.notes.is_empty());

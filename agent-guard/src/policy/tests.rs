@@ -126,12 +126,13 @@ fn what_is_left_out_is_denied() {
 
 #[test]
 fn the_section_system_names_operations_and_is_known_to_be_there() {
-    let parse = |text| Policy::parse("p.yaml", &spec(text)).unwrap().system;
-    assert_eq!(parse("  mode: audit\n"), None);
-    assert_eq!(parse("  system: {}\n"), Some(Section::default()));
-    let section =
+    let parse = |text| Policy::parse("p.yaml", &spec(text)).unwrap();
+    let is_written = |text| parse(text).written.contains(&SectionKind::System);
+    assert!(!is_written("  mode: audit\n") && is_written("  system: {}\n"));
+    assert_eq!(parse("  system: {}\n").system, Section::default());
+    let policy =
         parse("  system: {rules: [{effect: allow, operations: [trace, user-namespace]}]}\n");
-    let rules = section.unwrap().rules;
+    let rules = policy.system.rules;
     assert_eq!(rules[0].matcher, [Operation::Trace, Operation::UserNamespace]);
     assert_eq!(rules[0].label(SectionKind::System, 0), "system[0]");
 }
