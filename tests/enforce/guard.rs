@@ -236,6 +236,17 @@ impl Running {
         parse_events(text.rsplit_once('\n').map_or("", |(whole, _)| whole))
     }
 
+    /// Waits until the log has grown, and then has not for as long as `pause`.
+    pub fn wait_for_pause_in_log(&self, pause: Duration) {
+        let path = self.run.events.as_deref().unwrap();
+        let size = || fs::metadata(path).unwrap().len();
+        let (first, mut last) = (size(), 0);
+        while last <= first || last != size() {
+            last = size();
+            std::thread::sleep(pause);
+        }
+    }
+
     /// Waits for its end, within [`PATIENCE`], and until nothing of it has a pipe open any more.
     pub fn finish(self) -> Outcome {
         let Self { child, stdout, stderr, run } = self;
