@@ -1,6 +1,6 @@
 //! The log: every event a line, every loss accounted for.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path};
 
 use agent_guard::{event::SafeText, tier::Tier};
 use rustix::process::{Pid, Signal, kill_process};
@@ -134,7 +134,7 @@ fn counted() {
     go();
     let through = running.stdout.wait_for("went through");
     running.signal(Signal::CONT);
-    running.wait_for_pause_in_log(Duration::from_secs(2));
+    running.wait_for_account("no-port", BURST);
     go();
     let outcome = running.finish();
     outcome.exits(0);
