@@ -25,10 +25,11 @@ fn file_receive(ctx: LsmContext) -> i32 {
     let Some(caller) = Caller::current(Hook::FileReceive, Enforcement::Refuse) else { return 0 };
     let file: u64 = ctx.arg(0);
     let object = Object::of_file(file);
-    lsm_result(match object.magic() {
-        Ok(SOCKET_MAGIC) => socket(caller, file),
-        Ok(ANONYMOUS_MAGIC) if is_harmless(&object) => Verdict::Proceed,
-        Ok(ANONYMOUS_MAGIC | PIDFS_MAGIC) => guard::anonymous(caller, &object),
+    // 0 is no file system's, and so is judged as a file that can not be read.
+    lsm_result(match object.magic().unwrap_or(0) {
+        SOCKET_MAGIC => socket(caller, file),
+        ANONYMOUS_MAGIC if is_harmless(&object) => Verdict::Proceed,
+        ANONYMOUS_MAGIC | PIDFS_MAGIC => guard::anonymous(caller, &object),
         _ if is_path_only(file) == Ok(true) && !object.is_cgroup() => Verdict::Proceed,
         _ => guard::file(caller, &object, Ask::open(held_request(file), Telling::All)),
     })
