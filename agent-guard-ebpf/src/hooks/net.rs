@@ -172,18 +172,17 @@ impl Socket {
         self.far_end(&reads, &address)
     }
 
-    /// Where a socket leads that somebody hands over; `None` where it is not connected, or leads nowhere
-    /// that is judged here.
+    /// Where a socket leads that somebody else made and hands over; `None` where it is not connected, or
+    /// leads nowhere that is judged here.
     #[inline(always)]
-    pub fn held_target(self, caller: Caller) -> Result<Option<Target>, Reason> {
+    pub fn held_target(self) -> Result<Option<Target>, Reason> {
         match self.family {
             AF_UNIX => return Ok(None),
             AF_INET | AF_INET6 => {}
-            _ if self.is_own(caller)? => return Ok(None),
             _ => return Ok(Some(self.unknown())),
         }
         let mut reads = Reads { fault: None };
-        let peer = self.foreign_peer(&mut reads, caller);
+        let peer = self.peer(&mut reads);
         self.far_end(&reads, &peer)
     }
 
@@ -219,6 +218,12 @@ impl Socket {
             Ok(false) => {}
             Err(reason) => reads.fault = Some(reason),
         }
+        self.peer(reads)
+    }
+
+    /// The far end, where it is connected.
+    #[inline(always)]
+    fn peer(self, reads: &mut Reads) -> Address {
         let port: u16 = reads.get(self.sk, offset!(sock_peer_port));
         let mut peer = Address { port: u16::from_be(port), ..Address::NOWHERE };
         match self.family {

@@ -56,29 +56,31 @@ const fn words(name: &[u8; 16]) -> [u64; 2] {
     [u64::from_le_bytes([a, b, c, d, e, f, g, h]), u64::from_le_bytes([i, j, k, l, m, n, o, p])]
 }
 
+/// A socket that the agent made itself passes, and so does one that is not connected yet: where it goes
+/// is judged then. One that somebody else connected is judged as if the agent connected it.
 #[inline(always)]
 fn socket(caller: Caller, file: u64) -> Verdict {
-    match receive_socket(file, u64::from(caller.agent)) {
+    let socket = read(file, offset!(file_private)).unwrap_or(0);
+    // What can not be read is nobody's, and faults below.
+    if Socket::new(socket).and_then(|socket| socket.is_own(caller)) == Ok(true) {
+        return Verdict::Proceed;
+    }
+    match receive_socket(socket, u64::from(caller.agent)) {
         0 => Verdict::Proceed,
         _ => Verdict::Stop,
     }
 }
 
-/// A socket that the agent made itself passes, and so does one that is not connected yet: where it goes
-/// is judged then. One that somebody else connected is judged as if the agent connected it. Returns 0
-/// where the agent may have it.
+/// Judges the `struct socket` that another process made. Returns 0 where the agent may have it.
 ///
 /// A global function for the verifier, with a stack of its own: that of a connection and that of a walk do
 /// not fit into one.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn receive_socket(file: u64, agent: u64) -> u64 {
+extern "C" fn receive_socket(socket: u64, agent: u64) -> u64 {
     let (hook, enforcement) = (Hook::FileReceive, Enforcement::Refuse);
     let caller = Caller { agent: agent as u32, hook, enforcement };
-    let peer = read(file, offset!(file_private))
-        .and_then(Socket::new)
-        .and_then(|socket| socket.held_target(caller));
-    let verdict = match peer {
+    let verdict = match Socket::new(socket).and_then(Socket::held_target) {
         Ok(None) => return 0,
         Ok(Some(target)) => guard::connect(caller, Action::Connect, &target),
         Err(reason) => guard::connect(caller, Action::Connect, &Target::unreadable(reason)),
