@@ -172,39 +172,77 @@ impl Act {
                     }
                 })
             }
-            // SAFETY: in all of these, paths with their ends.
-            Self::Rename { from, to } => two_paths(from, to, |from, to| unsafe {
-                libc::renameat2(libc::AT_FDCWD, from, libc::AT_FDCWD, to, 0)
+            Self::Rename { from, to } => two_paths(from, to, |from, to| {
+                // SAFETY: whole paths, and numbers.
+                unsafe { libc::renameat2(libc::AT_FDCWD, from, libc::AT_FDCWD, to, 0) }
             }),
-            Self::Exchange { from, to } => two_paths(from, to, |from, to| unsafe {
-                libc::renameat2(libc::AT_FDCWD, from, libc::AT_FDCWD, to, libc::RENAME_EXCHANGE)
+            Self::Exchange { from, to } => two_paths(from, to, |from, to| {
+                // SAFETY: whole paths, and numbers.
+                unsafe {
+                    libc::renameat2(libc::AT_FDCWD, from, libc::AT_FDCWD, to, libc::RENAME_EXCHANGE)
+                }
             }),
             Self::HardLink { from, to } => {
-                two_paths(from, to, |from, to| unsafe { libc::link(from, to) })
+                two_paths(from, to, |from, to| {
+                    // SAFETY: whole paths, and numbers.
+                    unsafe { libc::link(from, to) }
+                })
             }
-            Self::Mkdir(path) => one_path(path, |path| unsafe { libc::mkdir(path, 0o700) }),
-            Self::Rmdir(path) => one_path(path, |path| unsafe { libc::rmdir(path) }),
-            Self::Remove(path) => one_path(path, |path| unsafe { libc::unlink(path) }),
+            Self::Mkdir(path) => one_path(path, |path| {
+                // SAFETY: whole paths, and numbers.
+                unsafe { libc::mkdir(path, 0o700) }
+            }),
+            Self::Rmdir(path) => one_path(path, |path| {
+                // SAFETY: whole paths, and numbers.
+                unsafe { libc::rmdir(path) }
+            }),
+            Self::Remove(path) => one_path(path, |path| {
+                // SAFETY: whole paths, and numbers.
+                unsafe { libc::unlink(path) }
+            }),
             Self::Symlink(path) => {
-                one_path(path, |path| unsafe { libc::symlink(c"/nowhere".as_ptr(), path) })
+                one_path(path, |path| {
+                    // SAFETY: whole paths, and numbers.
+                    unsafe { libc::symlink(c"/nowhere".as_ptr(), path) }
+                })
             }
             Self::Fifo(path) => {
-                one_path(path, |path| unsafe { libc::mknod(path, libc::S_IFIFO | 0o600, 0) })
+                one_path(path, |path| {
+                    // SAFETY: whole paths, and numbers.
+                    unsafe { libc::mknod(path, libc::S_IFIFO | 0o600, 0) }
+                })
             }
-            Self::Device(path) => one_path(path, |path| unsafe {
-                libc::mknod(path, libc::S_IFBLK | 0o600, libc::makedev(7, 0))
+            Self::Device(path) => one_path(path, |path| {
+                // SAFETY: whole paths, and numbers.
+                unsafe { libc::mknod(path, libc::S_IFBLK | 0o600, libc::makedev(7, 0)) }
             }),
-            Self::Cut(path) => one_path(path, |path| unsafe { libc::truncate(path, 3) }),
-            Self::Chmod(path) => one_path(path, |path| unsafe { libc::chmod(path, 0o700) }),
-            Self::Chown(path) => one_path(path, |path| unsafe { libc::chown(path, 1, 1) }),
-            Self::Touch(path) => one_path(path, |path| unsafe {
-                libc::utimensat(libc::AT_FDCWD, path, std::ptr::null(), 0)
+            Self::Cut(path) => one_path(path, |path| {
+                // SAFETY: whole paths, and numbers.
+                unsafe { libc::truncate(path, 3) }
             }),
-            Self::SetAcl(path) => one_path(path, |path| unsafe {
-                libc::setxattr(path, ACL.as_ptr(), LIST.as_ptr().cast(), size_of_val(&LIST), 0)
+            Self::Chmod(path) => one_path(path, |path| {
+                // SAFETY: whole paths, and numbers.
+                unsafe { libc::chmod(path, 0o700) }
+            }),
+            Self::Chown(path) => one_path(path, |path| {
+                // SAFETY: whole paths, and numbers.
+                unsafe { libc::chown(path, 1, 1) }
+            }),
+            Self::Touch(path) => one_path(path, |path| {
+                // SAFETY: whole paths, and numbers.
+                unsafe { libc::utimensat(libc::AT_FDCWD, path, std::ptr::null(), 0) }
+            }),
+            Self::SetAcl(path) => one_path(path, |path| {
+                // SAFETY: whole paths, and numbers.
+                unsafe {
+                    libc::setxattr(path, ACL.as_ptr(), LIST.as_ptr().cast(), size_of_val(&LIST), 0)
+                }
             }),
             Self::RemoveAcl(path) => {
-                one_path(path, |path| unsafe { libc::removexattr(path, ACL.as_ptr()) })
+                one_path(path, |path| {
+                    // SAFETY: whole paths, and numbers.
+                    unsafe { libc::removexattr(path, ACL.as_ptr()) }
+                })
             }
         }
     }

@@ -236,6 +236,27 @@ impl Running {
         parse_events(text.rsplit_once('\n').map_or("", |(whole, _)| whole))
     }
 
+    /// Waits until the log tells of `count` events under the rule of this label, those lost included.
+    pub fn wait_for_account(&self, rule: &str, count: u64) {
+        let path = self.run.events.as_deref().unwrap();
+        let rule = format!("{{\"name\":\"{rule}\"");
+        let since = std::time::Instant::now();
+        loop {
+            let text = fs::read_to_string(path).unwrap();
+            // A line that is being written is not there yet.
+            let text = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+            let lines = text.lines().filter(|line| line.contains(&rule)).count();
+            let losses: Vec<&str> =
+                text.lines().filter(|line| line.contains("\"losses\":")).collect();
+            let told = lines as u64 + lost(&parse_events(&losses.join("\n")));
+            if told >= count {
+                return;
+            }
+            assert!(since.elapsed() < PATIENCE, "{told} of {count} events are accounted for");
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    }
+
     /// Waits for its end, within [`PATIENCE`], and until nothing of it has a pipe open any more.
     pub fn finish(self) -> Outcome {
         let Self { child, stdout, stderr, run } = self;
@@ -313,17 +334,22 @@ impl Outcome {
 
     /// How many events the log says are lost.
     pub fn lost(&self) -> u64 {
-        let losses = self.events.iter().map(|event| &event["unmapped"]["agent_guard"]["losses"]);
-        losses
-            .filter(|losses| !losses.is_null())
-            .map(|losses| {
-                let hooks = losses["hooks"].as_array().map_or(&[][..], Vec::as_slice);
-                let of_hooks: u64 = hooks.iter().map(|hook| hook["lost"].as_u64().unwrap()).sum();
-                let own = |kind: &str| losses[kind].as_u64().unwrap_or_default();
-                of_hooks + own("malformed") + own("unwritten")
-            })
-            .sum()
+        lost(&self.events)
     }
+}
+
+/// How many events these say are lost.
+fn lost(events: &[Value]) -> u64 {
+    let losses = events.iter().map(|event| &event["unmapped"]["agent_guard"]["losses"]);
+    losses
+        .filter(|losses| !losses.is_null())
+        .map(|losses| {
+            let hooks = losses["hooks"].as_array().map_or(&[][..], Vec::as_slice);
+            let of_hooks: u64 = hooks.iter().map(|hook| hook["lost"].as_u64().unwrap()).sum();
+            let own = |kind: &str| losses[kind].as_u64().unwrap_or_default();
+            of_hooks + own("malformed") + own("unwritten")
+        })
+        .sum()
 }
 
 /// An event about something that was decided.

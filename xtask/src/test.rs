@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// How long the tests may take in one guest: three times what they took on a busy machine.
-const GUEST_LIMIT: Duration = Duration::from_secs(1800);
+const GUEST_LIMIT: Duration = Duration::from_secs(3000);
 /// A boot line without `bpf`, as some distributions have it: no BPF LSM.
 const WITHOUT_BPF: &str = "lsm=landlock,yama,apparmor";
 /// What the tests validate events with.

@@ -177,13 +177,12 @@ impl Socket {
         self.called_end(&reads, caller, &address)
     }
 
-    /// Where a socket leads that somebody hands over; `None` where it is not connected, or leads nowhere
-    /// that is judged here.
+    /// Where a socket leads that somebody else made and hands over; `None` where it is not connected, or
+    /// leads nowhere that is judged here.
     #[inline(always)]
-    pub fn held_target(self, caller: Caller) -> Result<Option<Target>, Reason> {
+    pub fn held_target(self) -> Result<Option<Target>, Reason> {
         match self.family {
             AF_UNIX => return Ok(None),
-            _ if self.is_own(caller)? => return Ok(None),
             AF_INET | AF_INET6 => {}
             _ => return Ok(Some(self.unknown())),
         }

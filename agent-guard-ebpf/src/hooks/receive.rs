@@ -25,17 +25,11 @@ fn file_receive(ctx: LsmContext) -> i32 {
     let Some(caller) = Caller::current(Hook::FileReceive, Enforcement::Refuse) else { return 0 };
     let file: u64 = ctx.arg(0);
     let object = Object::of_file(file);
-    lsm_result(match object.magic() {
-        Ok(SOCKET_MAGIC) => {
-            // Null, which can not be read and is denied, where this fails.
-            let socket = read(file, offset!(file_private)).unwrap_or(0);
-            match receive_socket(caller.agent.into(), socket) {
-                0 => Verdict::Proceed,
-                _ => Verdict::Stop,
-            }
-        }
-        Ok(ANONYMOUS_MAGIC) if is_harmless(&object) => Verdict::Proceed,
-        Ok(ANONYMOUS_MAGIC | PIDFS_MAGIC) => guard::anonymous(caller, &object),
+    // 0 is no file system's, and so is judged as a file that can not be read.
+    lsm_result(match object.magic().unwrap_or(0) {
+        SOCKET_MAGIC => socket(caller, file),
+        ANONYMOUS_MAGIC if is_harmless(&object) => Verdict::Proceed,
+        ANONYMOUS_MAGIC | PIDFS_MAGIC => guard::anonymous(caller, &object),
         _ if is_path_only(file) == Ok(true) && !object.is_cgroup() => Verdict::Proceed,
         _ => guard::file(caller, &object, Ask::open(held_request(file), Telling::All)),
     })
@@ -63,17 +57,31 @@ const fn words(name: &[u8; 16]) -> [u64; 2] {
 }
 
 /// A socket that the agent made itself passes, and so does one that is not connected yet: where it goes
-/// is judged then. One that somebody else connected is judged as if the agent connected it. 0 lets it pass.
+/// is judged then. One that somebody else connected is judged as if the agent connected it.
+#[inline(always)]
+fn socket(caller: Caller, file: u64) -> Verdict {
+    let socket = read(file, offset!(file_private)).unwrap_or(0);
+    // What can not be read is nobody's, and faults below.
+    if Socket::new(socket).and_then(|socket| socket.is_own(caller)) == Ok(true) {
+        return Verdict::Proceed;
+    }
+    match receive_socket(socket, u64::from(caller.agent)) {
+        0 => Verdict::Proceed,
+        _ => Verdict::Stop,
+    }
+}
+
+/// Judges the `struct socket` that another process made. Returns 0 where the agent may have it.
 ///
-/// A function of its own, because the walk to a file takes what the kernel's stack bound leaves.
+/// A global function for the verifier, with a stack of its own: that of a connection and that of a walk do
+/// not fit into one.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn receive_socket(agent: u64, socket: u64) -> u64 {
-    let hook = Hook::FileReceive;
-    let caller = Caller { agent: agent as u32, hook, enforcement: Enforcement::Refuse };
-    let peer = Socket::new(socket).and_then(|socket| socket.held_target(caller));
-    let verdict = match peer {
-        Ok(None) => Verdict::Proceed,
+extern "C" fn receive_socket(socket: u64, agent: u64) -> u64 {
+    let (hook, enforcement) = (Hook::FileReceive, Enforcement::Refuse);
+    let caller = Caller { agent: agent as u32, hook, enforcement };
+    let verdict = match Socket::new(socket).and_then(Socket::held_target) {
+        Ok(None) => return 0,
         Ok(Some(target)) => guard::connect(caller, Action::Connect, &target),
         Err(reason) => guard::connect(caller, Action::Connect, &Target::unreadable(reason)),
     };

@@ -127,9 +127,9 @@ fn what_is_left_out_is_denied() {
 #[test]
 fn the_section_system_names_operations_and_is_known_to_be_there() {
     let parse = |text| Policy::parse("p.yaml", &spec(text)).unwrap();
-    assert_eq!(parse("  mode: audit\n").written, []);
-    let empty = parse("  system: {}\n");
-    assert_eq!((empty.written, empty.system), (vec![SectionKind::System], Section::default()));
+    let is_written = |text| parse(text).written.contains(&SectionKind::System);
+    assert!(!is_written("  mode: audit\n") && is_written("  system: {}\n"));
+    assert_eq!(parse("  system: {}\n").system, Section::default());
     let policy =
         parse("  system: {rules: [{effect: allow, operations: [trace, user-namespace]}]}\n");
     let rules = policy.system.rules;

@@ -119,7 +119,7 @@ fn weaker_tiers() {
 fn observe_refuses() {
     let scratch = Scratch::new();
     let outcome = Run::under(ALLOW_ALL).on("observe").go(&mark(&scratch));
-    never_started(&scratch, &outcome, &["tier enforces nothing", "--allow-degraded enforce"]);
+    never_started(&scratch, &outcome, &["observe enforces nothing", "--allow-degraded enforce"]);
     let audit = Run::under(ALLOW_ALL).on("observe").with(&["--mode", "audit"]);
     audit.go(&["/bin/true"]).exits(0);
 }

@@ -15,7 +15,7 @@ use agent_guard::tier::Tier;
 
 use super::{
     Behaviour, actor, reports,
-    ways::{AtLsm, AtTrace, Way, hold},
+    ways::{AtLsm, AtTrace, Way, hold_with},
 };
 use crate::{
     actor::{End, done},
@@ -35,12 +35,16 @@ const SPEC: &str = r#"
 egress:
   rules: [{name: web, effect: allow, to: ["127.0.0.1:{p1}", "127.0.0.1:{p5}"]}]
 exec: {default: allow}
+unix: {rules: [{effect: allow, paths: ["{root}/socket"]}]}
 files:
   rules:
     - {effect: allow, access: [read], paths: [{system}, "/proc/self/**", "{root}/fixed/**"]}
     - {name: work, effect: allow, paths: ["{root}/open/**"]}
     - {name: secrets, effect: deny, paths: ["{root}/secret/**"]}
 "#;
+
+/// What of it tier `trace` has no hooks for.
+const DEGRADED: [&str; 2] = ["--allow-degraded", "unix,system"];
 
 fn place() -> Scratch {
     Scratch::with(&[
@@ -105,7 +109,7 @@ fn sent() {
             at_trace: AtTrace::Unseen,
         },
     ];
-    hold(&scratch, SPEC, &ways);
+    hold_with(&DEGRADED, &scratch, SPEC, &ways);
 }
 
 fn things(scratch: &Scratch) -> BTreeMap<&'static str, OwnedFd> {
@@ -196,7 +200,9 @@ fn taken() {
             AtTrace::Closed("detached"),
         ),
     ];
-    hold(&scratch, SPEC, &ways);
+    // Taking anything from processes outside is an operation of its own.
+    let spec = format!("{SPEC}system: {{rules: [{{effect: allow, operations: [trace]}}]}}\n");
+    hold_with(&DEGRADED, &scratch, &spec, &ways);
 }
 
 fn started_with() {
@@ -209,6 +215,7 @@ fn started_with() {
     let words: Vec<&str> = ["each"].into_iter().chain(words.split(' ')).collect();
     fs::write(scratch.path("secret/log"), "").unwrap();
     let outcome = Run::under(&scratch.place.fill(SPEC))
+        .with(&DEGRADED)
         .redirected(&scratch.place.fill(redirections))
         .go(&actor(&scratch, &words));
     outcome.exits(0);

@@ -134,6 +134,7 @@ fn counted() {
     go();
     let through = running.stdout.wait_for("went through");
     running.signal(Signal::CONT);
+    running.wait_for_account("no-port", BURST);
     go();
     let outcome = running.finish();
     outcome.exits(0);

@@ -95,7 +95,7 @@ impl Drop for Stage {
     fn drop(&mut self) {
         let _ = self.outside.kill();
         let _ = self.outside.wait();
-        while unmount(&self.directory(), UnmountFlags::DETACH).is_ok() {}
+        while unmount(self.directory(), UnmountFlags::DETACH).is_ok() {}
     }
 }
 

@@ -35,6 +35,12 @@ pub enum AtTrace {
 /// Tries every way under `spec`. What is denied ends in one event; outside it succeeds.
 #[track_caller]
 pub fn hold(scratch: &Scratch, spec: &str, ways: &[Way]) -> Outcome {
+    hold_with(&[], scratch, spec, ways)
+}
+
+/// As [`hold`], with other options for `run`.
+#[track_caller]
+pub fn hold_with(options: &[&str], scratch: &Scratch, spec: &str, ways: &[Way]) -> Outcome {
     let words: Vec<&str> = ways
         .iter()
         .flat_map(|way| ["--"].into_iter().chain(way.words.iter().copied()))
@@ -45,7 +51,7 @@ pub fn hold(scratch: &Scratch, spec: &str, ways: &[Way]) -> Outcome {
     let outside = String::from_utf8(outside.stdout).unwrap();
     let outside: Vec<Report> =
         outside.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let outcome = Run::under(&scratch.place.fill(spec)).go(&command);
+    let outcome = Run::under(&scratch.place.fill(spec)).with(options).go(&command);
     outcome.exits(0);
     let inside = reports(&outcome);
     assert_eq!((outside.len(), inside.len()), (ways.len(), ways.len()), "{}", outcome.stderr);
