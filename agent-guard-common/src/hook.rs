@@ -1,7 +1,7 @@
 //! The table of hooks: what each is called, what it is given and what it decides.
 //!
-//! A tier whose hook is missing is not to be had, unless the row says that the hook is optional: then
-//! `doctor` and every start tell what stays open without it.
+//! A tier whose hook is missing is not to be had, unless the row says that the hook is optional: then its
+//! `without` says what that comes to.
 
 /// The tier whose programs a hook belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -77,8 +77,6 @@ pub struct Guard {
     pub tables: Tables,
     /// What is in force.
     pub tier: Tier,
-    /// Optional hooks that this kernel lacks.
-    pub missing: Vec<&'static HookSpec>,
     /// Stronger tiers that were tried before, and why they are not in force.
     pub weaker_because: Vec<(Tier, TierError)>,
     /// Held here as well, so that what is in force does not hang on files.
@@ -128,7 +126,7 @@ impl Guard {
         }
         let mut tables = Tables::take(&mut loaded.ebpf)?;
         let links = load::attach(&mut loaded, cgroup.open()?)?;
-        let Loaded { mut ebpf, hooks, missing } = loaded;
+        let Loaded { mut ebpf, hooks } = loaded;
 
         let inner = Cgroup::create_in(cgroup.path(), mounts, "canary")?;
         tables.set_agent(CANARY, nothing_allowed(inner.id()))?;
@@ -144,15 +142,7 @@ impl Guard {
             Some(pins) => pins.pin_links(links)?,
             None => links.into_iter().map(|(_, link)| link).collect(),
         };
-        Ok(Self {
-            ebpf,
-            tables,
-            tier,
-            missing,
-            weaker_because: Vec::new(),
-            _links: links,
-            counters,
-        })
+        Ok(Self { ebpf, tables, tier, weaker_because: Vec::new(), _links: links, counters })
     }
 
     /// What each hook has counted for agents; the canary's share is left out.

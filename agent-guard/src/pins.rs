@@ -25,6 +25,8 @@ use rustix::{
     mount::{MountFlags, mount},
 };
 
+use crate::kernel::root_cause;
+
 /// Where bpffs is mounted.
 const BPFFS: &str = "/sys/fs/bpf";
 
@@ -163,15 +165,6 @@ impl Pins {
             }
         }
     }
-}
-
-/// What lies at the bottom of an error: aya's own words above it name calls, not causes.
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }
 
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PinsError {

@@ -23,6 +23,7 @@ fuzz_target!(|text: &str| {
         root: "/".into(),
         mount_point: "/".into(),
         fs_type: "ext4".to_owned(),
+        options: String::new().into(),
     };
     let filesystems = Filesystems::from_table(&[root]);
     let environment = Environment { filesystems: &filesystems, links: &NoLinks };

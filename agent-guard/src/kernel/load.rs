@@ -17,6 +17,7 @@ use aya::{
 use super::{
     Row,
     btf::{BtfError, KernelTypes},
+    root_cause,
 };
 use crate::tier::Tier;
 
@@ -36,7 +37,7 @@ pub enum LoadError {
     #[error("the kernel's type information could not be used: {0}")]
     Btf(#[from] aya::BtfError),
     /// One program was refused.
-    #[error("the kernel refused the program for {hook} ({decides}): {}", root_cause(.source))]
+    #[error("the kernel refused the program for {hook} ({decides}): {}", refusal(.source))]
     Program {
         /// Kernel name of the hook.
         hook: &'static str,
@@ -50,21 +51,11 @@ pub enum LoadError {
     NoProgram(&'static str),
 }
 
-/// What lies at the bottom of an error: aya's own words above it name calls, not causes. The
-/// verifier's log, where there is one, is for the debug log.
-fn root_cause(error: &dyn std::error::Error) -> String {
+/// The first line of the cause. The verifier's log, where there is one, is for the debug log.
+fn refusal(error: &dyn std::error::Error) -> String {
     tracing::debug!("{error}");
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause
-        .to_string()
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .trim_end_matches(". Verifier output: ")
-        .to_owned()
+    let cause = root_cause(error);
+    cause.lines().next().unwrap_or_default().trim_end_matches(". Verifier output: ").to_owned()
 }
 
 /// Sizes of the maps that depend on the policies, in entries.
@@ -99,24 +90,20 @@ pub struct Loaded {
     pub ebpf: Ebpf,
     /// The hooks whose programs are loaded.
     pub hooks: Vec<&'static HookSpec>,
-    /// Optional hooks that this kernel lacks.
-    pub missing: Vec<&'static HookSpec>,
 }
 
 /// Creates the maps and loads the programs of `tier`; nothing is attached yet.
 pub fn load(tier: Tier, sizes: MapSizes) -> Result<Loaded, LoadError> {
     let Prepared { mut ebpf, btf, types } = prepare(tier, sizes)?;
-    let (mut hooks, mut missing) = (Vec::new(), Vec::new());
+    let mut hooks = Vec::new();
     for spec in hooks_of(tier) {
         match load_program(&mut ebpf, spec, &btf, &types) {
             Ok(()) => hooks.push(spec),
-            Err(LoadError::Types(BtfError::NoHook(_))) if spec.need == Need::Optional => {
-                missing.push(spec);
-            }
+            Err(LoadError::Types(BtfError::NoHook(_))) if spec.need == Need::Optional => {}
             Err(error) => return Err(error),
         }
     }
-    Ok(Loaded { ebpf, hooks, missing })
+    Ok(Loaded { ebpf, hooks })
 }
 
 /// How loading the program of one hook went.

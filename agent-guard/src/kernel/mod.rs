@@ -18,3 +18,12 @@ pub(crate) struct Row<T>(pub T);
 // padding (their sizes are asserted where they are declared), every bit pattern read from the kernel
 // was written as the same type.
 unsafe impl<T: Copy + 'static> Pod for Row<T> {}
+
+/// What lies at the bottom of an error: aya's own words above it name calls, not causes.
+pub(crate) fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}

@@ -35,6 +35,7 @@ const SPEC: &str = r#"
 egress:
   rules: [{name: web, effect: allow, to: ["127.0.0.1:{p1}", "127.0.0.1:{p5}"]}]
 exec: {default: allow}
+listen: {rules: [{effect: allow, on: ["127.0.0.1:{p5}"]}]}
 unix: {rules: [{effect: allow, paths: ["{root}/socket"]}]}
 files:
   rules:
@@ -44,7 +45,7 @@ files:
 "#;
 
 /// What of it tier `trace` has no hooks for.
-const DEGRADED: [&str; 2] = ["--allow-degraded", "unix,system"];
+const DEGRADED: [&str; 2] = ["--allow-degraded", "listen,unix,system"];
 
 fn place() -> Scratch {
     Scratch::with(&[

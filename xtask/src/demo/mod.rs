@@ -17,7 +17,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use self::stage::{POLICY, Stage, tell};
+use self::stage::{DEGRADED, POLICY, Stage, tell};
 use crate::{
     build,
     process::say,
@@ -89,7 +89,10 @@ fn on_host(agent_guard: PathBuf) -> Result<u8> {
                 format!("{shown} policy explain {POLICY} --open ~/.ssh/id_ed25519"),
                 "what the policy says",
             ),
-            (format!("{shown} run --policy {POLICY} -- sh"), "be the agent: a shell under guard"),
+            (
+                format!("{shown} run --policy {POLICY} {} -- sh", DEGRADED.join(" ")),
+                "be the agent: a shell under guard",
+            ),
             ("cargo xtask demo --vm".to_owned(), "the same at tier lsm, in a virtual machine"),
         ],
     );

@@ -27,7 +27,7 @@ use super::{
 /// The policy, from the root of the repository.
 pub const POLICY: &str = "policies/coding-agent.yaml";
 /// What tier `trace` lacks of it; at `lsm` nothing is lacking.
-const DEGRADED: [&str; 2] = ["--allow-degraded", "listen,unix"];
+pub const DEGRADED: [&str; 2] = ["--allow-degraded", "listen,unix"];
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What is played, and with what.
