@@ -1,11 +1,11 @@
 //! Host names: the DNS proxy, and what its answers open.
 
-use std::{net::UdpSocket, os::fd::AsRawFd, os::unix::process::CommandExt, process::Stdio};
+use std::{net::UdpSocket, os::fd::AsRawFd};
 
 use agent_guard::tier::Tier;
 use serde_json::Value;
 
-use super::{Behaviour, actor};
+use super::{Behaviour, actor, sockets::said_moved_in};
 use crate::{
     guard::{Outcome, Run, tier},
     queries::{INHERITED, name_server},
@@ -260,34 +260,31 @@ fn not_diverted() {
         return;
     }
     let place = Place::new(60);
-    // A socket that was made outside, and a proxy's own port for whoever knows it.
+    // A socket that was made outside.
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    // SAFETY: both are descriptors of this process, and nobody else has this number.
+    assert_eq!(unsafe { libc::dup2(socket.as_raw_fd(), INHERITED) }, INHERITED);
+    let inherited = format!("inherited {SERVER} api.example A");
+    let (_, said) = said_moved_in(&place.scratch, place.run(RULES), &["names", &inherited]);
+    if tier() == Tier::Lsm {
+        assert_eq!(said, "refused\n");
+    }
+
+    // Another protocol, other ports, and the name server behind the proxy for whoever knows it.
     let steps = [
-        format!("inherited {SERVER} api.example A"),
         format!("mptcp {SERVER} api.example A"),
         format!("udp {} api.example A", place.upstream),
         "udp 192.0.2.53:5353 api.example A".to_owned(),
         "tcp 192.0.2.53:853 api.example A".to_owned(),
     ];
     let steps: Vec<&str> = steps.iter().map(String::as_str).collect();
-    let run = place.run(RULES);
-    let mut command = run.command(&place.command(&steps));
-    let from = socket.as_raw_fd();
-    // SAFETY: one system call.
-    unsafe {
-        command.pre_exec(move || match libc::dup2(from, INHERITED) {
-            -1 => Err(std::io::Error::last_os_error()),
-            _ => Ok(()),
-        });
-    }
-    let output = command.stdin(Stdio::null()).output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    let lines: Vec<&str> = text.lines().collect();
-    assert_eq!(lines.len(), 5, "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let outcome = place.run(RULES).go(&place.command(&steps));
+    let lines = lines(&outcome);
+    assert_eq!(lines.len(), 4);
     if tier() == Tier::Lsm {
-        assert_eq!(lines[..2], ["refused"; 2], "{text}");
+        assert_eq!(lines[0], "refused");
     }
-    assert_eq!(lines[2..], ["refused"; 3], "{text}");
+    assert_eq!(lines[1..], ["refused"; 3]);
 }
 
 fn explicit() {

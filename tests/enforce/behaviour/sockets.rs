@@ -64,10 +64,17 @@ fn outside(scratch: &Scratch, role: &[&str]) -> Vec<Report> {
     outside.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// What `role` came to in a process that others moved into an agent under `spec`, with all that it had
-/// open: `run` itself hands no sockets on.
+/// What `role` came to in a process that was moved into an agent under `spec`.
 fn moved_in(scratch: &Scratch, spec: &str, role: &[&str]) -> (Outcome, Vec<Report>) {
-    let running = Run::under(&scratch.place.fill(spec)).start(&actor(scratch, &["wait"]));
+    let run = Run::under(&scratch.place.fill(spec));
+    let (outcome, said) = said_moved_in(scratch, run, role);
+    (outcome, said.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
+}
+
+/// What `role` said in a process that others moved into the agent of `run`, with all that it had open:
+/// `run` itself hands no sockets on.
+pub fn said_moved_in(scratch: &Scratch, run: Run, role: &[&str]) -> (Outcome, String) {
+    let running = run.start(&actor(scratch, &["wait"]));
     running.stdout.wait_for("ready");
     let cgroup = running.events()[0]["unmapped"]["agent_guard"]["agent"]["cgroup"].clone();
     let mut newcomer = Command::new("/bin/sh")
@@ -84,8 +91,7 @@ fn moved_in(scratch: &Scratch, spec: &str, role: &[&str]) -> (Outcome, Vec<Repor
     running.signal(Signal::USR1);
     let outcome = running.finish();
     outcome.exits(0);
-    let said = String::from_utf8(said.stdout).unwrap();
-    (outcome, said.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
+    (outcome, String::from_utf8(said.stdout).unwrap())
 }
 
 /// Fails unless `report` was refused, and told of once, by `by`.
