@@ -44,6 +44,8 @@ mod support;
 
 use libtest_mimic::Arguments;
 
+use crate::guard::Run;
+
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     if let [_, first, role @ ..] = arguments.as_slice()
@@ -59,7 +61,15 @@ fn main() {
     );
     own_mounts();
     let trials = scenes::trials().into_iter().chain(behaviour::trials()).collect();
-    libtest_mimic::run(&arguments, trials).exit();
+    // The programs stay loaded from one test to the next.
+    let holder = (!arguments.list)
+        .then(|| Run::under(behaviour::ALLOW_ALL).start(&["/bin/sleep", "infinity"]));
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    if let Some(holder) = holder {
+        holder.signal(rustix::process::Signal::TERM);
+        holder.finish();
+    }
+    conclusion.exit();
 }
 
 /// Mounts that tests make are nobody else's, and gone with this process.

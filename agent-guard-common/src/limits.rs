@@ -34,13 +34,47 @@ pub const LEXER_STATES: usize = 1024;
 /// Disjoint port ranges under one address prefix; bounds the kernel's binary search to 11 steps.
 pub const MAX_INTERVALS: u32 = 1024;
 
-/// Addresses that the agents of a load may hold by host name at once ([`crate::table::Lease`]). An answer
-/// that does not fit is withheld. A name has a handful of addresses, and each is forgotten with its TTL.
+/// Addresses that an agent may hold by host name at once ([`crate::table::Lease`]). An answer that does not
+/// fit is withheld. A name has a handful of addresses, and each is forgotten with its TTL.
 pub const MAX_LEASES: usize = 8192;
+
+/// The same, of all agents together.
+pub const ALL_LEASES: usize = 8 * MAX_LEASES;
 
 /// Port ranges that rules with host names may open, or close, at one address at once. Rules that say the
 /// same share one, so only different rules for names on one shared address add up.
 pub const LEASE_SLOTS: usize = 16;
+
+/// Agents at once under one set of programs: a thousand on a host, and canaries.
+pub const MAX_AGENTS: usize = 2048;
+
+/// Policies in the maps at once: every agent's own and its successor while they are swapped.
+pub const MAX_POLICIES: usize = 2 * MAX_AGENTS;
+
+/// Bytes of an agent's ring buffer: some 40,000 events that nobody has read yet. More are counted as lost.
+pub const RING_BYTES: usize = 8 << 20;
+
+/// States of a policy's path automaton: 10,000 rules take a fifth.
+pub const MAX_STATES: usize = 1 << 17;
+
+/// Edges between them, at 16 bytes each with the key.
+pub const MAX_EDGES: usize = 1 << 19;
+
+/// Address prefixes of a policy.
+pub const MAX_PREFIXES: usize = 1 << 17;
+
+/// Port ranges of a policy, under all prefixes together.
+pub const MAX_ALL_INTERVALS: usize = 1 << 18;
+
+/// Files with several names of which a policy denies one.
+pub const MAX_ALIASES: usize = 1 << 14;
+
+/// File systems of a policy.
+pub const MAX_STARTS: usize = 1 << 15;
+
+/// How often the largest policy fits the maps, which all agents share: with its successor. An entry takes
+/// memory when it is made; room for one takes 8 to 16 bytes.
+pub const ROOM: usize = 2;
 
 /// Rules in a policy; ids are 16 bits wide and the highest says "no rule".
 pub const MAX_RULES: usize = 65_000;

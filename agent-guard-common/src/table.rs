@@ -6,6 +6,7 @@
 
 use crate::{
     event::Operation,
+    hook::Hook,
     limits::{LEASE_SLOTS, LEXER_CELLS, LEXER_STATES},
 };
 
@@ -435,7 +436,31 @@ pub enum Counter {
 }
 
 /// Number of [`Counter`] kinds.
-pub const COUNTER_KINDS: u32 = 4;
+const COUNTER_KINDS: usize = 4;
+
+/// What an agent's actions came to: the value of `COUNTERS`, a row for each hook and CPU, keyed by agent id.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub struct Counters(pub [u64; COUNTER_KINDS * Hook::TABLE.len()]);
+
+impl Counters {
+    /// Nothing counted.
+    pub const ZERO: Self = Self([0; COUNTER_KINDS * Hook::TABLE.len()]);
+
+    /// How many there are.
+    pub const COUNT: usize = Self::ZERO.0.len();
+
+    /// Where the counter of the hook with this number stands; beyond the end where there is no such hook.
+    #[inline(always)]
+    pub fn index(hook: u8, counter: Counter) -> usize {
+        hook as usize * COUNTER_KINDS + counter as usize
+    }
+
+    /// What was counted at `hook`.
+    pub fn of(&self, hook: Hook, counter: Counter) -> u64 {
+        self.0.get(Self::index(hook as u8, counter)).copied().unwrap_or(0)
+    }
+}
 
 const _: () = {
     assert!(size_of::<Agent>() == 56 + 4 * OPERATIONS);

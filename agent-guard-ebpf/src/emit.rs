@@ -14,7 +14,7 @@ use aya_ebpf::helpers::{
 use crate::{
     guard::Caller,
     kernel::{enforcing, offset, read},
-    maps::{self, EVENTS, Scratch},
+    maps::{self, AgentCounters, Scratch},
 };
 
 /// What a denial does where it is enforced.
@@ -108,18 +108,25 @@ extern "C" fn tell_of(scratch: *mut Scratch, who: u64, what: u64, judged: u64) -
     // SAFETY: the caller holds the slot; the verifier has the null case looked at.
     let Some(memory) = (unsafe { scratch.as_mut() }) else { return 1 };
     let (hook, outcome, flags) = (what as u8, (what >> 16) as u8, (what >> 32) as u32);
-    maps::count_at(hook, Counter::Decided);
+    let agent = who as u32;
+    let counters = AgentCounters::of(agent);
+    let count = |counter| {
+        if let Some(counters) = counters {
+            counters.add(hook, counter);
+        }
+    };
+    count(Counter::Decided);
     let decision = Decision::unpack(judged);
     if decision.reason.is_failure() {
-        maps::count_at(hook, Counter::Failed);
+        count(Counter::Failed);
     }
     if outcome != Outcome::Allowed as u8 {
-        maps::count_at(hook, Counter::Denied);
+        count(Counter::Denied);
     } else if flags & AgentFlag::LOG_ALLOWED == 0 {
         return 0;
     }
     let header = &mut memory.header;
-    header.agent = who as u32;
+    header.agent = agent;
     header.policy = (who >> 32) as u32;
     header.hook = hook;
     header.action = (what >> 8) as u8;
@@ -127,8 +134,8 @@ extern "C" fn tell_of(scratch: *mut Scratch, who: u64, what: u64, judged: u64) -
     header.reason = decision.reason as u8;
     header.rule = decision.rule;
     fill_caller(header);
-    if !send(memory) {
-        maps::count_at(hook, Counter::Lost);
+    if !send(agent, memory) {
+        count(Counter::Lost);
     }
     0
 }
@@ -157,16 +164,17 @@ fn parent(task: u64) -> Result<u32, Reason> {
 
 /// Sends the event with the first `path_len` bytes of its path; false where it is lost.
 #[inline(always)]
-fn send(memory: &mut Scratch) -> bool {
+fn send(agent: u32, memory: &mut Scratch) -> bool {
     let path_len = memory.path_len;
     if path_len > PATH_ROOM as u64 {
         return false;
     }
+    let Some(ring) = maps::ring(agent) else { return false };
     memory.header.path_len = path_len as u32;
     // SAFETY: the header and `PATH_ROOM` bytes of path lie behind one another in the slot.
     let sent = unsafe {
         bpf_ringbuf_output(
-            (&raw const EVENTS).cast_mut().cast(),
+            ring,
             (&raw mut memory.header).cast(),
             size_of::<EventHeader>() as u64 + path_len,
             0,

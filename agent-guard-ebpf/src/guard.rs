@@ -458,11 +458,11 @@ pub fn operate(
 /// Counts a decision that no event tells of.
 #[inline(always)]
 fn in_silence(caller: Caller, agent: Option<&Agent>, effect: Effect) -> Verdict {
-    maps::count(caller.hook, Counter::Decided);
+    maps::count(caller.agent, caller.hook, Counter::Decided);
     if effect == Effect::Allow {
         return Verdict::Proceed;
     }
-    maps::count(caller.hook, Counter::Denied);
+    maps::count(caller.agent, caller.hook, Counter::Denied);
     unless_audited(agent)
 }
 
@@ -484,7 +484,7 @@ fn forget_target(header: &mut EventHeader) {
 #[inline(always)]
 pub fn without_memory(caller: Caller) -> Verdict {
     for counter in [Counter::Decided, Counter::Failed, Counter::Denied, Counter::Lost] {
-        maps::count(caller.hook, counter);
+        maps::count(caller.agent, caller.hook, counter);
     }
     unless_audited(maps::agent(caller.agent))
 }

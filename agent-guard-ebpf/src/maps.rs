@@ -1,13 +1,18 @@
-//! Every map, and the policy tables seen as [`Tables`]. Sizes are upper bounds that the loader
-//! replaces by what the policy needs; nothing is allocated ahead.
+//! Every map, and the policy tables seen as [`Tables`]. All agents share them; their sizes are in
+//! [`agent_guard_common::limits`]. Entries take memory when they are made.
+
+use core::ffi::c_void;
 
 use agent_guard_common::{
     decide::{Component, Tables, Transport, decide_lease},
     event::{EventHeader, PATH_ROOM},
     hook::Hook,
-    limits::{MAX_DEPTH, MAX_LEASES},
+    limits::{
+        ALL_LEASES, MAX_AGENTS, MAX_ALIASES, MAX_ALL_INTERVALS, MAX_DEPTH, MAX_EDGES, MAX_POLICIES,
+        MAX_PREFIXES, MAX_STARTS, MAX_STATES, RING_BYTES, ROOM,
+    },
     table::{
-        Agent, Alias, AliasKey, COUNTER_KINDS, Counter, Diverted, EdgeKey, Family, Interval,
+        Agent, Alias, AliasKey, Counter, Counters, Diverted, EdgeKey, Family, Interval,
         IntervalKey, Label, Lease, LeaseKey, Lexer, PREFIX_BASE_BITS, PortSet, PrefixKey, StartKey,
         State, StateKey, Verdict, Way,
     },
@@ -17,7 +22,10 @@ use aya_ebpf::{
         BPF_F_NO_PREALLOC, BPF_LOCAL_STORAGE_GET_F_CREATE, BPF_SK_STORAGE_GET_F_CREATE,
         bpf_map_type::BPF_MAP_TYPE_TASK_STORAGE, bpf_sock, task_struct,
     },
-    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, SkStorage, lpm_trie::Key},
+    btf_maps::{
+        Array, HashMap, HashOfMaps, LpmTrie, PerCpuArray, PerCpuHashMap, RingBuf, SkStorage,
+        lpm_trie::Key,
+    },
     helpers::generated::{bpf_ktime_get_boot_ns, bpf_sk_storage_get, bpf_task_storage_get},
     macros::btf_map,
 };
@@ -27,33 +35,35 @@ use crate::kernel::Facts;
 const LAZY: usize = BPF_F_NO_PREALLOC as usize;
 
 #[btf_map]
-static AGENTS: HashMap<u32, Agent, 1024, LAZY> = HashMap::new();
+static AGENTS: HashMap<u32, Agent, MAX_AGENTS, LAZY> = HashMap::new();
 #[btf_map]
-static AGENT_OF_CGROUP: HashMap<u64, u32, 4096, LAZY> = HashMap::new();
+static AGENT_OF_CGROUP: HashMap<u64, u32, MAX_AGENTS, LAZY> = HashMap::new();
 #[btf_map]
 static GENERATION: Array<u32, 1> = Array::new();
 #[btf_map]
-static STARTS: HashMap<StartKey, u32, 65536, LAZY> = HashMap::new();
+static STARTS: HashMap<StartKey, u32, { ROOM * MAX_STARTS }, LAZY> = HashMap::new();
 #[btf_map]
-static EDGES: HashMap<EdgeKey, u32, 65536, LAZY> = HashMap::new();
+static EDGES: HashMap<EdgeKey, u32, { ROOM * MAX_EDGES }, LAZY> = HashMap::new();
 #[btf_map]
-static STATES: HashMap<StateKey, State, 65536, LAZY> = HashMap::new();
+static STATES: HashMap<StateKey, State, { ROOM * MAX_STATES }, LAZY> = HashMap::new();
 #[btf_map]
-static ALIASES: HashMap<AliasKey, Alias, 65536, LAZY> = HashMap::new();
+static ALIASES: HashMap<AliasKey, Alias, { ROOM * MAX_ALIASES }, LAZY> = HashMap::new();
 #[btf_map]
-static LEXERS: HashMap<u32, Lexer, 1024, LAZY> = HashMap::new();
+static LEXERS: HashMap<u32, Lexer, MAX_POLICIES, LAZY> = HashMap::new();
 #[btf_map]
-static PREFIXES: LpmTrie<PrefixKey, PortSet, 65536> = LpmTrie::new();
+static PREFIXES: LpmTrie<PrefixKey, PortSet, { ROOM * MAX_PREFIXES }> = LpmTrie::new();
 #[btf_map]
-static INTERVALS: HashMap<IntervalKey, Interval, 65536, LAZY> = HashMap::new();
+static INTERVALS: HashMap<IntervalKey, Interval, { ROOM * MAX_ALL_INTERVALS }, LAZY> =
+    HashMap::new();
 #[btf_map]
-static LEASES: HashMap<LeaseKey, Lease, MAX_LEASES, LAZY> = HashMap::new();
+static LEASES: HashMap<LeaseKey, Lease, ALL_LEASES, LAZY> = HashMap::new();
 #[btf_map]
 static DIVERTED: SkStorage<Diverted> = SkStorage::new();
+/// Where the events of each agent go. One that floods its own loses nobody else's.
 #[btf_map]
-pub static EVENTS: RingBuf<EventHeader, 8388608> = RingBuf::new();
+static RINGS: HashOfMaps<u32, RingBuf<EventHeader, RING_BYTES>, MAX_AGENTS> = HashOfMaps::new();
 #[btf_map]
-static COUNTERS: PerCpuArray<u64, { (Hook::COUNT * COUNTER_KINDS) as usize }> = PerCpuArray::new();
+static COUNTERS: PerCpuHashMap<u32, Counters, MAX_AGENTS, LAZY> = PerCpuHashMap::new();
 #[btf_map]
 static LABELS: TaskStorage<Label> = TaskStorage::new();
 #[btf_map]
@@ -235,19 +245,48 @@ pub fn alias(key: AliasKey) -> Option<&'static Alias> {
     unsafe { ALIASES.get(key) }
 }
 
-/// Adds one to a counter of `hook`.
+/// The ring buffer of an agent, which may have ended.
 #[inline(always)]
-pub fn count(hook: Hook, counter: Counter) {
-    count_at(hook as u8, counter);
+pub fn ring(agent: u32) -> Option<*mut c_void> {
+    // SAFETY: what is found is only passed to a helper.
+    unsafe { RINGS.get(&agent) }.map(|ring| core::ptr::from_ref(ring).cast_mut().cast())
 }
 
-/// As [`count`], by the hook's number.
+/// The counters of one agent on this CPU.
+#[derive(Clone, Copy)]
+pub struct AgentCounters(*mut Counters);
+
+impl AgentCounters {
+    /// Those of `agent`, which may have ended.
+    #[inline(always)]
+    pub fn of(agent: u32) -> Option<Self> {
+        COUNTERS.get_ptr_mut(agent).map(Self)
+    }
+
+    /// Adds one to a counter of the hook with this number.
+    #[inline(always)]
+    pub fn add(self, hook: u8, counter: Counter) {
+        let mut index = Counters::index(hook, counter);
+        // SAFETY: an index is below 1,024, so that nothing changes; but the compiler can no longer compare one
+        // register and use another, of which the verifier knows no bound.
+        unsafe { core::arch::asm!("{0} &= 1023", inout(reg) index) };
+        if index >= Counters::COUNT {
+            return;
+        }
+        // SAFETY: the row is live and this CPU's, and the index lies in it. A program preempted between load
+        // and store could lose an addition, so it is one instruction; `core` has no atomic addition for BPF.
+        unsafe {
+            let value = (&raw mut (*self.0).0).cast::<u64>().add(index);
+            core::arch::asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) value, in(reg) 1u64);
+        }
+    }
+}
+
+/// Adds one to a counter of `agent` at `hook`.
 #[inline(always)]
-pub fn count_at(hook: u8, counter: Counter) {
-    if let Some(value) = COUNTERS.get_ptr_mut(u32::from(hook) * COUNTER_KINDS + counter as u32) {
-        // SAFETY: the slot is live and belongs to this CPU. A program preempted between load and store
-        // could lose an addition, so it is one instruction; `core` has no atomic addition for BPF.
-        unsafe { core::arch::asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) value, in(reg) 1u64) };
+pub fn count(agent: u32, hook: Hook, counter: Counter) {
+    if let Some(counters) = AgentCounters::of(agent) {
+        counters.add(hook as u8, counter);
     }
 }
 

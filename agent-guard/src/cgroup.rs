@@ -95,6 +95,13 @@ impl Cgroup {
         Ok(Self { path, id })
     }
 
+    /// The ids of the cgroups that it lies in.
+    pub fn above(&self, mounts: &[Mount]) -> Result<Vec<u64>, CgroupError> {
+        let mount = mounts::cgroup2(mounts).ok_or(CgroupError::NotMounted)?;
+        let above = self.path.ancestors().skip(1).take_while(|path| path.starts_with(mount));
+        above.map(|path| Ok(fs::metadata(path).map_err(io_error("reading", path))?.ino())).collect()
+    }
+
     /// Its id in the kernel.
     pub fn id(&self) -> u64 {
         self.id

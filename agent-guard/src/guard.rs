@@ -1,28 +1,24 @@
 //! A guard in force: the programs of a tier, attached, proven by the canary, and the agents under it.
 
-use std::{fmt, os::fd::AsFd};
+use std::fmt;
 
-use agent_guard_common::{
-    hook::HookSpec,
-    table::{ACCESS_KINDS, Agent, AgentFlag, Effect, NO_RULE, OPERATIONS, Verdict},
+use agent_guard_common::table::{
+    ACCESS_KINDS, Agent, AgentFlag, Effect, NO_RULE, OPERATIONS, Verdict,
 };
-use aya::{Ebpf, maps::MapError, programs::links::FdLink};
+use aya::{maps::MapError, programs::links::FdLink};
 
 use crate::{
     canary::{self, CanaryError},
     cgroup::{Cgroup, CgroupError},
     kernel::{
         counters::Counters,
-        load::{self, LoadError, Loaded, MapSizes},
-        tables::{InstallError, Tables},
+        pins::Pins,
+        tables::{InstallError, NO_POLICY, Tables},
     },
     mounts::Mount,
-    pins::{Pins, PinsError},
+    programs::{Programs, ProgramsError},
     tier::Tier,
 };
-
-/// The id of the canary's agent; `run` numbers its own from 1.
-const CANARY: u32 = u32::MAX;
 
 /// Which tier is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,18 +32,20 @@ pub enum TierChoice {
 /// Why a tier is not to be had here.
 #[derive(Debug, thiserror::Error)]
 pub enum TierError {
-    /// The kernel refused the programs.
+    /// The programs are not at hand.
     #[error(transparent)]
-    Load(#[from] LoadError),
+    Programs(#[from] ProgramsError),
+    /// This process is under guard itself.
+    #[error(
+        "this process runs in agent {0}'s cgroup; an agent inside another is not supported: start it from outside"
+    )]
+    Nested(u32),
     /// The maps could not be written.
     #[error(transparent)]
     Install(#[from] InstallError),
     /// The programs are attached and do not enforce.
     #[error(transparent)]
     Canary(#[from] CanaryError),
-    /// What is in force could not be pinned.
-    #[error(transparent)]
-    Pins(#[from] PinsError),
     /// The canary needs a cgroup.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
@@ -69,102 +67,106 @@ impl fmt::Display for NoTier {
 
 impl std::error::Error for NoTier {}
 
-/// Programs in force.
+/// A tier in force for one cgroup.
 pub struct Guard {
-    /// The loaded object: maps that were not taken, programs and their links.
-    pub ebpf: Ebpf,
     /// Agents and policies.
     pub tables: Tables,
     /// What is in force.
     pub tier: Tier,
     /// Stronger tiers that were tried before, and why they are not in force.
     pub weaker_because: Vec<(Tier, TierError)>,
-    /// Held here as well, so that what is in force does not hang on files.
+    programs: Programs,
+    cgroup: u64,
+    /// Held here as well, so that what is attached does not hang on files alone.
     _links: Vec<FdLink>,
-    counters: Counters,
 }
 
 impl Guard {
-    /// Loads, attaches, proves and pins the programs of the strongest tier that `choice` admits. cgroup
-    /// programs are attached to `cgroup`. Where there are `pins`, what is in force stays so until they are
-    /// removed; else as long as the guard.
+    /// Puts the strongest tier that `choice` admits in force for `cgroup`, and proves it. It stays so, whatever
+    /// becomes of this process, until [`Self::end`].
     pub fn establish(
-        pins: Option<&Pins>,
         choice: TierChoice,
         cgroup: &Cgroup,
         mounts: &[Mount],
-        sizes: MapSizes,
     ) -> Result<Self, NoTier> {
         let mut refused = Vec::new();
         for tier in Tier::ALL {
             if matches!(choice, TierChoice::Only(only) if only != tier) {
                 continue;
             }
-            match Self::of_tier(pins, tier, cgroup, mounts, sizes) {
+            match Self::of_tier(tier, cgroup, mounts) {
                 Ok(guard) => return Ok(Self { weaker_because: refused, ..guard }),
                 Err(error) => refused.push((tier, error)),
-            }
-            if let Some(Err(error)) = pins.map(Pins::remove) {
-                refused.push((tier, error.into()));
             }
         }
         Err(NoTier(refused))
     }
 
-    fn of_tier(
-        pins: Option<&Pins>,
-        tier: Tier,
-        cgroup: &Cgroup,
-        mounts: &[Mount],
-        sizes: MapSizes,
-    ) -> Result<Self, TierError> {
-        let mut loaded = load::load(tier, sizes)?;
-        if let Some(pins) = pins {
-            pins.create()?;
-            pins.pin_maps(&loaded.ebpf)?;
-            pins.pin_programs(&mut loaded.ebpf, &loaded.hooks)?;
+    fn of_tier(tier: Tier, cgroup: &Cgroup, mounts: &[Mount]) -> Result<Self, TierError> {
+        let mut guard = Self::over(Programs::acquire(tier)?, tier, cgroup.id())?;
+        match guard.prove(cgroup, mounts) {
+            Ok(()) => Ok(guard),
+            Err(error) => {
+                guard.end(None)?;
+                Err(error)
+            }
         }
-        let mut tables = Tables::take(&mut loaded.ebpf)?;
-        let links = load::attach(&mut loaded, cgroup.open()?)?;
-        let Loaded { mut ebpf, hooks } = loaded;
+    }
 
+    /// Takes over what a guard left in force under `programs` for the cgroup with this id.
+    pub fn adopt(programs: String, tier: Tier, cgroup: u64) -> Result<Self, TierError> {
+        Self::over(Programs::adopt(programs)?, tier, cgroup)
+    }
+
+    fn over(programs: Programs, tier: Tier, cgroup: u64) -> Result<Self, TierError> {
+        let tables = Tables::open(programs.pins())?;
+        Ok(Self { tables, tier, weaker_because: Vec::new(), programs, cgroup, _links: Vec::new() })
+    }
+
+    /// Attaches what goes to the cgroup, and sends the canary.
+    fn prove(&mut self, cgroup: &Cgroup, mounts: &[Mount]) -> Result<(), TierError> {
+        for above in cgroup.above(mounts)? {
+            if let Some(agent) = self.tables.agent_of_cgroup(above)? {
+                return Err(TierError::Nested(agent));
+            }
+        }
+        self._links = self.programs.attach_to(cgroup)?;
         let inner = Cgroup::create_in(cgroup.path(), mounts, "canary")?;
-        tables.set_agent(CANARY, nothing_allowed(inner.id()))?;
-        tables.bind_cgroup(inner.id(), CANARY)?;
-        let checked = canary::check(tier, inner.path());
-        tables.remove_agent(inner.id(), CANARY)?;
+        let canary = self.tables.add_agent(nothing_allowed(inner.id()))?;
+        let bound = self.tables.bind_cgroup(inner.id(), canary);
+        let checked = bound
+            .map_err(TierError::from)
+            .and_then(|()| Ok(canary::check(self.tier, inner.path())?));
+        self.tables.remove_agent(inner.id(), canary)?;
         inner.remove()?;
-        checked?;
-
-        let mut counters = counters(&mut ebpf, &hooks)?;
-        counters.start().map_err(in_counters)?;
-        let links = match pins {
-            Some(pins) => pins.pin_links(links)?,
-            None => links.into_iter().map(|(_, link)| link).collect(),
-        };
-        Ok(Self { ebpf, tables, tier, weaker_because: Vec::new(), _links: links, counters })
+        checked
     }
 
-    /// What each hook has counted for agents; the canary's share is left out.
-    pub fn counters(&self) -> &Counters {
-        &self.counters
+    /// Where the programs and their maps are pinned.
+    pub fn pins(&self) -> &Pins {
+        self.programs.pins()
     }
-}
 
-fn counters(ebpf: &mut Ebpf, hooks: &[&'static HookSpec]) -> Result<Counters, TierError> {
-    let map = ebpf.take_map("COUNTERS").ok_or(InstallError::NoMap("COUNTERS"))?;
-    let mut programs = Vec::with_capacity(hooks.len());
-    for spec in hooks {
-        let program = ebpf.program(spec.program).ok_or(LoadError::NoProgram(spec.program))?;
-        let descriptor = program.fd().and_then(|fd| Ok(fd.as_fd().try_clone_to_owned()?));
-        let descriptor = descriptor.map_err(|source| LoadError::Program {
-            hook: spec.name,
-            decides: spec.decides,
-            source,
-        })?;
-        programs.push((spec.hook, descriptor));
+    /// What a successor finds the programs by.
+    pub fn programs(&self) -> &str {
+        self.programs.name()
     }
-    Ok(Counters::new(map, programs).map_err(in_counters)?)
+
+    /// The counters of an agent.
+    pub fn counters(&self, agent: u32) -> Result<Counters, TierError> {
+        let programs = self.programs.descriptors().map_err(ProgramsError::from)?;
+        Ok(Counters::open(self.pins(), programs, agent).map_err(in_counters)?)
+    }
+
+    /// Takes everything of `agent`, if there is one, out of the kernel; and the programs, if nobody else uses
+    /// them. The cgroup must be empty by now.
+    pub fn end(mut self, agent: Option<u32>) -> Result<(), TierError> {
+        let removed = agent.map_or(Ok(()), |agent| self.tables.remove_agent(self.cgroup, agent));
+        let detached = self.programs.detach_from(self.cgroup);
+        self.programs.release()?;
+        detached.map_err(ProgramsError::from)?;
+        Ok(removed?)
+    }
 }
 
 fn in_counters(source: MapError) -> InstallError {
@@ -177,7 +179,7 @@ fn nothing_allowed(cgroup: u64) -> Agent {
         hash_key: [0; 2],
         self_symbol: 0,
         cgroup,
-        policy: 0,
+        policy: NO_POLICY,
         flags: AgentFlag::LOG_ALLOWED,
         default_file: [Effect::Deny as u8; ACCESS_KINDS],
         default_egress: Effect::Deny as u8,
@@ -186,9 +188,4 @@ fn nothing_allowed(cgroup: u64) -> Agent {
         reserved: [0; 6],
         operations: [Verdict::new(Effect::Deny, NO_RULE); OPERATIONS],
     }
-}
-
-/// Whether an event belongs to the canary and to nobody else.
-pub fn is_canary(agent: u32) -> bool {
-    agent == CANARY
 }

@@ -336,6 +336,12 @@ impl Outcome {
     pub fn lost(&self) -> u64 {
         lost(&self.events)
     }
+
+    /// The sum of a counter over all hooks, as the last event tells it.
+    pub fn total(&self, counter: &str) -> u64 {
+        let totals = &self.events.last().unwrap()["unmapped"]["agent_guard"]["totals"];
+        totals.as_array().unwrap().iter().map(|hook| hook[counter].as_u64().unwrap()).sum()
+    }
 }
 
 /// How many events these say are lost.

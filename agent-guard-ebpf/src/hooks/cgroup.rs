@@ -120,7 +120,7 @@ fn judge(
         (Verdict::Proceed, _) => PASS,
         (Verdict::Divert, Some(agent)) if divert(ctx, agent).is_some() => PASS,
         (Verdict::Divert, _) => {
-            maps::count(hook, Counter::Failed);
+            maps::count(id, hook, Counter::Failed);
             REFUSE
         }
         (Verdict::Stop, _) => REFUSE,

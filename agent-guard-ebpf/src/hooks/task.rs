@@ -24,8 +24,7 @@ fn task_alloc(ctx: LsmContext) -> i32 {
     }
     let child: *mut task_struct = ctx.arg(0);
     if !scope::inherit(child) {
-        maps::count(Hook::TaskAlloc, Counter::Failed);
-        aya_log_ebpf::warn!((), "no memory for the label of a child: the child is not made");
+        maps::count(scope::agent_of(scope::current()), Hook::TaskAlloc, Counter::Failed);
         return NO_MEMORY;
     }
     let flags: u64 = ctx.arg(1);

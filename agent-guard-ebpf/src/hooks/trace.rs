@@ -77,7 +77,7 @@ fn sys_exit(ctx: RawTracePointContext) -> i32 {
         Call::Clones => Verdict::Proceed,
         Call::Other => Verdict::Proceed,
     };
-    kill_if(Hook::SysExit, verdict)
+    kill_if(caller, verdict)
 }
 
 /// `void sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`
@@ -89,14 +89,14 @@ fn sched_exec(ctx: RawTracePointContext) -> i32 {
     let bprm: u64 = ctx.arg(2);
     let object = Object::of_file(read(bprm, offset!(bprm_file)).unwrap_or(0));
     let ask = Ask::open(Request::Exec, Telling::All);
-    kill_if(Hook::SchedExec, guard::file(caller, &object, ask))
+    kill_if(caller, guard::file(caller, &object, ask))
 }
 
 #[inline(always)]
-fn kill_if(hook: Hook, verdict: Verdict) -> i32 {
+fn kill_if(caller: Caller, verdict: Verdict) -> i32 {
     // SAFETY: the helper has no preconditions.
     if verdict == Verdict::Stop && unsafe { bpf_send_signal(SIGKILL) } != 0 {
-        maps::count(hook, Counter::Failed);
+        maps::count(caller.agent, caller.hook, Counter::Failed);
     }
     0
 }

@@ -6,18 +6,8 @@ use serde::Serialize;
 
 use super::finding::{Finding, Probe, State, one_line};
 use crate::{
-    kernel::load::{self, LoadError, MapSizes},
+    kernel::load::{self, LoadError},
     tier::Tier,
-};
-
-/// Maps as small as a policy can have them.
-pub const SIZES: MapSizes = MapSizes {
-    edges: 1024,
-    states: 1024,
-    prefixes: 1024,
-    intervals: 1024,
-    starts: 1024,
-    aliases: 1024,
 };
 
 /// Why a program was not loaded.
@@ -81,7 +71,7 @@ fn load_tier(tier: Tier, allowed: bool) -> Vec<HookFinding> {
         let why = "this process has no right to load programs".to_owned();
         return same_for_all(Refusal { sort: Sort::NotTried, why });
     }
-    match load::load_each(tier, SIZES) {
+    match load::load_each(tier) {
         Ok(results) => results
             .into_iter()
             .map(|(spec, result)| finding(spec, result.map_err(|error| refusal(&error))))

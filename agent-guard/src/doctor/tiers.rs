@@ -9,6 +9,8 @@ use super::{
 };
 use crate::{
     guard::{Guard, NoTier, TierChoice, TierError},
+    kernel::load::LoadError,
+    programs::ProgramsError,
     tier::Tier,
 };
 
@@ -52,8 +54,11 @@ fn send(tier: Tier, own: Option<&OwnCgroup>, allowed: bool) -> Canary {
     let Some((own, cgroup)) = own.and_then(|own| Some((own, own.cgroup()?))) else {
         return Canary::NoCgroup;
     };
-    match Guard::establish(None, TierChoice::Only(tier), cgroup, &own.mounts, programs::SIZES) {
-        Ok(_) => Canary::Passed,
+    match Guard::establish(TierChoice::Only(tier), cgroup, &own.mounts) {
+        Ok(guard) => match guard.end(None) {
+            Ok(()) => Canary::Passed,
+            Err(error) => Canary::Failed(why(&error)),
+        },
         Err(NoTier(errors)) => {
             let errors: Vec<String> = errors.iter().map(|(_, error)| why(error)).collect();
             Canary::Failed(errors.join("; "))
@@ -63,7 +68,9 @@ fn send(tier: Tier, own: Option<&OwnCgroup>, allowed: bool) -> Canary {
 
 fn why(error: &TierError) -> String {
     match error {
-        TierError::Load(error @ crate::kernel::load::LoadError::Program { hook, decides, .. }) => {
+        TierError::Programs(ProgramsError::Load(
+            error @ LoadError::Program { hook, decides, .. },
+        )) => {
             format!(
                 "the program for {hook} ({decides}) is refused: {}",
                 programs::refusal(error).why

@@ -7,13 +7,15 @@ use std::{
 };
 
 use agent_guard_common::{
-    hook::Hook,
-    table::{COUNTER_KINDS, Counter},
+    hook::{Hook, HookSpec},
+    table::{self, Counter},
 };
-use aya::maps::{Map, MapData, MapError, PerCpuArray};
+use aya::maps::{MapData, MapError, PerCpuHashMap};
 
-/// What one hook has counted since it was loaded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+use super::{Row, pins::Pins};
+
+/// What one hook has counted for an agent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HookCounts {
     /// Actions of agents that were decided.
     pub decided: u64,
@@ -28,77 +30,58 @@ pub struct HookCounts {
     pub skipped: u64,
 }
 
-impl HookCounts {
-    /// What was added since `before`.
-    fn since(self, before: &Self) -> Self {
-        Self {
-            decided: self.decided.saturating_sub(before.decided),
-            denied: self.denied.saturating_sub(before.denied),
-            lost: self.lost.saturating_sub(before.lost),
-            failed: self.failed.saturating_sub(before.failed),
-            skipped: self.skipped.saturating_sub(before.skipped),
-        }
-    }
-}
-
-/// The counters of every hook, and what they said before the agent came.
+/// The counters of an agent at every hook, and how often the kernel had skipped a program before it came.
 pub struct Counters {
-    map: PerCpuArray<MapData, u64>,
+    map: PerCpuHashMap<MapData, u32, Row<table::Counters>>,
     programs: Vec<(Hook, OwnedFd)>,
-    baseline: Vec<HookCounts>,
+    agent: u32,
+    skipped: Vec<u64>,
 }
 
 impl Counters {
-    /// The counters in `map`, and those of `programs`, which are loaded.
-    pub fn new(map: Map, programs: Vec<(Hook, OwnedFd)>) -> Result<Self, MapError> {
-        Ok(Self { map: map.try_into()?, programs, baseline: Vec::new() })
-    }
-
-    /// Begins to count from what they say now.
-    pub fn start(&mut self) -> Result<(), MapError> {
-        self.baseline = self.absolute()?.into_iter().map(|(_, counts)| counts).collect();
-        Ok(())
+    /// Those of `agent` in the maps that are pinned, and the kernel's of `programs`, which are loaded. What it
+    /// has skipped by now is not this agent's.
+    pub fn open(pins: &Pins, programs: Vec<(Hook, OwnedFd)>, agent: u32) -> Result<Self, MapError> {
+        let mut counters =
+            Self { map: pins.map("COUNTERS")?, programs, agent, skipped: Vec::new() };
+        let now = Hook::TABLE.iter().map(|spec| counters.skipped_since_load(spec.hook));
+        counters.skipped = now.collect::<io::Result<_>>()?;
+        Ok(counters)
     }
 
     /// Counts on from where another process began.
-    pub fn resume(&mut self, baseline: Vec<HookCounts>) {
-        self.baseline = baseline;
+    #[must_use]
+    pub fn resume(mut self, skipped: Vec<u64>) -> Self {
+        self.skipped = skipped;
+        self
     }
 
-    /// Where the counting began, in the order of the hooks.
-    pub fn baseline(&self) -> &[HookCounts] {
-        &self.baseline
+    /// What the kernel had skipped before the agent came, in the order of the hooks.
+    pub fn skipped(&self) -> &[u64] {
+        &self.skipped
     }
 
-    /// What each hook has counted since.
+    /// What each hook has counted.
     pub fn read(&self) -> Result<Vec<(Hook, HookCounts)>, MapError> {
-        let mut counts = self.absolute()?;
-        for ((_, counts), before) in counts.iter_mut().zip(&self.baseline) {
-            *counts = counts.since(before);
-        }
-        Ok(counts)
-    }
-
-    fn absolute(&self) -> Result<Vec<(Hook, HookCounts)>, MapError> {
-        let sum = |hook: Hook, counter: Counter| -> Result<u64, MapError> {
-            Ok(self.map.get(&(hook as u32 * COUNTER_KINDS + counter as u32), 0)?.iter().sum())
-        };
-        let of = |hook| -> Result<_, MapError> {
+        let rows = self.map.get(&self.agent, 0)?;
+        let before = self.skipped.iter().copied().chain(std::iter::repeat(0));
+        let of = |(spec, before): (&HookSpec, u64)| -> Result<_, MapError> {
+            let sum = |counter| rows.iter().map(|row| row.0.of(spec.hook, counter)).sum();
             let counts = HookCounts {
-                decided: sum(hook, Counter::Decided)?,
-                denied: sum(hook, Counter::Denied)?,
-                lost: sum(hook, Counter::Lost)?,
-                failed: sum(hook, Counter::Failed)?,
-                skipped: self.skipped(hook)?,
+                decided: sum(Counter::Decided),
+                denied: sum(Counter::Denied),
+                lost: sum(Counter::Lost),
+                failed: sum(Counter::Failed),
+                skipped: self.skipped_since_load(spec.hook)?.saturating_sub(before),
             };
-            Ok((hook, counts))
+            Ok((spec.hook, counts))
         };
-        Hook::TABLE.iter().map(|spec| of(spec.hook)).collect()
+        Hook::TABLE.iter().zip(before).map(of).collect()
     }
 
     /// How often the kernel did not run a program since it was loaded; 0 for one that is not loaded, as
     /// those of other tiers are not.
-    fn skipped(&self, hook: Hook) -> io::Result<u64> {
+    fn skipped_since_load(&self, hook: Hook) -> io::Result<u64> {
         let program = self.programs.iter().find(|(of, _)| *of == hook);
         let Some((_, program)) = program else { return Ok(0) };
         misses(&fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd()))?)

@@ -2,25 +2,21 @@
 
 use agent_guard_common::table::{Lease, LeaseKey};
 use anyhow::{Context as _, ensure};
-use aya::{
-    Ebpf,
-    maps::{HashMap, MapData, MapError},
-};
+use aya::maps::{HashMap, MapData, MapError};
 
-use super::Row;
+use super::{Row, pins::Pins};
 use crate::dns::LeaseStore;
 
 /// The map that the kernel side looks addresses up in.
 pub struct LeaseMap(HashMap<MapData, Row<LeaseKey>, Row<Lease>>);
 
 impl LeaseMap {
-    /// Takes the map out of a loaded object.
+    /// Opens the map that is pinned at `pins`.
     ///
     /// # Errors
-    /// The object holds none: a build fault.
-    pub fn take(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
-        let map = ebpf.take_map("LEASES").context("the object file holds no map LEASES")?;
-        Ok(Self(HashMap::try_from(map)?))
+    /// It is not there.
+    pub fn open(pins: &Pins) -> anyhow::Result<Self> {
+        Ok(Self(pins.map("LEASES").context("opening LEASES")?))
     }
 }
 

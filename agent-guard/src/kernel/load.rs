@@ -1,6 +1,6 @@
 //! Loading and attaching the programs of a tier.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::{os::fd::AsFd, path::Path};
 
 use agent_guard_common::{
     hook::{Hook, HookSpec, HookTier, NO_PROTOTYPE, Need},
@@ -9,7 +9,8 @@ use agent_guard_common::{
 use aya::{
     Btf, Ebpf, EbpfLoader,
     programs::{
-        CgroupAttachMode, CgroupSockAddr, Lsm, Program, ProgramError, RawTracePoint,
+        CgroupAttachMode, CgroupSockAddr, CgroupSockAddrAttachType, Lsm, ProgramError,
+        RawTracePoint,
         links::{FdLink, LinkError},
     },
 };
@@ -22,7 +23,7 @@ use super::{
 use crate::tier::Tier;
 
 /// The object file with all programs, for every kernel.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("AGENT_GUARD_OBJECT"));
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("AGENT_GUARD_OBJECT"));
 
 /// Why the programs are not in force.
 #[derive(Debug, thiserror::Error)]
@@ -58,23 +59,6 @@ fn refusal(error: &dyn std::error::Error) -> String {
     cause.lines().next().unwrap_or_default().trim_end_matches(". Verifier output: ").to_owned()
 }
 
-/// Sizes of the maps that depend on the policies, in entries.
-#[derive(Clone, Copy, Debug)]
-pub struct MapSizes {
-    /// `EDGES`
-    pub edges: u32,
-    /// `STATES`
-    pub states: u32,
-    /// `ALIASES`
-    pub aliases: u32,
-    /// `PREFIXES`
-    pub prefixes: u32,
-    /// `INTERVALS`
-    pub intervals: u32,
-    /// `STARTS`
-    pub starts: u32,
-}
-
 /// The hooks whose programs make up a tier.
 pub fn hooks_of(tier: Tier) -> impl Iterator<Item = &'static HookSpec> {
     Hook::TABLE.iter().filter(move |spec| match tier {
@@ -93,8 +77,8 @@ pub struct Loaded {
 }
 
 /// Creates the maps and loads the programs of `tier`; nothing is attached yet.
-pub fn load(tier: Tier, sizes: MapSizes) -> Result<Loaded, LoadError> {
-    let Prepared { mut ebpf, btf, types } = prepare(tier, sizes)?;
+pub fn load(tier: Tier) -> Result<Loaded, LoadError> {
+    let Prepared { mut ebpf, btf, types } = prepare(tier)?;
     let mut hooks = Vec::new();
     for spec in hooks_of(tier) {
         match load_program(&mut ebpf, spec, &btf, &types) {
@@ -111,8 +95,8 @@ pub type HookLoad = (&'static HookSpec, Result<(), LoadError>);
 
 /// Loads each program of `tier` whatever becomes of the others, and unloads them again: for `doctor`.
 /// Optional hooks that this kernel lacks are left out.
-pub fn load_each(tier: Tier, sizes: MapSizes) -> Result<Vec<HookLoad>, LoadError> {
-    let Prepared { mut ebpf, btf, types } = prepare(tier, sizes)?;
+pub fn load_each(tier: Tier) -> Result<Vec<HookLoad>, LoadError> {
+    let Prepared { mut ebpf, btf, types } = prepare(tier)?;
     let loads = hooks_of(tier).map(|spec| (spec, load_program(&mut ebpf, spec, &btf, &types)));
     let is_missing = |(spec, load): &HookLoad| {
         matches!(load, Err(LoadError::Types(BtfError::NoHook(_)))) && spec.need == Need::Optional
@@ -127,7 +111,7 @@ struct Prepared {
     types: KernelTypes,
 }
 
-fn prepare(tier: Tier, sizes: MapSizes) -> Result<Prepared, LoadError> {
+fn prepare(tier: Tier) -> Result<Prepared, LoadError> {
     let types = KernelTypes::of_running_kernel()?;
     let offsets: Row<Offsets> = Row(types.offsets()?);
     let enforce = u32::from(tier != Tier::Observe);
@@ -139,12 +123,6 @@ fn prepare(tier: Tier, sizes: MapSizes) -> Result<Prepared, LoadError> {
         .override_global("ENFORCE", &enforce, true)
         .override_global("LSM_JUDGES", &lsm_judges, true)
         .override_global("PROTOTYPES", &prototypes, true)
-        .map_max_entries("EDGES", sizes.edges)
-        .map_max_entries("STATES", sizes.states)
-        .map_max_entries("ALIASES", sizes.aliases)
-        .map_max_entries("PREFIXES", sizes.prefixes)
-        .map_max_entries("INTERVALS", sizes.intervals)
-        .map_max_entries("STARTS", sizes.starts)
         .load(OBJECT)?;
     Ok(Prepared { ebpf, btf: Btf::from_sys_fs()?, types })
 }
@@ -175,50 +153,58 @@ fn load_program(
         }
         HookTier::Cgroup => <&mut CgroupSockAddr>::try_from(program).and_then(CgroupSockAddr::load),
     };
-    loaded.map_err(|source| LoadError::Program { hook: spec.name, decides: spec.decides, source })
+    loaded.map_err(refused(spec))
 }
 
-/// Attaches every program that is loaded; cgroup programs to `cgroup`. Each stays attached as long as
-/// its link.
-pub fn attach(
-    loaded: &mut Loaded,
-    cgroup: impl AsFd,
-) -> Result<Vec<(&'static str, FdLink)>, LoadError> {
-    let mut links = Vec::with_capacity(loaded.hooks.len());
-    for spec in &loaded.hooks {
-        let program = loaded.ebpf.program_mut(spec.program);
-        let program = program.ok_or(LoadError::NoProgram(spec.program))?;
-        let link = attach_one(program, spec, cgroup.as_fd()).map_err(|source| {
-            LoadError::Program { hook: spec.name, decides: spec.decides, source }
-        })?;
-        links.push((spec.program, link));
-    }
-    Ok(links)
-}
-
-fn attach_one(
-    program: &mut Program,
-    spec: &HookSpec,
-    cgroup: BorrowedFd<'_>,
-) -> Result<FdLink, ProgramError> {
-    Ok(match spec.tier {
-        HookTier::Lsm => {
+/// Attaches the program of a hook for the whole host, for as long as its link.
+pub fn attach(ebpf: &mut Ebpf, spec: &'static HookSpec) -> Result<FdLink, LoadError> {
+    let program = ebpf.program_mut(spec.program).ok_or(LoadError::NoProgram(spec.program))?;
+    let attach = || -> Result<FdLink, ProgramError> {
+        if spec.tier == HookTier::Lsm {
             let program = <&mut Lsm>::try_from(program)?;
             let link = program.attach()?;
-            program.take_link(link)?.into()
+            return Ok(program.take_link(link)?.into());
         }
-        HookTier::Tracepoint => {
-            let program = <&mut RawTracePoint>::try_from(program)?;
-            let link = program.attach(spec.name)?;
-            program.take_link(link)?.into()
-        }
-        HookTier::Cgroup => {
-            let program = <&mut CgroupSockAddr>::try_from(program)?;
-            // A link always admits others beside it, and takes no flag that says so.
-            let link = program.attach(cgroup, CgroupAttachMode::Single)?;
-            program.take_link(link)?.try_into().map_err(link_error)?
-        }
+        let program = <&mut RawTracePoint>::try_from(program)?;
+        let link = program.attach(spec.name)?;
+        Ok(program.take_link(link)?.into())
+    };
+    attach().map_err(refused(spec))
+}
+
+/// Attaches the program that is pinned at `program` to a cgroup, for as long as its link.
+pub fn attach_to_cgroup(
+    spec: &'static HookSpec,
+    program: &Path,
+    cgroup: impl AsFd,
+) -> Result<FdLink, LoadError> {
+    let attach_type = attach_type(spec.hook).ok_or(LoadError::NoProgram(spec.program))?;
+    let attach = || -> Result<FdLink, ProgramError> {
+        let mut program = CgroupSockAddr::from_pin(program, attach_type)?;
+        // A link always admits others beside it, and takes no flag that says so.
+        let link = program.attach(cgroup, CgroupAttachMode::Single)?;
+        program.take_link(link)?.try_into().map_err(link_error)
+    };
+    attach().map_err(refused(spec))
+}
+
+/// What the kernel calls a cgroup hook.
+fn attach_type(hook: Hook) -> Option<CgroupSockAddrAttachType> {
+    Some(match hook {
+        Hook::Connect4 => CgroupSockAddrAttachType::Connect4,
+        Hook::Connect6 => CgroupSockAddrAttachType::Connect6,
+        Hook::Sendmsg4 => CgroupSockAddrAttachType::UDPSendMsg4,
+        Hook::Sendmsg6 => CgroupSockAddrAttachType::UDPSendMsg6,
+        Hook::Recvmsg4 => CgroupSockAddrAttachType::UDPRecvMsg4,
+        Hook::Recvmsg6 => CgroupSockAddrAttachType::UDPRecvMsg6,
+        Hook::Getpeername4 => CgroupSockAddrAttachType::GetPeerName4,
+        Hook::Getpeername6 => CgroupSockAddrAttachType::GetPeerName6,
+        _ => return None,
     })
+}
+
+fn refused(spec: &'static HookSpec) -> impl FnOnce(ProgramError) -> LoadError {
+    move |source| LoadError::Program { hook: spec.name, decides: spec.decides, source }
 }
 
 /// Every kernel that has what the programs need attaches by links.

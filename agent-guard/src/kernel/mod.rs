@@ -5,6 +5,7 @@ pub mod btf;
 pub mod counters;
 pub mod leases;
 pub mod load;
+pub mod pins;
 pub mod tables;
 
 use aya::Pod;

@@ -2,17 +2,23 @@
 
 use std::collections::HashMap as StdHashMap;
 
-use agent_guard_common::table::{
-    Agent, Alias, AliasKey, EdgeKey, Interval, IntervalKey, Lexer, PREFIX_BASE_BITS, PortSet,
-    PrefixKey, StartKey, State, StateKey,
+use agent_guard_common::{
+    limits::RING_BYTES,
+    table::{
+        Agent, Alias, AliasKey, Counters, EdgeKey, Interval, IntervalKey, Lease, LeaseKey, Lexer,
+        PREFIX_BASE_BITS, PortSet, PrefixKey, StartKey, State, StateKey,
+    },
 };
 use aya::{
-    Ebpf,
-    maps::{Array, HashMap, LpmTrie, MapData, MapError, lpm_trie::Key},
+    maps::{
+        Array, HashMap, HashOfMaps, LpmTrie, Map, MapData, MapError, PerCpuHashMap, PerCpuValues,
+        RingBuf, lpm_trie::Key,
+    },
+    sys::SyscallError,
 };
 
-use super::{Row, load::MapSizes};
-use crate::policy::compile::Compiled;
+use super::{Row, pins::Pins};
+use crate::{policy::compile::Compiled, state_dir::Turn};
 
 /// Why a policy is not in the kernel. The one before it is still in force.
 #[derive(Debug, thiserror::Error)]
@@ -31,9 +37,20 @@ pub enum InstallError {
         /// Name of the map.
         map: &'static str,
     },
-    /// The object lacks a map: a build fault.
-    #[error("the object file holds no map `{0}`")]
-    NoMap(&'static str),
+    /// A map holds as much as it can.
+    #[error(
+        "{map} is full: the policies of all agents on this host share it; end an agent, or make its policy smaller"
+    )]
+    Full {
+        /// Name of the map.
+        map: &'static str,
+    },
+    /// No id could be drawn.
+    #[error("drawing an id: {0}")]
+    Id(rustix::io::Errno),
+    /// The guards of this host could not take turns.
+    #[error("waiting for the other guards of this host: {0}")]
+    Turn(std::io::Error),
     /// The kernel did not say when no program reads the old policy any more.
     #[error("waiting for running programs: {0}")]
     Wait(std::io::Error),
@@ -49,6 +66,8 @@ pub struct Tables {
     agents: HashMap<MapData, u32, Row<Agent>>,
     agent_of_cgroup: HashMap<MapData, u64, u32>,
     generation: Array<MapData, u32>,
+    rings: HashOfMaps<MapData, u32, RingBuf<MapData>>,
+    counters: PerCpuHashMap<MapData, u32, Row<Counters>>,
     starts: Owned<StartKey, u32>,
     edges: Owned<EdgeKey, u32>,
     states: Owned<StateKey, State>,
@@ -56,9 +75,9 @@ pub struct Tables {
     lexers: HashMap<MapData, u32, Row<Lexer>>,
     prefixes: LpmTrie<MapData, Row<PrefixKey>, Row<PortSet>>,
     intervals: Owned<IntervalKey, Interval>,
-    /// Keys of every policy in the maps, to remove it by.
+    leases: Owned<LeaseKey, Lease>,
+    /// Keys of the policies that were written here, to remove them by.
     installed: StdHashMap<u32, Keys>,
-    next_policy: u32,
 }
 
 #[derive(Default)]
@@ -71,58 +90,113 @@ struct Keys {
     intervals: Vec<IntervalKey>,
 }
 
-/// Takes a map out of the object as the type that its declaration has.
-fn take<T: TryFrom<aya::maps::Map, Error = MapError>>(
-    ebpf: &mut Ebpf,
-    name: &'static str,
-) -> Result<T, InstallError> {
-    let map = ebpf.take_map(name).ok_or(InstallError::NoMap(name))?;
-    T::try_from(map).map_err(in_map(name))
-}
+/// The id that no policy has.
+pub const NO_POLICY: u32 = 0;
 
-fn in_map(map: &'static str) -> impl FnOnce(MapError) -> InstallError {
-    move |source| InstallError::Map { map, source }
-}
+/// `BPF_MAP_TYPE_RINGBUF`, for which aya makes no map outside of an object.
+const RINGBUF: u32 = 27;
 
-/// Room for the current policy and its successor, twice over so that a mount table that grows while
-/// the agent runs still fits.
-pub fn sizes_for(compiled: &Compiled) -> MapSizes {
-    let room =
-        |entries: usize| u32::try_from(entries.saturating_mul(4).max(1024)).unwrap_or(u32::MAX);
-    MapSizes {
-        edges: room(compiled.edges.len()),
-        states: room(compiled.states.len()),
-        aliases: room(compiled.aliases.len()),
-        prefixes: room(compiled.prefixes.len()),
-        intervals: room(compiled.intervals.len()),
-        starts: room(compiled.starts.len()),
+/// `BPF_NOEXIST`: only a new entry.
+const NO_EXIST: u64 = 1;
+
+/// Ids that are drawn before it is given up. One in four billion is taken by each agent or policy.
+const ID_DRAWS: usize = 16;
+
+fn in_map(map: &'static str) -> impl Fn(MapError) -> InstallError {
+    move |source| match &source {
+        MapError::SyscallError(SyscallError { io_error, .. })
+            if matches!(io_error.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC)) =>
+        {
+            InstallError::Full { map }
+        }
+        _ => InstallError::Map { map, source },
     }
 }
 
+/// Draws ids until `take` finds one that is free. Ids are never 0. They are drawn and not counted, so that
+/// one is not given again while something still remembers who had it.
+fn fresh_id(
+    map: &'static str,
+    mut take: impl FnMut(u32) -> Result<(), MapError>,
+) -> Result<u32, InstallError> {
+    let mut taken = MapError::KeyNotFound;
+    for _ in 0..ID_DRAWS {
+        let mut bytes = [0; 4];
+        rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+            .map_err(InstallError::Id)?;
+        let id = u32::from_ne_bytes(bytes).max(1);
+        match take(id) {
+            Ok(()) => return Ok(id),
+            Err(MapError::SyscallError(SyscallError { call, io_error }))
+                if io_error.raw_os_error() == Some(libc::EEXIST) =>
+            {
+                taken = MapError::SyscallError(SyscallError { call, io_error });
+            }
+            Err(error) => return Err(in_map(map)(error)),
+        }
+    }
+    Err(in_map(map)(taken))
+}
+
 impl Tables {
-    /// Takes the maps out of a loaded object.
-    pub fn take(ebpf: &mut Ebpf) -> Result<Self, InstallError> {
+    /// Opens the maps that are pinned at `pins`.
+    pub fn open(pins: &Pins) -> Result<Self, InstallError> {
+        fn map<T: TryFrom<Map, Error = MapError>>(
+            pins: &Pins,
+            name: &'static str,
+        ) -> Result<T, InstallError> {
+            pins.map(name).map_err(in_map(name))
+        }
         Ok(Self {
-            agents: take(ebpf, "AGENTS")?,
-            agent_of_cgroup: take(ebpf, "AGENT_OF_CGROUP")?,
-            generation: take(ebpf, "GENERATION")?,
-            starts: take(ebpf, "STARTS")?,
-            edges: take(ebpf, "EDGES")?,
-            states: take(ebpf, "STATES")?,
-            aliases: take(ebpf, "ALIASES")?,
-            lexers: take(ebpf, "LEXERS")?,
-            prefixes: take(ebpf, "PREFIXES")?,
-            intervals: take(ebpf, "INTERVALS")?,
+            agents: map(pins, "AGENTS")?,
+            agent_of_cgroup: map(pins, "AGENT_OF_CGROUP")?,
+            generation: map(pins, "GENERATION")?,
+            rings: map(pins, "RINGS")?,
+            counters: map(pins, "COUNTERS")?,
+            starts: map(pins, "STARTS")?,
+            edges: map(pins, "EDGES")?,
+            states: map(pins, "STATES")?,
+            aliases: map(pins, "ALIASES")?,
+            lexers: map(pins, "LEXERS")?,
+            prefixes: map(pins, "PREFIXES")?,
+            intervals: map(pins, "INTERVALS")?,
+            leases: map(pins, "LEASES")?,
             installed: StdHashMap::new(),
-            next_policy: 1,
         })
+    }
+
+    /// Adds an agent and returns its id. Nobody belongs to it before [`Self::bind_cgroup`].
+    pub fn add_agent(&mut self, agent: Agent) -> Result<u32, InstallError> {
+        let agents = &mut self.agents;
+        let id = fresh_id("AGENTS", |id| agents.insert(id, Row(agent), NO_EXIST))?;
+        let cpus = aya::util::nr_cpus().map_err(|(_, error)| no_cpus(error))?;
+        let zero = PerCpuValues::try_from(vec![Row(Counters::ZERO); cpus]).map_err(no_cpus)?;
+        self.counters.insert(id, zero, 0).map_err(in_map("COUNTERS"))?;
+        Ok(id)
+    }
+
+    /// Makes the ring buffer that an agent's events go to.
+    pub fn make_ring(&mut self, id: u32) -> Result<RingBuf<MapData>, InstallError> {
+        let ring = || {
+            let shape = aya_obj::Map::new_from_params(RINGBUF, 0, 0, RING_BYTES as u32, 0);
+            RingBuf::try_from(Map::from_map_data(MapData::create(shape, "events", None)?)?)
+        };
+        let ring = ring().map_err(in_map("RINGS"))?;
+        self.rings.insert(id, &ring, 0).map_err(in_map("RINGS"))?;
+        Ok(ring)
+    }
+
+    /// The ring buffer that an agent's events go to.
+    pub fn ring(&self, id: u32) -> Result<RingBuf<MapData>, InstallError> {
+        self.rings.get(&id, 0).map_err(in_map("RINGS"))
     }
 
     /// Writes `compiled` under a fresh id and returns that id. No agent has it yet. On an error what
     /// was written of it is taken out again.
     pub fn write_policy(&mut self, compiled: &Compiled) -> Result<u32, InstallError> {
-        let policy = self.next_policy;
-        self.next_policy = policy.checked_add(1).unwrap_or(1);
+        let lexers = &mut self.lexers;
+        let lexer = *compiled.lexer;
+        let policy = fresh_id("LEXERS", |id| lexers.insert(id, Row(lexer), NO_EXIST))?;
         let mut keys = Keys::default();
         let written = self.write_tables(policy, compiled, &mut keys);
         self.installed.insert(policy, keys);
@@ -180,7 +254,7 @@ impl Tables {
             self.intervals.insert(Row(key), Row(*interval), 0).map_err(in_map("INTERVALS"))?;
             keys.intervals.push(key);
         }
-        self.lexers.insert(policy, Row(*compiled.lexer), 0).map_err(in_map("LEXERS"))
+        Ok(())
     }
 
     /// Makes `agent` current under `id`, in one write, and reads it back. The policy that it had
@@ -204,12 +278,32 @@ impl Tables {
         self.next_generation()
     }
 
-    /// Forgets an agent, its cgroup and its policy.
+    /// The agent that a cgroup was bound to.
+    pub fn agent_of_cgroup(&self, cgroup: u64) -> Result<Option<u32>, InstallError> {
+        match self.agent_of_cgroup.get(&cgroup, 0) {
+            Ok(agent) => Ok(Some(agent)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(in_map("AGENT_OF_CGROUP")(error)),
+        }
+    }
+
+    /// Forgets an agent, its cgroup, its policy, its events and its counters. Whoever still has its label is
+    /// denied everything.
     pub fn remove_agent(&mut self, cgroup: u64, id: u32) -> Result<(), InstallError> {
-        let policy = self.agents.get(&id, 0).map_err(in_map("AGENTS"))?.0.policy;
-        self.agent_of_cgroup.remove(&cgroup).map_err(in_map("AGENT_OF_CGROUP"))?;
+        let policy = match self.agents.get(&id, 0) {
+            Ok(agent) => agent.0.policy,
+            Err(MapError::KeyNotFound) => return Ok(()),
+            Err(error) => return Err(in_map("AGENTS")(error)),
+        };
+        gone(self.agent_of_cgroup.remove(&cgroup)).map_err(in_map("AGENT_OF_CGROUP"))?;
         self.next_generation()?;
-        self.agents.remove(&id).map_err(in_map("AGENTS"))?;
+        gone(self.agents.remove(&id)).map_err(in_map("AGENTS"))?;
+        gone(self.rings.remove(&id)).map_err(in_map("RINGS"))?;
+        gone(self.counters.remove(&id)).map_err(in_map("COUNTERS"))?;
+        let leases: Vec<_> = self.leases.keys().flatten().collect();
+        for lease in leases.iter().filter(|lease| lease.0.cgroup == cgroup) {
+            gone(self.leases.remove(lease)).map_err(in_map("LEASES"))?;
+        }
         wait_for_running_programs()?;
         self.remove_policy(policy);
         Ok(())
@@ -217,6 +311,8 @@ impl Tables {
 
     /// Tasks that were found to belong to no agent look again.
     fn next_generation(&mut self) -> Result<(), InstallError> {
+        // Two that count at once would leave the tasks of one of them believing what they knew.
+        let _turn = Turn::take().map_err(InstallError::Turn)?;
         let generation = self.generation.get(&0, 0).map_err(in_map("GENERATION"))?;
         self.generation.set(0, generation.wrapping_add(1), 0).map_err(in_map("GENERATION"))
     }
@@ -224,7 +320,10 @@ impl Tables {
     /// Entries that are gone already are no concern of a removal. What a decision ends with goes
     /// first, so that a program that was overtaken in spite of all waiting denies.
     fn remove_policy(&mut self, policy: u32) {
-        let Some(keys) = self.installed.remove(&policy) else { return };
+        if policy == NO_POLICY {
+            return;
+        }
+        let keys = self.installed.remove(&policy).unwrap_or_else(|| self.keys_of(policy));
         for key in keys.states {
             let _ = self.states.remove(&Row(key));
         }
@@ -245,6 +344,44 @@ impl Tables {
         }
         let _ = self.lexers.remove(&policy);
     }
+
+    /// The keys of a policy that another process wrote, looked for among those of all.
+    fn keys_of(&self, policy: u32) -> Keys {
+        fn of<K: Copy + 'static, V: Copy + 'static>(
+            map: &Owned<K, V>,
+            is_of: impl Fn(&K) -> bool,
+        ) -> Vec<K> {
+            map.keys().flatten().map(|key| key.0).filter(is_of).collect()
+        }
+        let prefixes = self.prefixes.keys().flatten();
+        let prefixes = prefixes.map(|key| (key.prefix_len(), key.data().0));
+        Keys {
+            starts: of(&self.starts, |key| key.policy == policy),
+            edges: of(&self.edges, |key| key.policy == policy),
+            states: of(&self.states, |key| key.policy == policy),
+            aliases: of(&self.aliases, |key| key.policy == policy),
+            prefixes: prefixes.filter(|(_, key)| key.policy == policy).collect(),
+            intervals: of(&self.intervals, |key| key.policy == policy),
+        }
+    }
+}
+
+/// What is not there need not be removed.
+fn gone(removed: Result<(), MapError>) -> Result<(), MapError> {
+    match removed {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+/// The kernel did not say how many processors it counts on.
+fn no_cpus(why: std::io::Error) -> InstallError {
+    InstallError::Map { map: "COUNTERS", source: MapError::IoError(why) }
 }
 
 /// Returns when every program that was running has ended: BPF programs run inside RCU read sections,

@@ -19,7 +19,10 @@ use std::{
     path::{Path as StdPath, PathBuf},
 };
 
-use agent_guard_common::table::{ACCESS_KINDS, Access, Alias, Effect, NO_RULE, Verdict};
+use agent_guard_common::{
+    limits::MAX_ALIASES,
+    table::{ACCESS_KINDS, Access, Alias, Effect, NO_RULE, Verdict},
+};
 
 use super::{
     Policy, Segment,
@@ -28,9 +31,6 @@ use super::{
 
 /// Directory entries that are looked at: a few seconds of a slow disk.
 pub const MAX_ENTRIES: usize = 500_000;
-
-/// Files with several names that are denied by their inode.
-pub const MAX_ALIASES: usize = 16_384;
 
 /// Finds the files and adds them to `compiled`, which is `policy` compiled in `environment`; with a note
 /// where a bound was met or a directory could not be read.

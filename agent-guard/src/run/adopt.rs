@@ -8,18 +8,20 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
-use aya::maps::{Map, RingBuf};
-
 use super::{
-    RunNames,
-    handover::{self, Handover, Held},
-    open_log, readable,
+    RunNames, open_log, readable,
     report::Reporter,
     stderr::{self, say},
     warn_of_unwritten,
 };
-use crate::{cgroup, event::Notice, kernel::counters::Counters, mounts::MountTable, pins::Pins};
+use crate::{
+    cgroup,
+    event::Notice,
+    guard::Guard,
+    handover::{self, Handover, Held},
+    mounts::MountTable,
+};
+use anyhow::Context as _;
 
 /// How often the agent is looked at: whether it has ended, and what was lost.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -85,24 +87,24 @@ async fn adopt(held: Held) -> anyhow::Result<()> {
 }
 
 async fn adopt_one(held: Held) -> anyhow::Result<()> {
-    let pins = Pins::of(&held.id);
     // Without one the guard died before it had started the agent.
-    if let Some(handover) = held.read()? {
-        follow(&handover, &pins).await?;
-    }
-    pins.remove()?;
-    held.finish().context("removing the handover")
+    let Some(handover) = held.read()? else {
+        return held.finish().context("removing the handover");
+    };
+    let guard = Guard::adopt(handover.programs.clone(), handover.tier, handover.cgroup_id)?;
+    follow(&handover, &guard).await?;
+    held.finish().context("removing the handover")?;
+    Ok(guard.end(Some(handover.agent_id))?)
 }
 
 /// Reads the agent's events until no process of it is left, and removes its cgroup.
-async fn follow(handover: &Handover, pins: &Pins) -> anyhow::Result<()> {
+async fn follow(handover: &Handover, guard: &Guard) -> anyhow::Result<()> {
     let mounts = MountTable::open()?.read().context("reading the mount table")?;
     let names = RunNames::new(handover.context(), handover.rules(), &mounts);
     let log = handover.log.as_deref().map(open_log).transpose()?;
     let mut reporter = Reporter::new(names, log);
-    let mut counters = Counters::new(Map::from_map_data(pins.map("COUNTERS")?)?, pins.programs()?)?;
-    counters.resume(handover.baseline.clone());
-    let mut ring = readable(RingBuf::try_from(Map::from_map_data(pins.map("EVENTS")?)?)?)?;
+    let counters = guard.counters(handover.agent_id)?.resume(handover.skipped.clone());
+    let mut ring = readable(guard.tables.ring(handover.agent_id)?)?;
 
     reporter.notice(Notice::Adopted);
     reporter.account(&counters.read()?);

@@ -2,7 +2,6 @@
 
 mod adopt;
 mod descriptors;
-mod handover;
 mod launch;
 mod names;
 mod privileges;
@@ -23,18 +22,12 @@ use std::{
 use agent_guard_common::table::{Agent, AgentFlag};
 use anyhow::{Context as _, bail};
 use aya::maps::{MapData, RingBuf};
-use aya_log::EbpfLogger;
 use ipnet::IpNet;
 use tokio::io::{Interest, unix::AsyncFd};
 
 pub use self::adopt::adopt_all;
 use self::{
-    descriptors::Inherited,
-    handover::{Handover, Held, PolicyName, RuleName},
-    names::RunNames,
-    privileges::Privileges,
-    proxy::Plan,
-    report::Reporter,
+    descriptors::Inherited, names::RunNames, privileges::Privileges, proxy::Plan, report::Reporter,
     stderr::say,
 };
 use crate::{
@@ -42,11 +35,11 @@ use crate::{
     dns,
     event::{Encoder, EventLog, Host, Notice, Sink},
     guard::{Guard, TierChoice},
-    kernel::tables::sizes_for,
+    handover::{Handover, Held, PolicyName, RuleName},
+    kernel::counters::Counters,
     lack::Lack,
     mounts::{Mount, MountTable},
     oom,
-    pins::{self, Pins},
     policy::{
         Mode, Policy, aliases,
         compile::{CompileError, Compiled, Environment, Filesystems, HostLinks, compile},
@@ -54,9 +47,6 @@ use crate::{
     signals::Signals,
     tier::Tier,
 };
-
-/// The agent's id in the kernel's tables; a run has one.
-const AGENT: u32 = 1;
 
 /// How often losses are looked for while nothing else happens.
 const LOSS_INTERVAL: Duration = Duration::from_secs(5);
@@ -106,7 +96,6 @@ async fn guarded(settings: &Settings) -> anyhow::Result<u8> {
     let log = settings.events.as_deref().map(open_log).transpose()?;
     let signals = Signals::collect().context("collecting signals")?;
     adopt::adopt_in_background().context("looking for agents whose guard is gone")?;
-    pins::mount_bpffs()?;
     let table = MountTable::open().context("opening the mount table")?;
     let mounts = table.read().context("reading the mount table")?;
     let compiled = compile_policy(&settings.policy, &mounts)?;
@@ -115,36 +104,51 @@ async fn guarded(settings: &Settings) -> anyhow::Result<u8> {
     }
 
     let id = format!("{}-{}", settings.agent, std::process::id());
-    let pins = Pins::of(&id);
-    pins.remove()?;
     let mut held = Held::create(&id).context("making the handover")?;
     let cgroup = Cgroup::create(&mounts, &id)?;
-    let place = Place { cgroup: &cgroup, pins: &pins, mounts: &mounts };
-    let outcome = under_guard(settings, &place, &table, compiled, log, &signals, &mut held).await;
+    let mut place = Place { cgroup: &cgroup, mounts: &mounts, agent: None };
+    let (outcome, guard) = match Guard::establish(settings.tier, &cgroup, &mounts) {
+        Ok(mut guard) => {
+            let run = under_guard(
+                settings, &mut guard, &mut place, &table, compiled, log, &signals, &mut held,
+            );
+            (run.await, Some(guard))
+        }
+        Err(error) => (Err(error.into()), None),
+    };
+    let agent = place.agent;
     // Also where the guard failed: what was made is taken away, and whoever was in it ended.
-    if let Err(error) = clean_up(cgroup, &pins, held) {
+    if let Err(error) = clean_up(cgroup, guard, agent, held) {
         say(format_args!("agent-guard: {error:#}"));
     }
     outcome
 }
 
 /// Ends whoever is left, and only then lets go of the programs.
-fn clean_up(cgroup: Cgroup, pins: &Pins, held: Held) -> anyhow::Result<()> {
+fn clean_up(
+    cgroup: Cgroup,
+    guard: Option<Guard>,
+    agent: Option<u32>,
+    held: Held,
+) -> anyhow::Result<()> {
     cgroup.remove()?;
-    pins.remove()?;
-    held.finish().context("removing the handover")
+    held.finish().context("removing the handover")?;
+    guard.map_or(Ok(()), |guard| guard.end(agent))?;
+    Ok(())
 }
 
 /// Where the agent lives.
 struct Place<'a> {
     cgroup: &'a Cgroup,
-    pins: &'a Pins,
     mounts: &'a [Mount],
+    /// Its id in the kernel, once it has one.
+    agent: Option<u32>,
 }
 
 async fn under_guard(
     settings: &Settings,
-    place: &Place<'_>,
+    guard: &mut Guard,
+    place: &mut Place<'_>,
     table: &MountTable,
     compiled: Compiled,
     log: Option<EventLog<File>>,
@@ -152,16 +156,9 @@ async fn under_guard(
     held: &mut Held,
 ) -> anyhow::Result<u8> {
     let cgroup = place.cgroup;
-    let mut guard = Guard::establish(
-        Some(place.pins),
-        settings.tier,
-        cgroup,
-        place.mounts,
-        sizes_for(&compiled),
-    )?;
     let lacks = Lack::of(guard.tier, &settings.policy);
     if !lacks.iter().all(|lack| settings.allow_degraded.contains(lack)) {
-        bail!("{}{}", weaker(&guard), refusal(guard.tier, &lacks));
+        bail!("{}{}", weaker(guard), refusal(guard.tier, &lacks));
     }
     let names = match guard.tier {
         Tier::Lsm | Tier::Trace => Plan::new(settings, &compiled).await?,
@@ -171,20 +168,23 @@ async fn under_guard(
     let policy = guard.tables.write_policy(&compiled)?;
     let agent = agent(settings, &compiled, cgroup, policy, dns_ports);
     let privileges = Privileges::of(guard.tier, &agent)?;
-    guard.tables.set_agent(AGENT, agent)?;
-    guard.tables.bind_cgroup(cgroup.id(), AGENT)?;
+    let id = guard.tables.add_agent(agent)?;
+    place.agent = Some(id);
+    let ring = guard.tables.make_ring(id)?;
+    let counters = guard.counters(id)?;
+    guard.tables.bind_cgroup(cgroup.id(), id)?;
 
-    let handover = handover(settings, &guard, &compiled, cgroup, &lacks)?;
+    let handover = handover(settings, guard, &counters, &compiled, place, &lacks)?;
     held.write(&handover).context("writing the handover")?;
     let run_names = RunNames::new(handover.context(), handover.rules(), place.mounts);
     let mut reporter = Reporter::new(run_names, log);
-    announce(settings, &guard, &privileges);
+    announce(settings, guard, &privileges);
     if names.is_none() && !compiled.names.is_empty() {
         say(
             "agent-guard: warning: tier observe has no DNS proxy: what the policy allows by host name is recorded as denied",
         );
     }
-    let names = names.map(|plan| plan.start(&mut guard.ebpf, cgroup.id())).transpose()?;
+    let names = names.map(|plan| plan.start(guard.pins(), cgroup.id())).transpose()?;
     if let Some(proxy) = &names {
         reporter.names().set_leases(Arc::clone(&proxy.book));
     }
@@ -194,13 +194,6 @@ async fn under_guard(
         reporter.notice(Notice::Degraded);
     }
 
-    let diagnostics =
-        EbpfLogger::init(&mut guard.ebpf).context("reading the programs' diagnostics")?;
-    // SAFETY: the descriptor belongs to the map that moves into the `AsyncFd`, and closes with it.
-    let diagnostics = unsafe { AsyncFd::register_with_interest(diagnostics, Interest::READABLE) }?;
-    let ring = RingBuf::try_from(
-        guard.ebpf.take_map("EVENTS").context("the object file holds no map EVENTS")?,
-    )?;
     let entrance = cgroup.entrance()?.into();
     let inherited = (guard.tier == Tier::Lsm)
         .then(Inherited::of_this_process)
@@ -217,6 +210,8 @@ async fn under_guard(
             }
             let mut session = Session {
                 guard,
+                id,
+                counters,
                 settings,
                 cgroup,
                 table,
@@ -224,7 +219,6 @@ async fn under_guard(
                 dns_ports,
                 reporter,
                 ring: readable(ring)?,
-                diagnostics,
             };
             let status = match session.watch(&mut child, signals).await {
                 Ok(status) => status,
@@ -247,7 +241,7 @@ async fn under_guard(
             while let Some(entry) = ring.next() {
                 reporter.take(&entry);
             }
-            warn_of_unwritten(reporter.finish(&guard.counters().read()?));
+            warn_of_unwritten(reporter.finish(&counters.read()?));
             say(format_args!("agent-guard: {error}"));
             error.exit_code()
         }
@@ -269,7 +263,9 @@ fn readable(ring: RingBuf<MapData>) -> anyhow::Result<AsyncFd<RingBuf<MapData>>>
 
 /// A command that is running.
 struct Session<'a> {
-    guard: Guard,
+    guard: &'a mut Guard,
+    id: u32,
+    counters: Counters,
     settings: &'a Settings,
     cgroup: &'a Cgroup,
     table: &'a MountTable,
@@ -277,7 +273,6 @@ struct Session<'a> {
     dns_ports: [u16; 2],
     reporter: Reporter,
     ring: AsyncFd<RingBuf<MapData>>,
-    diagnostics: AsyncFd<EbpfLogger<&'static dyn log::Log>>,
 }
 
 impl Session<'_> {
@@ -303,11 +298,6 @@ impl Session<'_> {
                     }
                     ready.clear_ready();
                 }
-                ready = self.diagnostics.readable_mut() => {
-                    let mut ready = ready?;
-                    ready.get_inner_mut().flush();
-                    ready.clear_ready();
-                }
                 changed = mounts.ready(Interest::PRIORITY) => {
                     changed?.clear_ready();
                     self.follow_mounts();
@@ -324,7 +314,7 @@ impl Session<'_> {
         if let Some(names) = &self.names {
             names.sweep();
         }
-        match self.guard.counters().read() {
+        match self.counters.read() {
             Ok(counts) => self.reporter.account(&counts),
             Err(error) => {
                 say(format_args!("agent-guard: the counters can not be read: {error}"));
@@ -345,7 +335,7 @@ impl Session<'_> {
         while let Some(entry) = ring.next() {
             self.reporter.take(&entry);
         }
-        warn_of_unwritten(self.reporter.finish(&self.guard.counters().read()?));
+        warn_of_unwritten(self.reporter.finish(&self.counters.read()?));
         Ok(())
     }
 
@@ -364,7 +354,7 @@ impl Session<'_> {
         let compiled = compile_policy(&self.settings.policy, &mounts)?;
         let policy = self.guard.tables.write_policy(&compiled)?;
         let agent = agent(self.settings, &compiled, self.cgroup, policy, self.dns_ports);
-        self.guard.tables.set_agent(AGENT, agent)?;
+        self.guard.tables.set_agent(self.id, agent)?;
         self.reporter.names().set_mounts(&mounts);
         Ok(())
     }
@@ -452,14 +442,17 @@ fn refusal(tier: Tier, lacks: &[Lack]) -> String {
 fn handover(
     settings: &Settings,
     guard: &Guard,
+    counters: &Counters,
     compiled: &Compiled,
-    cgroup: &Cgroup,
+    place: &Place<'_>,
     lacks: &[Lack],
 ) -> anyhow::Result<Handover> {
+    let cgroup = place.cgroup;
     let log = settings.events.as_deref().filter(|path| *path != Path::new("-"));
     Ok(Handover {
         agent: settings.agent.clone(),
-        agent_id: AGENT,
+        programs: guard.programs().to_owned(),
+        agent_id: place.agent.context("the agent has no id")?,
         cgroup_id: cgroup.id(),
         cgroup: cgroup.path().to_owned(),
         tier: guard.tier,
@@ -471,7 +464,7 @@ fn handover(
             settings.policy_file.clone(),
         ),
         rules: names::rules(&compiled.rules).iter().map(|rule| RuleName::from(&**rule)).collect(),
-        baseline: guard.counters().baseline().to_vec(),
+        skipped: counters.skipped().to_vec(),
         log: log.map(std::path::absolute).transpose()?,
     })
 }

@@ -6,7 +6,6 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use aya::Ebpf;
 use ipnet::IpNet;
 use tokio::{sync::mpsc, task::JoinSet};
 
@@ -14,7 +13,7 @@ use super::Settings;
 use crate::{
     clock,
     dns::{self, LeaseBook, Proxy, Resolver, Told, nameservers},
-    kernel::leases::LeaseMap,
+    kernel::{leases::LeaseMap, pins::Pins},
     policy::{Effect, Host, Mode, Policy, compile::Compiled},
 };
 
@@ -54,8 +53,8 @@ impl Plan {
     }
 
     /// Starts answering.
-    pub fn start(self, ebpf: &mut Ebpf, cgroup: u64) -> anyhow::Result<Running> {
-        let store = Box::new(LeaseMap::take(ebpf)?);
+    pub fn start(self, pins: &Pins, cgroup: u64) -> anyhow::Result<Running> {
+        let store = Box::new(LeaseMap::open(pins)?);
         let book = Arc::new(Mutex::new(LeaseBook::new(cgroup, store)));
         let (sender, told) = mpsc::channel(MAX_WAITING);
         let resolver = Resolver::new(self.resolver, Arc::clone(&book));

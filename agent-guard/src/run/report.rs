@@ -17,7 +17,6 @@ use crate::{
         Body, EventLog, HookTotals, Lookup, Losses, Names, Notice, Record, TextLine, WireEvent,
         resolve,
     },
-    guard::is_canary,
     kernel::counters::HookCounts,
 };
 
@@ -54,7 +53,6 @@ impl Reporter {
     /// Takes one entry of the ring buffer.
     pub fn take(&mut self, bytes: &[u8]) {
         match WireEvent::parse(bytes) {
-            Ok(event) if is_canary(event.header.agent) => {}
             Ok(event) => {
                 let record = resolve(&event, &self.names);
                 self.send(&record, event.outcome != Outcome::Allowed);

@@ -1,16 +1,16 @@
 //! The guard is killed.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    time::Instant,
-};
+use std::{fs, path::PathBuf, time::Instant};
 
 use rustix::process::Signal;
+use serde_json::Value;
 
 use super::{ALLOW_ALL, Behaviour, DENY_SECRETS, actor, runs, secret_place};
 use crate::guard::{PATIENCE, Run, Running, tier};
 use agent_guard::tier::Tier;
+
+/// Where programs, maps and links are pinned.
+pub const PINS: &str = "/sys/fs/bpf/agent-guard";
 
 pub const PROMISES: &[Behaviour] = &[
     (
@@ -26,9 +26,8 @@ fn killed_guard() {
     let run = Run::under(&scratch.place.fill(DENY_SECRETS));
     let running = run.start(&actor(&scratch, &["keep-trying", "{root}/secret/key"]));
     let agent = running.stdout.wait_for("ready");
-    let cgroup = running.events()[0]["unmapped"]["agent_guard"]["agent"]["cgroup"].clone();
-    let cgroup = PathBuf::from(cgroup.as_str().unwrap());
-    let traces = traces(&cgroup);
+    let traces = traces(&running.events());
+    let cgroup = &traces[1];
     assert!(traces.iter().all(|trace| trace.exists()), "{traces:?}");
     running.signal(Signal::KILL);
 
@@ -53,9 +52,7 @@ fn killed_guard() {
     }
     // Not one of the denials that nobody was there to read is missing, or comes twice. One that the
     // guard had in hand when it was killed may be lost with it.
-    let totals = &outcome.events.last().unwrap()["unmapped"]["agent_guard"]["totals"];
-    let denied: u64 =
-        totals.as_array().unwrap().iter().map(|hook| hook["denied"].as_u64().unwrap()).sum();
+    let denied = outcome.total("denied");
     let told = outcome.decided().filter(|event| event.is_denial()).count() as u64;
     let missing = denied - told - outcome.lost();
     assert!(missing <= 1, "{denied} denied, {told} told, {} lost", outcome.lost());
@@ -64,29 +61,32 @@ fn killed_guard() {
 fn killed_early() {
     let running = Run::under(ALLOW_ALL).start(&["/bin/sh", "-c", "echo ready; exec sleep 1000"]);
     running.stdout.wait_for("ready");
-    let cgroup = running.events()[0]["unmapped"]["agent_guard"]["agent"]["cgroup"].clone();
-    let cgroup = PathBuf::from(cgroup.as_str().unwrap());
+    let [handover, cgroup, _] = traces(&running.events());
     // As if it had been killed before it wrote down who the agent is. It holds the file till it dies.
     running.signal(Signal::STOP);
-    let [handover, ..] = traces(&cgroup);
     fs::write(&handover, "").unwrap();
     fs::write(cgroup.join("cgroup.kill"), "1").unwrap();
     running.signal(Signal::KILL);
     let pid = running.child.id().to_string();
     wait_until(|| (!runs(&pid)).then_some(()), "the guard's end");
     Run::under(ALLOW_ALL).go(&["/bin/true"]).exits(0);
-    let left = || traces(&cgroup)[..2].iter().any(|trace| trace.exists());
-    wait_until(|| (!left()).then_some(()), "the pins are removed");
+    let left = || handover.exists() || cgroup.exists();
+    wait_until(|| (!left()).then_some(()), "what was left is removed");
     running.finish();
 }
 
-/// What there is of an agent outside its processes: the handover, the pins and the cgroup.
-pub fn traces(cgroup: &Path) -> [PathBuf; 3] {
+/// What there is of an agent outside its processes: the handover, the cgroup and what is attached to that.
+pub fn traces(outcome: &[Value]) -> [PathBuf; 3] {
+    let agent = &outcome[0]["unmapped"]["agent_guard"]["agent"];
+    let cgroup = PathBuf::from(agent["cgroup"].as_str().unwrap());
     let id = cgroup.file_name().unwrap().to_str().unwrap().strip_prefix("agent-guard-").unwrap();
+    let links = format!("cgroup-{}", agent["cgroup_id"]);
+    let programs = fs::read_dir(PINS).into_iter().flatten().map(|entry| entry.unwrap().path());
+    let mut links = programs.map(|programs| programs.join(&links));
     [
         PathBuf::from(format!("/run/agent-guard/{id}.json")),
-        Path::new("/sys/fs/bpf/agent-guard").join(id),
-        cgroup.to_owned(),
+        cgroup,
+        links.find(|links| links.exists()).unwrap_or_else(|| "/nothing/is/attached".into()),
     ]
 }
 

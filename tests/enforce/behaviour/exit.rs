@@ -84,7 +84,7 @@ fn left_behind() {
 fn nothing_left() {
     let outcome = Run::under(ALLOW_ALL).go(&["/bin/true"]);
     outcome.exits(0);
-    for trace in traces(&outcome.cgroup()) {
+    for trace in traces(&outcome.events) {
         assert!(!trace.exists(), "{}", trace.display());
     }
 }

@@ -9,6 +9,7 @@ mod log;
 mod names;
 mod rings;
 mod scope;
+mod shared;
 mod signals;
 mod sockets;
 mod swap;
@@ -42,6 +43,7 @@ pub fn trials() -> Vec<Trial> {
         names::PROMISES,
         rings::PROMISES,
         scope::PROMISES,
+        shared::PROMISES,
         signals::PROMISES,
         sockets::PROMISES,
         swap::PROMISES,
@@ -75,7 +77,8 @@ files: {default: allow, rules: [{name: secrets, effect: deny, paths: ["{root}/se
 "#;
 
 /// Everything is allowed.
-const ALLOW_ALL: &str = "egress: {default: allow}\nexec: {default: allow}\nfiles: {default: allow}";
+pub const ALLOW_ALL: &str =
+    "egress: {default: allow}\nexec: {default: allow}\nfiles: {default: allow}";
 
 /// This program in `role`, as a command.
 fn actor(scratch: &Scratch, role: &[&str]) -> Vec<String> {

@@ -3,21 +3,14 @@
 use std::fmt;
 
 use agent_guard_common::limits::{LEXER_CELLS, LEXER_STATES, MAX_INTERVALS, MAX_RULES};
+pub use agent_guard_common::limits::{MAX_ALL_INTERVALS, MAX_EDGES, MAX_PREFIXES, MAX_STATES};
 use miette::Diagnostic;
 use thiserror::Error;
 
 use crate::policy::SectionKind;
 
-/// States of the path automaton. A state takes 32 bytes of kernel memory beside its hash slot.
-pub const MAX_STATES: usize = 1 << 18;
-/// Edges of the path automaton, about 50 bytes of kernel memory each.
-pub const MAX_EDGES: usize = 1 << 20;
 /// Pattern places in all states together: bounds the memory and the time of the compiler itself.
 pub const MAX_POSITIONS: usize = 1 << 24;
-/// Distinct address prefixes.
-pub const MAX_PREFIXES: usize = 1 << 18;
-/// Port ranges of all prefixes together, equal lists counted once.
-pub const MAX_ALL_INTERVALS: usize = 1 << 20;
 
 /// A rule as a message names it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! What stays in force without the guard: links and maps, pinned in a directory of their own on bpffs.
+//! What stays in force without a process: programs, links and maps, pinned on bpffs.
 //!
 //! A link that is pinned keeps its program attached, and the program its maps, whatever becomes of the
 //! process that made them.
@@ -16,27 +16,30 @@ use std::{
 use agent_guard_common::hook::{Hook, HookSpec};
 use aya::{
     Ebpf,
-    maps::{MapData, MapError},
+    maps::{Map, MapData, MapError},
     pin::PinError,
-    programs::{ProgramError, ProgramInfo, links::FdLink},
+    programs::{
+        ProgramError, ProgramInfo,
+        links::{FdLink, LinkError, PinnedLink},
+    },
 };
 use rustix::{
     fs::statfs,
     mount::{MountFlags, mount},
 };
 
-use crate::kernel::root_cause;
+use super::root_cause;
 
 /// Where bpffs is mounted.
 const BPFFS: &str = "/sys/fs/bpf";
 
-/// The directory of every guard's pins.
+/// The directory of everything that is pinned.
 const ROOT: &str = "/sys/fs/bpf/agent-guard";
 
 /// `BPF_FS_MAGIC` (`include/uapi/linux/magic.h`).
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 
-/// Why nothing is pinned.
+/// Why something is not pinned, or what is pinned can not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PinsError {
     /// bpffs is not there and could not be mounted.
@@ -62,6 +65,22 @@ pub enum PinsError {
         /// The kernel's word.
         source: PinError,
     },
+    /// A pinned program could not be opened.
+    #[error("opening {path}: {}", root_cause(source))]
+    Program {
+        /// As which file.
+        path: PathBuf,
+        /// The kernel's word.
+        source: ProgramError,
+    },
+    /// A pinned link could not be opened.
+    #[error("opening {path}: {}", root_cause(source))]
+    Link {
+        /// As which file.
+        path: PathBuf,
+        /// The kernel's word.
+        source: LinkError,
+    },
 }
 
 /// Mounts bpffs where it is missing; systemd does it everywhere else.
@@ -78,25 +97,40 @@ pub fn mount_bpffs() -> Result<(), PinsError> {
         .map_err(|error| PinsError::NoBpffs(error.into()))
 }
 
-/// The pins of one guard.
-#[derive(Debug)]
+/// A directory of pins.
+#[derive(Clone, Debug)]
 pub struct Pins {
     directory: PathBuf,
 }
 
 impl Pins {
-    /// The pins of `id`, which may not be there.
-    pub fn of(id: &str) -> Self {
-        Self { directory: Path::new(ROOT).join(id) }
+    /// The directory `name`, which may not be there.
+    pub fn of(name: &str) -> Self {
+        Self { directory: Path::new(ROOT).join(name) }
     }
 
-    /// Makes their directory, for root alone.
+    /// The directory in it of what is attached to one cgroup alone.
+    pub fn of_cgroup(&self, id: u64) -> Self {
+        Self { directory: self.directory.join(format!("cgroup-{id}")) }
+    }
+
+    /// Whether the directory is there.
+    pub fn exists(&self) -> bool {
+        self.directory.exists()
+    }
+
+    /// Makes the directory, for root alone.
     pub fn create(&self) -> Result<(), PinsError> {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&self.directory)
             .map_err(io_error("making", &self.directory))
+    }
+
+    /// Moves the directory to where `other` is to be.
+    pub fn rename_to(self, other: &Self) -> Result<(), PinsError> {
+        fs::rename(&self.directory, &other.directory).map_err(io_error("renaming", &self.directory))
     }
 
     /// Pins every map of `ebpf` under its name.
@@ -116,7 +150,7 @@ impl Pins {
         hooks: &[&'static HookSpec],
     ) -> Result<(), PinsError> {
         for spec in hooks {
-            let path = self.program(spec);
+            let path = self.program_path(spec);
             if let Some(program) = ebpf.program_mut(spec.program) {
                 program.pin(&path).map_err(|source| PinsError::Pin { path, source })?;
             }
@@ -124,32 +158,49 @@ impl Pins {
         Ok(())
     }
 
-    fn program(&self, spec: &HookSpec) -> PathBuf {
+    /// Where the program of a hook is pinned.
+    pub fn program_path(&self, spec: &HookSpec) -> PathBuf {
         self.directory.join(format!("program-{}", spec.program))
     }
 
-    /// Pins each link under the name of its program. They stay attached until [`Self::remove`].
-    pub fn pin_links(&self, links: Vec<(&'static str, FdLink)>) -> Result<Vec<FdLink>, PinsError> {
-        let pin = |(program, link): (_, FdLink)| {
-            let path = self.directory.join(format!("link-{program}"));
-            link.pin(&path).map(FdLink::from).map_err(|source| PinsError::Pin { path, source })
-        };
-        links.into_iter().map(pin).collect()
+    fn link_path(&self, spec: &HookSpec) -> PathBuf {
+        self.directory.join(format!("link-{}", spec.program))
     }
 
-    /// Opens the programs that are pinned.
-    pub fn programs(&self) -> Result<Vec<(Hook, OwnedFd)>, ProgramError> {
-        let pinned = Hook::TABLE.iter().filter(|spec| self.program(spec).exists());
-        let open = |spec: &HookSpec| {
-            let program = ProgramInfo::from_pin(self.program(spec))?.fd()?;
-            Ok((spec.hook, program.as_fd().try_clone_to_owned()?))
-        };
-        pinned.map(open).collect()
+    /// Pins the link of a hook's program. It stays attached until [`Self::remove`].
+    pub fn pin_link(&self, spec: &HookSpec, link: FdLink) -> Result<FdLink, PinsError> {
+        let path = self.link_path(spec);
+        link.pin(&path).map(FdLink::from).map_err(|source| PinsError::Pin { path, source })
     }
 
-    /// Opens the map of this name.
-    pub fn map(&self, name: &str) -> Result<MapData, MapError> {
-        MapData::from_pin(self.directory.join(format!("map-{name}")))
+    /// The hooks whose programs are pinned.
+    pub fn hooks(&self) -> impl Iterator<Item = &'static HookSpec> {
+        Hook::TABLE.iter().filter(|spec| self.program_path(spec).exists())
+    }
+
+    /// Opens the link of a hook's program.
+    pub fn link(&self, spec: &HookSpec) -> Result<FdLink, PinsError> {
+        let path = self.link_path(spec);
+        PinnedLink::from_pin(&path)
+            .map(FdLink::from)
+            .map_err(|source| PinsError::Link { path, source })
+    }
+
+    /// Opens the program of a hook.
+    pub fn program(&self, spec: &HookSpec) -> Result<(ProgramInfo, OwnedFd), PinsError> {
+        let path = self.program_path(spec);
+        let open = || {
+            let info = ProgramInfo::from_pin(&path)?;
+            let fd = info.fd()?.as_fd().try_clone_to_owned()?;
+            Ok((info, fd))
+        };
+        open().map_err(|source| PinsError::Program { path: path.clone(), source })
+    }
+
+    /// Opens the map of this name as the type that its declaration has.
+    pub fn map<T: TryFrom<Map, Error = MapError>>(&self, name: &str) -> Result<T, MapError> {
+        let data = MapData::from_pin(self.directory.join(format!("map-{name}")))?;
+        T::try_from(Map::from_map_data(data)?)
     }
 
     /// Removes them all. A link that nobody holds open is detached by that.

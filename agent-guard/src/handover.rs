@@ -2,9 +2,9 @@
 //! events mean. The file is locked for as long as somebody looks after the agent.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, ErrorKind, Seek, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -14,13 +14,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     event::{AgentIdentity, Context, PolicyIdentity, Rule, SafeText},
-    kernel::counters::HookCounts,
     policy::Mode,
+    state_dir,
     tier::Tier,
 };
-
-/// Where the files lie. Gone after a boot, as the pins are.
-const DIRECTORY: &str = "/run/agent-guard";
 
 /// Longest file that is read; a policy of 65,000 rules with long names takes a tenth of it.
 const MAX_BYTES: u64 = 64 << 20;
@@ -30,6 +27,8 @@ const MAX_BYTES: u64 = 64 << 20;
 pub struct Handover {
     /// Name of the agent.
     pub agent: String,
+    /// The programs that it is under, by the name of their pins.
+    pub programs: String,
     /// Its id in the kernel's tables.
     pub agent_id: u32,
     /// Id of its cgroup.
@@ -46,8 +45,8 @@ pub struct Handover {
     pub policy: PolicyName,
     /// Its rules, by id.
     pub rules: Vec<RuleName>,
-    /// What the counters said before the agent came.
-    pub baseline: Vec<HookCounts>,
+    /// How often the kernel had skipped the program of each hook before the agent came.
+    pub skipped: Vec<u64>,
     /// Where its events go, if to a file.
     pub log: Option<PathBuf>,
 }
@@ -124,15 +123,7 @@ impl Held {
     /// # Errors
     /// It could not be made or locked.
     pub fn create(id: &str) -> io::Result<Self> {
-        DirBuilder::new().recursive(true).mode(0o700).create(DIRECTORY)?;
-        let path = Path::new(DIRECTORY).join(format!("{id}.json"));
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)?;
+        let (file, path) = state_dir::open(&format!("{id}.json"))?;
         flock(&file, FlockOperation::NonBlockingLockExclusive)?;
         file.set_len(0)?;
         Ok(Self { id: id.to_owned(), file, path })
@@ -153,14 +144,7 @@ impl Held {
     /// # Errors
     /// The file can not be read or says something else.
     pub fn read(&self) -> io::Result<Option<Handover>> {
-        let length = self.file.metadata()?.len();
-        if length > MAX_BYTES {
-            return Err(io::Error::other(format!("{} has {length} bytes", self.path.display())));
-        }
-        match fs::read(&self.path)? {
-            bytes if bytes.is_empty() => Ok(None),
-            bytes => serde_json::from_slice(&bytes).map(Some).map_err(io::Error::from),
-        }
+        read(&self.path)
     }
 
     /// There is nothing left to look after.
@@ -172,12 +156,48 @@ impl Held {
     }
 }
 
+fn read(path: &Path) -> io::Result<Option<Handover>> {
+    let length = fs::metadata(path)?.len();
+    if length > MAX_BYTES {
+        return Err(io::Error::other(format!("{} has {length} bytes", path.display())));
+    }
+    match fs::read(path)? {
+        bytes if bytes.is_empty() => Ok(None),
+        bytes => serde_json::from_slice(&bytes).map(Some).map_err(io::Error::from),
+    }
+}
+
 /// Takes over what guards left that are gone. What a guard that lives still holds is not touched.
 ///
 /// # Errors
 /// The directory can not be read.
 pub fn abandoned() -> io::Result<Vec<Held>> {
-    let entries = match fs::read_dir(DIRECTORY) {
+    let mut found = Vec::new();
+    for (id, path) in files()? {
+        if let Some(file) = lock_existing(&path)? {
+            found.push(Held { id, file, path });
+        }
+    }
+    Ok(found)
+}
+
+/// Whether an agent is under the programs of this name, looked after or not. One of which that can not be
+/// said counts.
+///
+/// # Errors
+/// The directory can not be read.
+pub fn is_left_for(programs: &str) -> io::Result<bool> {
+    let is_for = |path: &Path| match read(path) {
+        Ok(Some(handover)) => handover.programs == programs,
+        Err(error) if error.kind() == ErrorKind::NotFound => false,
+        Ok(None) | Err(_) => true,
+    };
+    Ok(files()?.iter().any(|(_, path)| is_for(path)))
+}
+
+/// Every handover's id and path.
+fn files() -> io::Result<Vec<(String, PathBuf)>> {
+    let entries = match fs::read_dir(state_dir::PATH) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
     };
@@ -185,10 +205,8 @@ pub fn abandoned() -> io::Result<Vec<Held>> {
     for entry in entries {
         let path = entry?.path();
         let id = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".json"));
-        if let Some(id) = id
-            && let Some(file) = lock_existing(&path)?
-        {
-            found.push(Held { id: id.to_owned(), file, path: path.clone() });
+        if let Some(id) = id.map(str::to_owned) {
+            found.push((id, path));
         }
     }
     Ok(found)

@@ -1,0 +1,212 @@
+//! The programs of a tier, loaded once for all agents of this host.
+//!
+//! Whoever comes first loads and pins them; others take what is pinned into use, after reading back that
+//! it is whole. They go when the last user does, unless an agent lives that lost its guard.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::fd::OwnedFd,
+    path::PathBuf,
+};
+
+use agent_guard_common::hook::{Hook, HookSpec, HookTier, Need};
+use aya::programs::links::FdLink;
+use rustix::fs::{FlockOperation, flock};
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    cgroup::{Cgroup, CgroupError},
+    handover,
+    kernel::{
+        load::{self, LoadError, Loaded},
+        pins::{self, Pins, PinsError},
+    },
+    state_dir::{self, Turn},
+    tier::Tier,
+};
+
+/// Why a tier's programs are not at hand.
+#[derive(Debug, thiserror::Error)]
+pub enum ProgramsError {
+    /// The kernel refused them.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// They could not be pinned, or what is pinned is not to be had.
+    #[error(transparent)]
+    Pins(#[from] PinsError),
+    /// What is pinned is not what was.
+    #[error(
+        "the programs in force are not whole: {what} for {hook}; end every agent, then remove {BROKEN_REMEDY}"
+    )]
+    Broken {
+        /// What is wrong.
+        what: &'static str,
+        /// At which hook.
+        hook: &'static str,
+    },
+    /// The cgroup could not be opened.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// The state directory said no.
+    #[error("in {PATH}: {0}", PATH = state_dir::PATH)]
+    State(#[from] io::Error),
+}
+
+const BROKEN_REMEDY: &str = "/sys/fs/bpf/agent-guard";
+
+/// The programs of a tier, in force.
+#[derive(Debug)]
+pub struct Programs {
+    name: String,
+    pins: Pins,
+    /// The links of what is attached for the whole host, so that it does not hang on files alone.
+    _links: Vec<FdLink>,
+    users: Users,
+}
+
+/// A file that everyone who uses the programs has locked with others.
+#[derive(Debug)]
+struct Users {
+    file: File,
+    path: PathBuf,
+}
+
+impl Users {
+    /// Becomes one. Nobody locks it alone but the last, who has the turn.
+    fn join(name: &str) -> io::Result<Self> {
+        let (file, path) = state_dir::open(&format!("{name}.users"))?;
+        flock(&file, FlockOperation::LockShared)?;
+        Ok(Self { file, path })
+    }
+
+    /// Whether there is no other.
+    fn is_alone(&self) -> bool {
+        flock(&self.file, FlockOperation::NonBlockingLockExclusive).is_ok()
+    }
+}
+
+impl Programs {
+    /// Takes the programs of `tier` into use, loaded where they are not.
+    pub fn acquire(tier: Tier) -> Result<Self, ProgramsError> {
+        let name = name_of(tier);
+        let _turn = Turn::take()?;
+        pins::mount_bpffs()?;
+        let users = Users::join(&name)?;
+        let pins = Pins::of(&name);
+        if !pins.exists() {
+            install(tier, &name, &pins)?;
+        }
+        let links = read_back(tier, &pins)?;
+        Ok(Self { name, pins, _links: links, users })
+    }
+
+    /// Takes programs into use that a guard has left, by their name.
+    pub fn adopt(name: String) -> Result<Self, ProgramsError> {
+        let _turn = Turn::take()?;
+        let users = Users::join(&name)?;
+        let pins = Pins::of(&name);
+        let links = host_links(&pins)?;
+        Ok(Self { name, pins, _links: links, users })
+    }
+
+    /// What a successor finds them by.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where they are pinned, with their maps.
+    pub fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// The programs that are loaded.
+    pub fn descriptors(&self) -> Result<Vec<(Hook, OwnedFd)>, PinsError> {
+        self.pins.hooks().map(|spec| Ok((spec.hook, self.pins.program(spec)?.1))).collect()
+    }
+
+    /// Attaches those that go to an agent's cgroup alone, and pins their links.
+    pub fn attach_to(&self, cgroup: &Cgroup) -> Result<Vec<FdLink>, ProgramsError> {
+        let pins = self.pins.of_cgroup(cgroup.id());
+        pins.remove()?;
+        pins.create()?;
+        let directory = cgroup.open()?;
+        let mut links = Vec::new();
+        for spec in self.pins.hooks().filter(|spec| spec.tier == HookTier::Cgroup) {
+            let link = load::attach_to_cgroup(spec, &self.pins.program_path(spec), &directory)?;
+            links.push(pins.pin_link(spec, link)?);
+        }
+        Ok(links)
+    }
+
+    /// Detaches what [`Self::attach_to`] has attached to the cgroup with this id.
+    pub fn detach_from(&self, cgroup: u64) -> Result<(), PinsError> {
+        self.pins.of_cgroup(cgroup).remove()
+    }
+
+    /// Gives them back. The last user of all takes them out of the kernel, unless an agent is there that
+    /// has lost its guard.
+    pub fn release(self) -> Result<(), ProgramsError> {
+        let _turn = Turn::take()?;
+        if !self.users.is_alone() || handover::is_left_for(&self.name)? {
+            return Ok(());
+        }
+        self.pins.remove()?;
+        Ok(fs::remove_file(&self.users.path)?)
+    }
+}
+
+/// Programs differ by tier and by build: each build uses its own.
+fn name_of(tier: Tier) -> String {
+    let digest = Sha256::digest(load::OBJECT);
+    let digest: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    format!("{tier}-{digest}")
+}
+
+/// Loads the programs and pins them, all or none.
+fn install(tier: Tier, name: &str, pins: &Pins) -> Result<(), ProgramsError> {
+    // What a guard left that was killed here is taken out first.
+    let half = Pins::of(&format!("{name}-half"));
+    half.remove()?;
+    half.create()?;
+    let installed = load_into(tier, &half).and_then(|()| Ok(half.clone().rename_to(pins)?));
+    if installed.is_err() {
+        half.remove()?;
+    }
+    installed
+}
+
+fn load_into(tier: Tier, pins: &Pins) -> Result<(), ProgramsError> {
+    let mut loaded = load::load(tier)?;
+    pins.pin_maps(&loaded.ebpf)?;
+    pins.pin_programs(&mut loaded.ebpf, &loaded.hooks)?;
+    let Loaded { mut ebpf, hooks } = loaded;
+    for spec in hooks.into_iter().filter(|spec| spec.tier != HookTier::Cgroup) {
+        pins.pin_link(spec, load::attach(&mut ebpf, spec)?)?;
+    }
+    Ok(())
+}
+
+/// Opens the links of the tier's hooks, and fails unless each that the tier needs holds its own program.
+fn read_back(tier: Tier, pins: &Pins) -> Result<Vec<FdLink>, ProgramsError> {
+    let pinned: Vec<_> = pins.hooks().collect();
+    for spec in load::hooks_of(tier).filter(|spec| spec.need == Need::Required) {
+        if !pinned.iter().any(|pinned| pinned.hook == spec.hook) {
+            return Err(ProgramsError::Broken { what: "no program is loaded", hook: spec.name });
+        }
+    }
+    host_links(pins)
+}
+
+fn host_links(pins: &Pins) -> Result<Vec<FdLink>, ProgramsError> {
+    let link = |spec: &HookSpec| {
+        let link = pins.link(spec)?;
+        let broken = |what| ProgramsError::Broken { what, hook: spec.name };
+        let attached = link.info().map_err(|_| broken("the link can not be read"))?.program_id();
+        if attached != pins.program(spec)?.0.id() {
+            return Err(broken("another program is attached"));
+        }
+        Ok(link)
+    };
+    pins.hooks().filter(|spec| spec.tier != HookTier::Cgroup).map(link).collect()
+}
