@@ -3,7 +3,10 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::MetadataExt,
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -42,6 +45,9 @@ pub enum CgroupError {
         source: io::Error,
     },
 }
+
+/// The kind of file handle that kernfs has (`include/linux/exportfs.h`): a cgroup's id.
+const FILEID_KERNFS: i32 = 0xfe;
 
 /// How long processes that were killed may take to be gone.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
@@ -134,6 +140,44 @@ impl Cgroup {
     }
 }
 
+/// The cgroups of this host, asked for by id.
+pub struct Cgroups {
+    mount: File,
+}
+
+impl Cgroups {
+    /// Of the mount table.
+    pub fn open(mounts: &[Mount]) -> Result<Self, CgroupError> {
+        let path = mounts::cgroup2(mounts).ok_or(CgroupError::NotMounted)?;
+        Ok(Self { mount: File::open(path).map_err(io_error("opening", path))? })
+    }
+
+    /// Whether the cgroup with this id is gone. One of which that can not be said is not.
+    pub fn has_gone(&self, id: u64) -> bool {
+        #[repr(C)]
+        struct Handle {
+            head: libc::file_handle,
+            id: [u8; 8],
+        }
+        let head = libc::file_handle { handle_bytes: 8, handle_type: FILEID_KERNFS, f_handle: [] };
+        let mut handle = Handle { head, id: id.to_ne_bytes() };
+        // SAFETY: the handle is followed by as many bytes as it says, and both outlive the call.
+        let opened = unsafe {
+            libc::open_by_handle_at(
+                self.mount.as_raw_fd(),
+                (&raw mut handle).cast(),
+                libc::O_PATH | libc::O_CLOEXEC,
+            )
+        };
+        if opened < 0 {
+            return io::Error::last_os_error().raw_os_error() == Some(libc::ESTALE);
+        }
+        // SAFETY: the call has just opened it, for nobody else.
+        drop(unsafe { OwnedFd::from_raw_fd(opened) });
+        false
+    }
+}
+
 /// Removes what guards left that were killed before they could hand over: empty cgroups that are named
 /// after a process that is gone. What can not be removed is in nobody's way.
 fn sweep(parent: &Path) {
@@ -219,6 +263,23 @@ fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Cgro
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cgroup_is_known_by_its_id_until_it_is_gone() {
+        let mounts = mounts::MountTable::open().unwrap().read().unwrap();
+        // Not every machine that builds this lets its users make cgroups, or open by handle.
+        let (Ok(cgroups), true) = (Cgroups::open(&mounts), rustix::process::geteuid().is_root())
+        else {
+            return;
+        };
+        let parent = mounts::cgroup2(&mounts).unwrap().to_owned();
+        let name = format!("agent-guard-test-{}", std::process::id());
+        let Ok(cgroup) = Cgroup::create_in(&parent, &mounts, &name) else { return };
+        let id = cgroup.id();
+        assert!(!cgroups.has_gone(id));
+        cgroup.remove().unwrap();
+        assert!(cgroups.has_gone(id));
+    }
 
     #[test]
     fn only_what_a_guard_made_is_ever_swept() {

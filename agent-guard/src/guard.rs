@@ -9,7 +9,7 @@ use aya::{maps::MapError, programs::links::FdLink};
 
 use crate::{
     canary::{self, CanaryError},
-    cgroup::{Cgroup, CgroupError},
+    cgroup::{Cgroup, CgroupError, Cgroups},
     kernel::{
         counters::Counters,
         pins::Pins,
@@ -104,7 +104,7 @@ impl Guard {
 
     fn of_tier(tier: Tier, cgroup: &Cgroup, mounts: &[Mount]) -> Result<Self, TierError> {
         let mut guard = Self::over(Programs::acquire(tier)?, tier, cgroup.id())?;
-        match guard.prove(cgroup, mounts) {
+        match guard.sweep(mounts).and_then(|()| guard.prove(cgroup, mounts)) {
             Ok(()) => Ok(guard),
             Err(error) => {
                 guard.end(None)?;
@@ -121,6 +121,13 @@ impl Guard {
     fn over(programs: Programs, tier: Tier, cgroup: u64) -> Result<Self, TierError> {
         let tables = Tables::open(programs.pins())?;
         Ok(Self { tables, tier, weaker_because: Vec::new(), programs, cgroup, _links: Vec::new() })
+    }
+
+    /// Takes out what guards left that died early.
+    fn sweep(&mut self, mounts: &[Mount]) -> Result<(), TierError> {
+        let cgroups = Cgroups::open(mounts)?;
+        self.tables.sweep(|id| cgroups.has_gone(id))?;
+        Ok(self.pins().sweep(|id| cgroups.has_gone(id)).map_err(ProgramsError::from)?)
     }
 
     /// Attaches what goes to the cgroup, and sends the canary.

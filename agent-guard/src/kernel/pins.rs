@@ -36,6 +36,9 @@ const BPFFS: &str = "/sys/fs/bpf";
 /// The directory of everything that is pinned.
 const ROOT: &str = "/sys/fs/bpf/agent-guard";
 
+/// What the directory of a cgroup's links begins with; it ends with the cgroup's id.
+const CGROUP: &str = "cgroup-";
+
 /// `BPF_FS_MAGIC` (`include/uapi/linux/magic.h`).
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 
@@ -111,7 +114,20 @@ impl Pins {
 
     /// The directory in it of what is attached to one cgroup alone.
     pub fn of_cgroup(&self, id: u64) -> Self {
-        Self { directory: self.directory.join(format!("cgroup-{id}")) }
+        Self { directory: self.directory.join(format!("{CGROUP}{id}")) }
+    }
+
+    /// Removes what is attached to cgroups that are gone.
+    pub fn sweep(&self, has_gone: impl Fn(u64) -> bool) -> Result<(), PinsError> {
+        let failed = |source| io_error("reading", &self.directory)(source);
+        for entry in fs::read_dir(&self.directory).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            let cgroup = name.to_str().and_then(|name| name.strip_prefix(CGROUP)?.parse().ok());
+            if let Some(id) = cgroup.filter(|id| has_gone(*id)) {
+                self.of_cgroup(id).remove()?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether the directory is there.

@@ -309,6 +309,18 @@ impl Tables {
         Ok(())
     }
 
+    /// Forgets the agents whose cgroup is gone: their guards died before they could say who they are.
+    pub fn sweep(&mut self, has_gone: impl Fn(u64) -> bool) -> Result<(), InstallError> {
+        let agents: Vec<u32> = self.agents.keys().flatten().collect();
+        for id in agents {
+            match self.agents.get(&id, 0) {
+                Ok(agent) if has_gone(agent.0.cgroup) => self.remove_agent(agent.0.cgroup, id)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Tasks that were found to belong to no agent look again.
     fn next_generation(&mut self) -> Result<(), InstallError> {
         // Two that count at once would leave the tasks of one of them believing what they knew.

@@ -12,7 +12,7 @@ use agent_guard::{
     tier::Tier,
 };
 
-use super::{ALLOW_ALL, Behaviour};
+use super::{ALLOW_ALL, Behaviour, shared::WEAKER_TIER};
 use crate::{
     guard::{Outcome, Run, tier},
     scratch::Scratch,
@@ -110,6 +110,7 @@ fn strongest_tier() {
 }
 
 fn weaker_tiers() {
+    let _alone = WEAKER_TIER.lock();
     for weaker in Tier::ALL.into_iter().filter(|weaker| *weaker > tier()) {
         let run = Run::under(ALLOW_ALL).on(weaker.name()).with(&["--mode", "audit"]);
         run.go(&["/bin/true"]).exits(0);
@@ -117,6 +118,7 @@ fn weaker_tiers() {
 }
 
 fn observe_refuses() {
+    let _alone = WEAKER_TIER.lock();
     let scratch = Scratch::new();
     let outcome = Run::under(ALLOW_ALL).on("observe").go(&mark(&scratch));
     never_started(&scratch, &outcome, &["observe enforces nothing", "--allow-degraded enforce"]);
@@ -125,6 +127,7 @@ fn observe_refuses() {
 }
 
 fn observe_says_so() {
+    let _alone = WEAKER_TIER.lock();
     let scratch = Scratch::new();
     let file = scratch.file("f", "x");
     let spec = "exec: {default: allow}\nfiles: {default: deny}";

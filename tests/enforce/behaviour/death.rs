@@ -1,6 +1,6 @@
 //! The guard is killed.
 
-use std::{fs, path::PathBuf, time::Instant};
+use std::{fs, os::unix::process::ExitStatusExt, path::PathBuf, time::Instant};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -61,18 +61,21 @@ fn killed_guard() {
 fn killed_early() {
     let running = Run::under(ALLOW_ALL).start(&["/bin/sh", "-c", "echo ready; exec sleep 1000"]);
     running.stdout.wait_for("ready");
-    let [handover, cgroup, _] = traces(&running.events());
+    let [handover, cgroup, links] = traces(&running.events());
+    assert!(links.exists(), "{}", links.display());
     // As if it had been killed before it wrote down who the agent is. It holds the file till it dies.
     running.signal(Signal::STOP);
     fs::write(&handover, "").unwrap();
     fs::write(cgroup.join("cgroup.kill"), "1").unwrap();
     running.signal(Signal::KILL);
-    let pid = running.child.id().to_string();
-    wait_until(|| (!runs(&pid)).then_some(()), "the guard's end");
-    Run::under(ALLOW_ALL).go(&["/bin/true"]).exits(0);
-    let left = || handover.exists() || cgroup.exists();
+    let outcome = running.finish();
+    assert_eq!(outcome.status.signal(), Some(libc::SIGKILL));
+    // One start removes the cgroup, and the next what was the cgroup's.
+    for _ in 0..2 {
+        Run::under(ALLOW_ALL).go(&["/bin/true"]).exits(0);
+    }
+    let left = || [&handover, &cgroup, &links].iter().any(|trace| trace.exists());
     wait_until(|| (!left()).then_some(()), "what was left is removed");
-    running.finish();
 }
 
 /// What there is of an agent outside its processes: the handover, the cgroup and what is attached to that.

@@ -1,6 +1,6 @@
 //! What agents share, and what they do not: one set of programs serves all of them.
 
-use std::{collections::BTreeSet, fs};
+use std::{collections::BTreeSet, fs, sync::Mutex};
 
 use agent_guard::tier::Tier;
 use rustix::process::{Pid, Signal, kill_process};
@@ -11,7 +11,7 @@ use crate::guard::{Run, Running, tier};
 pub const PROMISES: &[Behaviour] = &[
     ("agents share the programs, and each has its own policy and events", side_by_side),
     ("the last to end takes the programs out of the kernel", last_one),
-    ("a program that is not the one that was loaded is not taken for it", not_whole),
+    ("programs that are not as they were loaded are used by nobody", not_whole),
     ("what was moved out of an agent that has ended is denied everything", survivor),
 ];
 
@@ -27,7 +27,7 @@ fn sets() -> BTreeSet<String> {
 }
 
 fn side_by_side() {
-    let before = sets();
+    let own = || sets().into_iter().filter(|set| set.starts_with(tier().name())).count();
     let scratch = secret_place();
     let secret = scratch.place.fill("{root}/secret/key");
     let cat = ["/bin/cat", &secret];
@@ -35,7 +35,7 @@ fn side_by_side() {
     let closed = closed.start(&["/bin/sh", "-c", WAIT_FOR_USR1, "sh", cat[0], cat[1]]);
     closed.stdout.wait_for("ready");
     let open = Run::under(ALLOW_ALL).go(&cat);
-    assert_eq!(sets(), before, "programs were loaded again");
+    assert_eq!(own(), 1, "programs were loaded again");
     open.exits(0);
     assert_eq!(open.decided().filter(|event| event.is_denial()).count(), 0);
 
@@ -59,6 +59,9 @@ fn side_by_side() {
     }
 }
 
+/// One test at a time uses weaker tiers.
+pub static WEAKER_TIER: Mutex<()> = Mutex::new(());
+
 /// A run on a tier that nobody else uses here, and the name of its programs.
 fn on_weaker_tier() -> (Running, String) {
     let before = sets();
@@ -76,6 +79,7 @@ fn weaker() -> &'static str {
 }
 
 fn last_one() {
+    let _alone = WEAKER_TIER.lock();
     let before = sets();
     let (first, set) = on_weaker_tier();
     assert!(set.starts_with(weaker()), "{set}");
@@ -87,6 +91,7 @@ fn last_one() {
 }
 
 fn not_whole() {
+    let _alone = WEAKER_TIER.lock();
     let before = sets();
     let (holder, set) = on_weaker_tier();
     let pin = |name: &str| format!("{PINS}/{set}/{name}");
