@@ -106,12 +106,11 @@ async fn guarded(settings: &Settings) -> anyhow::Result<u8> {
     let id = format!("{}-{}", settings.agent, std::process::id());
     let mut held = Held::create(&id).context("making the handover")?;
     let cgroup = Cgroup::create(&mounts, &id)?;
-    let mut place = Place { cgroup: &cgroup, mounts: &mounts, agent: None };
+    let mut place =
+        Place { cgroup: &cgroup, mounts: &mounts, table: &table, held: &mut held, agent: None };
     let (outcome, guard) = match Guard::establish(settings.tier, &cgroup, &mounts) {
         Ok(mut guard) => {
-            let run = under_guard(
-                settings, &mut guard, &mut place, &table, compiled, log, &signals, &mut held,
-            );
+            let run = under_guard(settings, &mut guard, &mut place, compiled, log, &signals);
             (run.await, Some(guard))
         }
         Err(error) => (Err(error.into()), None),
@@ -141,6 +140,8 @@ fn clean_up(
 struct Place<'a> {
     cgroup: &'a Cgroup,
     mounts: &'a [Mount],
+    table: &'a MountTable,
+    held: &'a mut Held,
     /// Its id in the kernel, once it has one.
     agent: Option<u32>,
 }
@@ -149,13 +150,11 @@ async fn under_guard(
     settings: &Settings,
     guard: &mut Guard,
     place: &mut Place<'_>,
-    table: &MountTable,
     compiled: Compiled,
     log: Option<EventLog<File>>,
     signals: &Signals,
-    held: &mut Held,
 ) -> anyhow::Result<u8> {
-    let cgroup = place.cgroup;
+    let (cgroup, table) = (place.cgroup, place.table);
     let lacks = Lack::of(guard.tier, &settings.policy);
     if !lacks.iter().all(|lack| settings.allow_degraded.contains(lack)) {
         bail!("{}{}", weaker(guard), refusal(guard.tier, &lacks));
@@ -175,7 +174,7 @@ async fn under_guard(
     guard.tables.bind_cgroup(cgroup.id(), id)?;
 
     let handover = handover(settings, guard, &counters, &compiled, place, &lacks)?;
-    held.write(&handover).context("writing the handover")?;
+    place.held.write(&handover).context("writing the handover")?;
     let run_names = RunNames::new(handover.context(), handover.rules(), place.mounts);
     let mut reporter = Reporter::new(run_names, log);
     announce(settings, guard, &privileges);
