@@ -7,9 +7,9 @@ use agent_guard_common::{
     hook::Hook,
     limits::{MAX_DEPTH, MAX_LEASES},
     table::{
-        Agent, Alias, AliasKey, COUNTER_KINDS, Counter, Diverted, EdgeKey, Family, Interval,
-        IntervalKey, Label, Lease, LeaseKey, Lexer, PREFIX_BASE_BITS, PortSet, PrefixKey, StartKey,
-        State, StateKey, Verdict, Way,
+        Agent, Alias, COUNTER_KINDS, ChangeTime, Counter, Diverted, EdgeKey, Family, FileKey,
+        Interval, IntervalKey, Label, Lease, LeaseKey, Lexer, PREFIX_BASE_BITS, PortSet, PrefixKey,
+        StartKey, State, StateKey, Verdict, Way,
     },
 };
 use aya_ebpf::{
@@ -39,7 +39,9 @@ static EDGES: HashMap<EdgeKey, u32, 65536, LAZY> = HashMap::new();
 #[btf_map]
 static STATES: HashMap<StateKey, State, 65536, LAZY> = HashMap::new();
 #[btf_map]
-static ALIASES: HashMap<AliasKey, Alias, 65536, LAZY> = HashMap::new();
+static ALIASES: HashMap<FileKey, Alias, 65536, LAZY> = HashMap::new();
+#[btf_map]
+static PINS: HashMap<FileKey, ChangeTime, 65536, LAZY> = HashMap::new();
 #[btf_map]
 static LEXERS: HashMap<u32, Lexer, 1024, LAZY> = HashMap::new();
 #[btf_map]
@@ -230,9 +232,16 @@ pub fn lexer(policy: u32) -> Option<&'static Lexer> {
 
 /// What deny rules say of a file by its other names.
 #[inline(always)]
-pub fn alias(key: AliasKey) -> Option<&'static Alias> {
+pub fn alias(key: FileKey) -> Option<&'static Alias> {
     // SAFETY: as for `agent`; a policy's aliases are never changed once it is current.
     unsafe { ALIASES.get(key) }
+}
+
+/// When a file that a rule pins was last changed, as of the time when the policy was loaded.
+#[inline(always)]
+pub fn pin(key: FileKey) -> Option<&'static ChangeTime> {
+    // SAFETY: as for `agent`; a policy's pins are never changed once it is current.
+    unsafe { PINS.get(key) }
 }
 
 /// Adds one to a counter of `hook`.

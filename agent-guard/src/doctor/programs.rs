@@ -18,6 +18,7 @@ pub const SIZES: MapSizes = MapSizes {
     intervals: 1024,
     starts: 1024,
     aliases: 1024,
+    pins: 1024,
 };
 
 /// Why a program was not loaded.

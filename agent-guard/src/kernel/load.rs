@@ -67,6 +67,8 @@ pub struct MapSizes {
     pub states: u32,
     /// `ALIASES`
     pub aliases: u32,
+    /// `PINS`
+    pub pins: u32,
     /// `PREFIXES`
     pub prefixes: u32,
     /// `INTERVALS`
@@ -142,6 +144,7 @@ fn prepare(tier: Tier, sizes: MapSizes) -> Result<Prepared, LoadError> {
         .map_max_entries("EDGES", sizes.edges)
         .map_max_entries("STATES", sizes.states)
         .map_max_entries("ALIASES", sizes.aliases)
+        .map_max_entries("PINS", sizes.pins)
         .map_max_entries("PREFIXES", sizes.prefixes)
         .map_max_entries("INTERVALS", sizes.intervals)
         .map_max_entries("STARTS", sizes.starts)

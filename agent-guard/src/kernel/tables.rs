@@ -3,8 +3,8 @@
 use std::collections::HashMap as StdHashMap;
 
 use agent_guard_common::table::{
-    Agent, Alias, AliasKey, EdgeKey, Interval, IntervalKey, Lexer, PREFIX_BASE_BITS, PortSet,
-    PrefixKey, StartKey, State, StateKey,
+    Agent, Alias, ChangeTime, EdgeKey, FileKey, Interval, IntervalKey, Lexer, PREFIX_BASE_BITS,
+    PortSet, PrefixKey, StartKey, State, StateKey,
 };
 use aya::{
     Ebpf,
@@ -52,7 +52,8 @@ pub struct Tables {
     starts: Owned<StartKey, u32>,
     edges: Owned<EdgeKey, u32>,
     states: Owned<StateKey, State>,
-    aliases: Owned<AliasKey, Alias>,
+    aliases: Owned<FileKey, Alias>,
+    pins: Owned<FileKey, ChangeTime>,
     lexers: HashMap<MapData, u32, Row<Lexer>>,
     prefixes: LpmTrie<MapData, Row<PrefixKey>, Row<PortSet>>,
     intervals: Owned<IntervalKey, Interval>,
@@ -66,7 +67,8 @@ struct Keys {
     starts: Vec<StartKey>,
     edges: Vec<EdgeKey>,
     states: Vec<StateKey>,
-    aliases: Vec<AliasKey>,
+    aliases: Vec<FileKey>,
+    pins: Vec<FileKey>,
     prefixes: Vec<(u32, PrefixKey)>,
     intervals: Vec<IntervalKey>,
 }
@@ -93,6 +95,7 @@ pub fn sizes_for(compiled: &Compiled) -> MapSizes {
         edges: room(compiled.edges.len()),
         states: room(compiled.states.len()),
         aliases: room(compiled.aliases.len()),
+        pins: room(compiled.pins.len()),
         prefixes: room(compiled.prefixes.len()),
         intervals: room(compiled.intervals.len()),
         starts: room(compiled.starts.len()),
@@ -110,6 +113,7 @@ impl Tables {
             edges: take(ebpf, "EDGES")?,
             states: take(ebpf, "STATES")?,
             aliases: take(ebpf, "ALIASES")?,
+            pins: take(ebpf, "PINS")?,
             lexers: take(ebpf, "LEXERS")?,
             prefixes: take(ebpf, "PREFIXES")?,
             intervals: take(ebpf, "INTERVALS")?,
@@ -157,9 +161,14 @@ impl Tables {
             keys.states.push(key);
         }
         for ((dev, inode), alias) in &compiled.aliases {
-            let key = AliasKey { policy, dev: *dev, inode: *inode };
+            let key = FileKey { policy, dev: *dev, inode: *inode };
             self.aliases.insert(Row(key), Row(*alias), 0).map_err(in_map("ALIASES"))?;
             keys.aliases.push(key);
+        }
+        for ((dev, inode), changed) in &compiled.pins {
+            let key = FileKey { policy, dev: *dev, inode: *inode };
+            self.pins.insert(Row(key), Row(*changed), 0).map_err(in_map("PINS"))?;
+            keys.pins.push(key);
         }
         for prefix in &compiled.prefixes {
             let key = PrefixKey {
@@ -242,6 +251,9 @@ impl Tables {
         }
         for key in keys.aliases {
             let _ = self.aliases.remove(&Row(key));
+        }
+        for key in keys.pins {
+            let _ = self.pins.remove(&Row(key));
         }
         let _ = self.lexers.remove(&policy);
     }

@@ -143,7 +143,7 @@ fn a_shared_list_may_be_an_alias() {
         "  exec: {rules: [{effect: deny, paths: &p [/a, /b]}]}\n  files: {rules: [{effect: deny, paths: *p}]}\n",
     );
     let policy = Policy::parse("p.yaml", &text).unwrap();
-    assert_eq!(policy.files.rules[0].matcher.paths, policy.exec.rules[0].matcher);
+    assert_eq!(policy.files.rules[0].matcher.paths, policy.exec.rules[0].matcher.paths);
 }
 
 #[test]
@@ -559,7 +559,7 @@ fn rules_and_patterns_are_bounded() {
         spec(&format!("  exec:\n    rules:\n    - effect: deny\n      paths:\n{paths}"))
     };
     let policy = Policy::parse("p.yaml", &paths(MAX_PATTERNS)).unwrap();
-    assert_eq!(policy.exec.rules[0].matcher.len(), MAX_PATTERNS);
+    assert_eq!(policy.exec.rules[0].matcher.paths.len(), MAX_PATTERNS);
     assert_told(&paths(MAX_PATTERNS + 1), (7, 7), "effect", "more than 131072 paths", "`/usr/**`");
 }
 

@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use agent_guard_common::table::{Agent, AgentFlag};
+use agent_guard_common::table::{Agent, AgentFlag, ChangeTime};
 use anyhow::{Context as _, bail};
 use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
@@ -50,6 +50,7 @@ use crate::{
     policy::{
         Mode, Policy, aliases,
         compile::{CompileError, Compiled, Environment, Filesystems, HostLinks, compile},
+        pinned::{self, PinError},
     },
     signals::Signals,
     tier::Tier,
@@ -109,7 +110,8 @@ async fn guarded(settings: &Settings) -> anyhow::Result<u8> {
     pins::mount_bpffs()?;
     let table = MountTable::open().context("opening the mount table")?;
     let mounts = table.read().context("reading the mount table")?;
-    let compiled = compile_policy(&settings.policy, &mounts)?;
+    let mut compiled = compile_policy(&settings.policy, &mounts)?;
+    take_pins(&settings.policy, &mounts, &mut compiled)?;
     for note in compiled.notes.iter().filter(|note| note.is_warning()) {
         say(format_args!("agent-guard: warning: {note}"));
     }
@@ -222,6 +224,7 @@ async fn under_guard(
                 table,
                 names,
                 dns_ports,
+                pins: compiled.pins,
                 reporter,
                 ring: readable(ring)?,
                 diagnostics,
@@ -275,6 +278,8 @@ struct Session<'a> {
     table: &'a MountTable,
     names: Option<proxy::Running>,
     dns_ports: [u16; 2],
+    /// Taken once: what changes while the agent runs is not pinned anew.
+    pins: Vec<((u32, u64), ChangeTime)>,
     reporter: Reporter,
     ring: AsyncFd<RingBuf<MapData>>,
     diagnostics: AsyncFd<EbpfLogger<&'static dyn log::Log>>,
@@ -361,7 +366,8 @@ impl Session<'_> {
 
     fn try_follow_mounts(&mut self) -> anyhow::Result<()> {
         let mounts = self.table.read()?;
-        let compiled = compile_policy(&self.settings.policy, &mounts)?;
+        let mut compiled = compile_policy(&self.settings.policy, &mounts)?;
+        compiled.pins.clone_from(&self.pins);
         let policy = self.guard.tables.write_policy(&compiled)?;
         let agent = agent(self.settings, &compiled, self.cgroup, policy, self.dns_ports);
         self.guard.tables.set_agent(AGENT, agent)?;
@@ -419,6 +425,13 @@ fn compile_policy(policy: &Policy, mounts: &[Mount]) -> anyhow::Result<Compiled>
         }
     }
     Err(CompileError::HashCollision.into())
+}
+
+/// Pins the files that are there now.
+fn take_pins(policy: &Policy, mounts: &[Mount], compiled: &mut Compiled) -> Result<(), PinError> {
+    let filesystems = Filesystems::from_table(mounts);
+    let links = HostLinks::default();
+    pinned::take(policy, &Environment { filesystems: &filesystems, links: &links }, compiled)
 }
 
 fn draw_key() -> anyhow::Result<[u64; 2]> {

@@ -7,6 +7,7 @@ mod descriptors;
 mod exit;
 mod log;
 mod names;
+mod pin;
 mod rings;
 mod scope;
 mod signals;
@@ -40,6 +41,7 @@ pub fn trials() -> Vec<Trial> {
         exit::PROMISES,
         log::PROMISES,
         names::PROMISES,
+        pin::PROMISES,
         rings::PROMISES,
         scope::PROMISES,
         signals::PROMISES,

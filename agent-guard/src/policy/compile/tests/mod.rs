@@ -104,7 +104,9 @@ pub fn patterns(policy: &Policy, request: Request) -> Vec<(u16, policy::Effect, 
     let mut found = Vec::new();
     if request == Request::Exec {
         for (index, rule) in policy.exec.rules.iter().enumerate() {
-            found.extend(rule.matcher.iter().map(|p| ((exec_base + index) as u16, rule.effect, p)));
+            found.extend(
+                rule.matcher.paths.iter().map(|p| ((exec_base + index) as u16, rule.effect, p)),
+            );
         }
     } else {
         for (index, rule) in policy.files.rules.iter().enumerate() {
