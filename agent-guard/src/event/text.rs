@@ -540,6 +540,15 @@ mod tests {
     }
 
     #[test]
+    fn a_changed_program_is_told_with_the_rule_that_pins_it() {
+        let object = file(b"/opt/tool");
+        let denial = decided(denied(Action::Exec, object), Outcome::Denied, Reason::Changed);
+        let line = line(&denial);
+        assert!(line.contains("changed since, pinned by allow rule secrets"), "{line}");
+        assert!(line.contains("start the agent again to pin"), "{line}");
+    }
+
+    #[test]
     fn what_was_received_is_told_as_such_and_allowed_as_an_open() {
         let mut received = denied(Action::Read, file(b"/w/a"));
         if let Body::Decided { hook, .. } = &mut received.body {

@@ -335,3 +335,145 @@ fn is_open_for_writing(file: &File) -> io::Result<bool> {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use super::*;
+    use crate::policy::compile::{Filesystems, HostLinks, compile};
+
+    /// Where there are two programs, one of them by two links, and a directory of links.
+    fn place() -> tempfile::TempDir {
+        let place = tempfile::tempdir().unwrap();
+        let at = |name: &str| place.path().join(name);
+        for directory in ["bin/deep", "other"] {
+            fs::create_dir_all(at(directory)).unwrap();
+        }
+        fs::write(at("bin/one"), "one").unwrap();
+        fs::write(at("bin/deep/two"), "two").unwrap();
+        symlink("one", at("bin/link")).unwrap();
+        symlink("bin", at("shown")).unwrap();
+        place
+    }
+
+    fn pinned(
+        place: &tempfile::TempDir,
+        rule: &str,
+        bound: usize,
+    ) -> Result<(Vec<u64>, Vec<Note>), PinError> {
+        let root = place.path().canonicalize().unwrap();
+        let rule = rule.replace("{root}", root.to_str().unwrap());
+        let text = format!(
+            "apiVersion: agent-guard.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {{name: test}}\n\
+             spec: {{exec: {{rules: [{rule}]}}}}\n"
+        );
+        let policy = Policy::parse("test.yaml", &text).unwrap();
+        let (filesystems, links) = (Filesystems::lexical(), HostLinks::default());
+        let environment = Environment { filesystems: &filesystems, links: &links };
+        let mut compiled = compile(&policy, &environment, [3, 5]).unwrap();
+        let before = compiled.notes.len();
+        take_within(&policy, &environment, &mut compiled, bound)?;
+        let inodes = compiled.pins.iter().map(|((_, inode), _)| *inode).collect();
+        Ok((inodes, compiled.notes.split_off(before)))
+    }
+
+    fn inode(place: &tempfile::TempDir, name: &str) -> u64 {
+        fs::metadata(place.path().join(name)).unwrap().ino()
+    }
+
+    #[test]
+    fn what_a_rule_names_is_pinned_and_nothing_beside_it() {
+        let place = place();
+        let (one, two) = (inode(&place, "bin/one"), inode(&place, "bin/deep/two"));
+        for (paths, mut due) in [
+            ("{root}/bin/one", vec![one]),
+            ("{root}/bin/*", vec![one]),
+            ("{root}/bin/**", vec![one, two]),
+            ("{root}/bin/*/two", vec![two]),
+            ("{root}/bin/link", vec![one]),
+            ("{root}/shown/o*", vec![one]),
+        ] {
+            let rule = format!("{{effect: allow, pin: true, paths: [\"{paths}\"]}}");
+            let (mut found, notes) = pinned(&place, &rule, 10).unwrap();
+            found.sort_unstable();
+            due.sort_unstable();
+            assert_eq!((found, notes), (due, vec![]), "{paths}");
+        }
+        let (found, _) =
+            pinned(&place, r#"{effect: allow, paths: ["{root}/bin/**"]}"#, 10).unwrap();
+        assert_eq!(found, Vec::<u64>::new());
+    }
+
+    #[test]
+    fn a_rule_that_finds_nothing_says_so() {
+        let rule =
+            r#"{name: r, effect: allow, pin: true, paths: ["{root}/bin/one", "{root}/none*"]}"#;
+        let (found, notes) = pinned(&place(), rule, 10).unwrap();
+        assert_eq!(found.len(), 1);
+        assert!(
+            matches!(&*notes, [Note::NothingToPin { pattern, .. }] if pattern.ends_with("none*"))
+        );
+        assert!(notes[0].is_warning());
+    }
+
+    #[test]
+    fn more_files_than_the_bound_are_refused() {
+        let place = place();
+        let rule = r#"{effect: allow, pin: true, paths: ["{root}/bin/**"]}"#;
+        assert_eq!(pinned(&place, rule, 2).unwrap().0.len(), 2);
+        let refused = pinned(&place, rule, 1).unwrap_err();
+        assert!(matches!(refused, PinError::TooMany { bound: 1, .. }), "{refused}");
+    }
+
+    #[test]
+    fn every_file_of_a_rule_must_have_its_digest() {
+        let place = place();
+        let digest = hexadecimal(&Sha256::digest("one"));
+        let rule = |paths: &str| {
+            format!("{{effect: allow, pin: \"sha256:{digest}\", paths: [\"{paths}\"]}}")
+        };
+        assert_eq!(pinned(&place, &rule("{root}/bin/one"), 10).unwrap().0.len(), 1);
+        let refused = pinned(&place, &rule("{root}/bin/**"), 10).unwrap_err();
+        let PinError::Unfit { path, why: Unfit::Digest { found, due }, .. } = refused else {
+            panic!("{refused}")
+        };
+        assert!(path.ends_with("deep/two"));
+        assert_eq!(found[..], Sha256::digest("two")[..]);
+        assert_eq!(due[..], Sha256::digest("one")[..]);
+    }
+
+    #[test]
+    fn a_file_that_is_open_for_writing_is_not_pinned() {
+        let place = place();
+        let rule = r#"{effect: allow, pin: true, paths: ["{root}/bin/**"]}"#;
+        let writer = OpenOptions::new().append(true).open(place.path().join("bin/one")).unwrap();
+        let (found, notes) = pinned(&place, rule, 10).unwrap();
+        assert_eq!(found, [inode(&place, "bin/deep/two")]);
+        assert!(matches!(&*notes, [Note::NotPinned { path, .. }] if path.ends_with("bin/one")));
+        drop(writer);
+        assert_eq!(pinned(&place, rule, 10).unwrap().0.len(), 2);
+    }
+
+    #[test]
+    fn a_time_that_is_not_past_is_waited_for_and_one_far_off_is_refused() {
+        let now = clock_gettime(ClockId::RealtimeCoarse);
+        let soon = ChangeTime::new(now.tv_sec, u32::try_from(now.tv_nsec).unwrap().max(1));
+        wait_until_past(&soon).unwrap();
+        // A time without nanoseconds may stand for the whole second.
+        wait_until_past(&ChangeTime::new(now.tv_sec, 0)).unwrap();
+        assert!(clock_gettime(ClockId::RealtimeCoarse).tv_sec > now.tv_sec);
+        let far = ChangeTime::new(now.tv_sec + 60, 0);
+        assert!(matches!(wait_until_past(&far), Err(Unfit::Future)));
+    }
+
+    #[test]
+    fn file_systems_that_do_not_tell_every_change_are_refused() {
+        // FAT, FUSE, NFS, overlay, 9p, proc
+        for magic in [0x4d44, 0x6573_5546, 0x6969, 0x794c_7630, 0x0102_1997, 0x9fa0] {
+            assert!(!tells_every_change(magic), "{magic:#x}");
+        }
+        let refused = check(StdPath::new("/proc/self/maps"), &Pin::AsLoaded).unwrap_err();
+        assert!(matches!(refused, Unfit::Filesystem(0x9fa0)), "{refused}");
+    }
+}
