@@ -290,7 +290,10 @@ pub fn alike(tables: &impl Tables, agent: &Agent, one: u32, other: u32, moved: M
         return true;
     }
     let row = |state| if state == DEAD { Some(State::NOTHING) } else { tables.state(state) };
-    let (Some(one), Some(other)) = (row(one), row(other)) else { return false };
+    // Each is looked at before the next: else the compiler keeps what is not there, which the kernel's
+    // verifier refuses.
+    let Some(one) = row(one) else { return false };
+    let Some(other) = row(other) else { return false };
     if moved.directory {
         return one.subtree == other.subtree;
     }

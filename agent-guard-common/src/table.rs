@@ -21,7 +21,7 @@ pub enum Effect {
 
 /// An effect and the rule it came from, in 32 bits: what the maps store.
 #[repr(transparent)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Verdict(u32);
 
 /// Stands where an [`Effect`] does: allowed, where the file is the one that was pinned.
@@ -76,11 +76,11 @@ impl Verdict {
     #[inline(always)]
     pub fn standing(self, default: u8) -> Standing {
         match self.effect() {
-            Some(Effect::Allow) if self.is_pinned() => Standing::Pinned(self.rule()),
-            Some(Effect::Allow) => Standing::Allowed,
-            Some(Effect::Deny) => Standing::DeniedByRule,
-            None if default == Effect::Allow as u8 => Standing::Allowed,
-            None => Standing::DeniedByDefault,
+            Some(Effect::Allow) if self.is_pinned() => Standing(self),
+            Some(Effect::Allow) => Standing::ALLOWED,
+            Some(Effect::Deny) => Standing::DENIED_BY_RULE,
+            None if default == Effect::Allow as u8 => Standing::ALLOWED,
+            None => Standing::DENIED_BY_DEFAULT,
         }
     }
 
@@ -91,17 +91,17 @@ impl Verdict {
     }
 }
 
-/// What a [`Verdict`] comes to, whichever rule it is of.
+/// What a [`Verdict`] comes to, whichever rule it is of: that matters only where the rule pins. A verdict
+/// without the rest, and no enum: of one the compiler compares members before it looks whether they are there,
+/// which the kernel's verifier refuses.
+#[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Standing {
-    /// Allowed, by a rule or by default.
-    Allowed,
-    /// Allowed as far as this rule pinned it.
-    Pinned(u16),
-    /// Denied by a rule.
-    DeniedByRule,
-    /// No rule matches, and the default denies.
-    DeniedByDefault,
+pub struct Standing(Verdict);
+
+impl Standing {
+    const ALLOWED: Self = Self(Verdict::new(Effect::Allow, NO_RULE));
+    const DENIED_BY_RULE: Self = Self(Verdict::new(Effect::Deny, NO_RULE));
+    const DENIED_BY_DEFAULT: Self = Self(Verdict::UNMATCHED);
 }
 
 /// What is done to a file.

@@ -3,7 +3,7 @@
 //!
 //! The kernel knows a file by its file system and inode number, and a change by the inode's change time,
 //! which every write sets to the present and no call sets to anything else. So three things must hold when
-//! the time is taken. It is past, or a later change could get the same. The file system keeps one of its own.
+//! the time is taken. It is past, or a later change could get the same. The file system sees every change.
 //! And nobody has the file open for writing: of stores into a page that is mapped and dirty already the file
 //! system learns nothing.
 
@@ -127,7 +127,7 @@ fn remedy(why: &Unfit) -> &'static str {
             "install the file that was meant, or, if this one is, write its digest into the rule"
         }
         Unfit::Filesystem(_) => {
-            "pin files on ext4, XFS, btrfs, F2FS, tmpfs, squashfs or EROFS, or remove `pin`"
+            "pin files on ext4, XFS, btrfs, F2FS, squashfs or EROFS, or remove `pin`"
         }
         Unfit::Unreadable(_) | Unfit::OpenForWriting | Unfit::Changing | Unfit::Future => {
             "make it readable, or leave it out of the rule"
@@ -149,18 +149,28 @@ pub fn take(
     environment: &Environment<'_>,
     compiled: &mut Compiled,
 ) -> Result<(), PinError> {
-    take_within(policy, environment, compiled, MAX_PINS)
+    take_under(policy, environment, compiled, Terms { files: MAX_PINS, tells: tells_every_change })
 }
 
-fn take_within(
+/// What is pinned at all.
+#[derive(Clone, Copy)]
+struct Terms {
+    /// At most so many files.
+    files: usize,
+    /// On file systems of which this is true.
+    tells: fn(u64) -> bool,
+}
+
+fn take_under(
     policy: &Policy,
     environment: &Environment<'_>,
     compiled: &mut Compiled,
-    bound: usize,
+    terms: Terms,
 ) -> Result<(), PinError> {
     let forms = forms(policy, &compiled.rules, environment, &mut Vec::new());
     let mut search = Search::new(environment.filesystems, MAX_ENTRIES);
-    let mut found = Found { environment, files: BTreeMap::new(), unfit: Vec::new() };
+    let mut found =
+        Found { environment, tells: terms.tells, files: BTreeMap::new(), unfit: Vec::new() };
     let mut patterns: BTreeMap<(u16, &str), bool> = BTreeMap::new();
     for form in forms.iter().filter(|form| form.accept.pinned) {
         let Some(pin) = policy.pin(form.accept.rule) else { continue };
@@ -174,8 +184,8 @@ fn take_within(
                     return Err(PinError::Unfit { rule: rule(), path: path.to_owned(), why });
                 }
                 Err(why) => found.unfit.push((rule(), path.to_owned(), why.to_string())),
-                Ok(()) if found.files.len() > bound => {
-                    return Err(PinError::TooMany { rule: rule(), bound });
+                Ok(()) if found.files.len() > terms.files => {
+                    return Err(PinError::TooMany { rule: rule(), bound: terms.files });
                 }
                 Ok(()) => {}
             }
@@ -206,11 +216,12 @@ fn take_within(
 /// # Errors
 /// Why not.
 pub fn check(path: &StdPath, pin: &Pin) -> Result<(), Unfit> {
-    examine(path, pin).map(drop)
+    examine(path, pin, tells_every_change).map(drop)
 }
 
 struct Found<'a> {
     environment: &'a Environment<'a>,
+    tells: fn(u64) -> bool,
     files: BTreeMap<(u32, u64), ChangeTime>,
     unfit: Vec<(RuleRef, PathBuf, String)>,
 }
@@ -219,7 +230,7 @@ impl Found<'_> {
     fn look_at(&mut self, path: &StdPath, pin: &Pin) -> Result<(), Unfit> {
         let names = components(path.as_os_str().as_bytes());
         let Some((dev, _)) = self.environment.filesystems.locate(&names) else { return Ok(()) };
-        let (inode, changed) = examine(path, pin)?;
+        let (inode, changed) = examine(path, pin, self.tells)?;
         match self.files.insert((dev, inode), changed) {
             // By another name, a moment ago. On btrfs files of two subvolumes may share a number, too.
             Some(before) if before != changed => Err(Unfit::Changing),
@@ -229,13 +240,13 @@ impl Found<'_> {
 }
 
 /// The inode number of a file, and when it was changed last.
-fn examine(path: &StdPath, pin: &Pin) -> Result<(u64, ChangeTime), Unfit> {
+fn examine(path: &StdPath, pin: &Pin, tells: fn(u64) -> bool) -> Result<(u64, ChangeTime), Unfit> {
     let mut file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
         .open(path)?;
     let kind = rustix::fs::fstatfs(&file).map_err(io::Error::from)?.f_type as u64;
-    if !tells_every_change(kind) {
+    if !tells(kind) {
         return Err(Unfit::Filesystem(kind));
     }
     let before = file.metadata()?;
@@ -267,17 +278,17 @@ fn digest(file: &mut File) -> io::Result<[u8; 32]> {
     }
 }
 
-/// Whether a file system, by its `s_magic`, keeps change times itself and sets them at every change. FAT
-/// shows the time of modification in their place, which anybody may set; what FUSE and network file systems
-/// show is up to others; an overlay does not learn of changes in its layers.
-fn tells_every_change(magic: u64) -> bool {
+/// Whether a file system, by its `s_magic`, keeps change times itself and sets them at every change. tmpfs does
+/// not learn of stores to mapped pages, nor an overlay of changes in its layers; FAT shows the time of
+/// modification in their place, which anybody may set; what FUSE and network file systems show is up to others.
+#[must_use]
+pub fn tells_every_change(magic: u64) -> bool {
     matches!(
         magic,
         0xef53 // ext2, ext3, ext4
             | 0x5846_5342 // XFS
             | 0x9123_683e // btrfs
             | 0xf2f5_2010 // F2FS
-            | 0x0102_1994 // tmpfs
             | 0x7371_7368 // squashfs
             | 0xe0f5_e1e2 // EROFS
     )
@@ -360,7 +371,7 @@ mod tests {
     fn pinned(
         place: &tempfile::TempDir,
         rule: &str,
-        bound: usize,
+        files: usize,
     ) -> Result<(Vec<u64>, Vec<Note>), PinError> {
         let root = place.path().canonicalize().unwrap();
         let rule = rule.replace("{root}", root.to_str().unwrap());
@@ -373,7 +384,8 @@ mod tests {
         let environment = Environment { filesystems: &filesystems, links: &links };
         let mut compiled = compile(&policy, &environment, [3, 5]).unwrap();
         let before = compiled.notes.len();
-        take_within(&policy, &environment, &mut compiled, bound)?;
+        // Wherever this runs; nobody but the tests writes there.
+        take_under(&policy, &environment, &mut compiled, Terms { files, tells: |_| true })?;
         let inodes = compiled.pins.iter().map(|((_, inode), _)| *inode).collect();
         Ok((inodes, compiled.notes.split_off(before)))
     }
@@ -469,8 +481,8 @@ mod tests {
 
     #[test]
     fn file_systems_that_do_not_tell_every_change_are_refused() {
-        // FAT, FUSE, NFS, overlay, 9p, proc
-        for magic in [0x4d44, 0x6573_5546, 0x6969, 0x794c_7630, 0x0102_1997, 0x9fa0] {
+        // tmpfs, FAT, FUSE, NFS, overlay, 9p, proc
+        for magic in [0x0102_1994, 0x4d44, 0x6573_5546, 0x6969, 0x794c_7630, 0x0102_1997, 0x9fa0] {
             assert!(!tells_every_change(magic), "{magic:#x}");
         }
         let refused = check(StdPath::new("/proc/self/maps"), &Pin::AsLoaded).unwrap_err();

@@ -1,9 +1,6 @@
 //! What runs under a rule with a pin is the file that was there when the policy was loaded, unchanged.
 
-use std::{
-    fs::{self, File},
-    os::unix::fs::PermissionsExt,
-};
+use std::fs::{self, File};
 
 use agent_guard::tier::Tier;
 use rustix::{
@@ -31,7 +28,7 @@ pub const PROMISES: &[Behaviour] = &[
     ("a pin holds whatever other rule allows the program", beside_other_rules),
     ("a pinned file that somebody has open for writing does not run, and that is told", written),
     ("a policy whose digest a file has not is refused before the command starts", digests),
-    ("a pin on an overlay is refused before the command starts", overlay),
+    ("a pin where changes may go unseen is refused before the command starts", blind),
 ];
 
 /// The agent may write what is pinned.
@@ -48,7 +45,7 @@ files:
 
 fn place(programs: &[&str]) -> Scratch {
     let program = |at: &&str| Setup::Program(format!("{{root}}/tools/{at}"));
-    Scratch::with(&programs.iter().map(program).collect::<Vec<_>>())
+    Scratch::on_disk(&programs.iter().map(program).collect::<Vec<_>>())
 }
 
 const fn denied(words: &'static [&'static str], at_trace: AtTrace) -> Way {
@@ -236,13 +233,21 @@ fn digests() {
     }
 }
 
-fn overlay() {
-    let scratch = Scratch::with(&[
-        Setup::Program("{root}/lower/program".to_owned()),
-        Setup::Overlay { lower: "{root}/lower".to_owned(), at: "{root}/tools".to_owned() },
-    ]);
-    let mode = fs::metadata(scratch.path("tools/program")).unwrap().permissions().mode();
-    assert_ne!(mode & 0o111, 0);
+fn blind() {
+    let program = || Setup::Program("{root}/lower/program".to_owned());
+    let overlay =
+        || Setup::Overlay { lower: "{root}/lower".to_owned(), at: "{root}/tools".to_owned() };
+    refuses(&Scratch::on_disk(&[program(), overlay()]));
+    let scratch = Scratch::with(&[Setup::Dir("{root}/tools".to_owned())]);
+    let point = scratch.path("tools");
+    mount("tmpfs", &point, "tmpfs", MountFlags::empty(), None).unwrap();
+    fs::copy("/bin/true", point.join("program")).unwrap();
+    refuses(&scratch);
+    unmount(&point, UnmountFlags::DETACH).unwrap();
+}
+
+#[track_caller]
+fn refuses(scratch: &Scratch) {
     let outcome = Run::under(&scratch.place.fill(SPEC)).go(&["/bin/true"]);
     outcome.exits(125);
     assert!(outcome.stderr.contains("tools/program") && outcome.stderr.contains("file system"));
