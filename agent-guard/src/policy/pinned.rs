@@ -53,7 +53,7 @@ pub enum PinError {
         /// The file.
         path: PathBuf,
         /// Why not.
-        why: Unfit,
+        why: Box<Unfit>,
     },
     /// Too much to look through.
     #[error("the search for files to pin ended at `{}`, after {bound} directory entries", .at.display())]
@@ -181,7 +181,8 @@ fn take_under(
             *any = true;
             match found.look_at(path, &pin) {
                 Err(why) if why.is_fault_of_policy() => {
-                    return Err(PinError::Unfit { rule: rule(), path: path.to_owned(), why });
+                    let path = path.to_owned();
+                    return Err(PinError::Unfit { rule: rule(), path, why: Box::new(why) });
                 }
                 Err(why) => found.unfit.push((rule(), path.to_owned(), why.to_string())),
                 Ok(()) if found.files.len() > terms.files => {
@@ -230,7 +231,13 @@ impl Found<'_> {
     fn look_at(&mut self, path: &StdPath, pin: &Pin) -> Result<(), Unfit> {
         let names = components(path.as_os_str().as_bytes());
         let Some((dev, _)) = self.environment.filesystems.locate(&names) else { return Ok(()) };
-        let (inode, changed) = examine(path, pin, self.tells)?;
+        let (inode, changed) = match examine(path, pin, self.tells) {
+            // Removed a moment ago: nothing that could run.
+            Err(Unfit::Unreadable(error)) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(());
+            }
+            examined => examined?,
+        };
         match self.files.insert((dev, inode), changed) {
             // By another name, a moment ago. On btrfs files of two subvolumes may share a number, too.
             Some(before) if before != changed => Err(Unfit::Changing),
@@ -447,9 +454,8 @@ mod tests {
         };
         assert_eq!(pinned(&place, &rule("{root}/bin/one"), 10).unwrap().0.len(), 1);
         let refused = pinned(&place, &rule("{root}/bin/**"), 10).unwrap_err();
-        let PinError::Unfit { path, why: Unfit::Digest { found, due }, .. } = refused else {
-            panic!("{refused}")
-        };
+        let PinError::Unfit { path, why, .. } = refused else { panic!("{refused}") };
+        let Unfit::Digest { found, due } = *why else { panic!("{why}") };
         assert!(path.ends_with("deep/two"));
         assert_eq!(found[..], Sha256::digest("two")[..]);
         assert_eq!(due[..], Sha256::digest("one")[..]);

@@ -21,10 +21,11 @@ use std::{
 };
 
 use agent_guard_common::table::{Agent, AgentFlag, ChangeTime};
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
 use ipnet::IpNet;
+use miette::Diagnostic;
 use tokio::io::{Interest, unix::AsyncFd};
 
 pub use self::adopt::adopt_all;
@@ -111,7 +112,7 @@ async fn guarded(settings: &Settings) -> anyhow::Result<u8> {
     let table = MountTable::open().context("opening the mount table")?;
     let mounts = table.read().context("reading the mount table")?;
     let mut compiled = compile_policy(&settings.policy, &mounts)?;
-    take_pins(&settings.policy, &mounts, &mut compiled)?;
+    take_pins(&settings.policy, &mounts, &mut compiled).map_err(|error| with_remedy(&error))?;
     for note in compiled.notes.iter().filter(|note| note.is_warning()) {
         say(format_args!("agent-guard: warning: {note}"));
     }
@@ -425,6 +426,14 @@ fn compile_policy(policy: &Policy, mounts: &[Mount]) -> anyhow::Result<Compiled>
         }
     }
     Err(CompileError::HashCollision.into())
+}
+
+/// An error with how to mend it.
+fn with_remedy(error: &impl Diagnostic) -> anyhow::Error {
+    match error.help() {
+        Some(help) => anyhow!("{error}; {help}"),
+        None => anyhow!("{error}"),
+    }
 }
 
 /// Pins the files that are there now.
