@@ -11,7 +11,7 @@ use agent_guard_common::{
     event::{Action, EventHeader, Operation, Outcome},
     hook::Hook,
     socket::{AF_INET, AF_INET6, AF_UNSPEC},
-    table::{Agent, AgentFlag, Counter, DEAD, Effect, Family, FileKey, NO_RULE},
+    table::{Agent, AgentFlag, Counter, DEAD, Effect, Family, NO_RULE},
 };
 
 use crate::{
