@@ -7,8 +7,8 @@ use crate::{
     limits::MAX_INTERVALS,
     numbered::numbered,
     table::{
-        Access, Agent, Alias, DEAD, Effect, Family, Interval, Lease, LeaseKey, NO_RULE, PortSet,
-        State, Verdict, Way,
+        Access, Agent, Alias, ChangeTime, DEAD, Effect, Family, Interval, Lease, LeaseKey, NO_RULE,
+        PortSet, State, Verdict, Way,
     },
 };
 
@@ -65,6 +65,8 @@ numbered! {
         Alias,
         /// Name queries, which the guard's own DNS proxy gets in place of whom they were sent to.
         Diverted,
+        /// Not the file that the rule pinned, or changed since.
+        Changed,
     }
 }
 
@@ -116,6 +118,10 @@ impl Decision {
         match verdict.effect() {
             // The compiler's own word on what only an exact rule opens, such as kernel memory.
             Some(Effect::Deny) if verdict.rule() == NO_RULE => Self::deny(Reason::Guarded),
+            // Until `decide_pin` has seen the file.
+            Some(Effect::Allow) if verdict.is_pinned() => {
+                Self { effect: Effect::Deny, rule: verdict.rule(), reason: Reason::Changed }
+            }
             Some(effect) => Self { effect, rule: verdict.rule(), reason: Reason::Rule },
             None if default == Effect::Allow as u8 => {
                 Self { effect: Effect::Allow, rule: NO_RULE, reason: Reason::Default }
@@ -173,7 +179,8 @@ pub enum Request {
 }
 
 /// Decides what is asked of the object at which the walk ended. `guarded` objects are allowed only
-/// by patterns without wildcards.
+/// by patterns without wildcards. What a rule with a pin allows is denied here as [`Reason::Changed`], and
+/// then up to [`decide_pin`].
 #[inline(always)]
 pub fn decide_file(
     tables: &impl Tables,
@@ -217,6 +224,18 @@ fn one_access(row: &State, agent: &Agent, access: Access, guarded: bool) -> Deci
         (false, _) => Decision::from_verdict(plain, default),
         (true, Some(_)) => Decision::from_verdict(exact, default),
         (true, None) => Decision::deny(Reason::Guarded),
+    }
+}
+
+/// What the file itself changes of a denial as [`Reason::Changed`]: the one that was `pinned`, if any, was
+/// last changed then and not `now`.
+#[inline(always)]
+pub fn decide_pin(pinned: Option<&ChangeTime>, now: &ChangeTime, by_name: Decision) -> Decision {
+    match pinned {
+        Some(then) if then == now && by_name.reason == Reason::Changed => {
+            Decision { effect: Effect::Allow, reason: Reason::Rule, ..by_name }
+        }
+        _ => by_name,
     }
 }
 
@@ -271,7 +290,10 @@ pub fn alike(tables: &impl Tables, agent: &Agent, one: u32, other: u32, moved: M
         return true;
     }
     let row = |state| if state == DEAD { Some(State::NOTHING) } else { tables.state(state) };
-    let (Some(one), Some(other)) = (row(one), row(other)) else { return false };
+    // Each is looked at before the next: else the compiler keeps what is not there, which the kernel's
+    // verifier refuses.
+    let Some(one) = row(one) else { return false };
+    let Some(other) = row(other) else { return false };
     if moved.directory {
         return one.subtree == other.subtree;
     }
@@ -508,8 +530,56 @@ pub fn decide_lease(lease: &Lease, now_ns: u64, port: u16, transport: Transport)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::table::{ACCESS_KINDS, OPERATIONS};
 
     const ALLOWED: Decision = Decision { effect: Effect::Allow, rule: 7, reason: Reason::Rule };
+    const AGENT: Agent = Agent {
+        hash_key: [0; 2],
+        self_symbol: 0,
+        cgroup: 1,
+        policy: 1,
+        flags: 0,
+        default_file: [0; ACCESS_KINDS],
+        default_egress: 0,
+        default_listen: 0,
+        dns_ports: [0; 2],
+        reserved: [0; 6],
+        operations: [Verdict::UNMATCHED; OPERATIONS],
+    };
+
+    /// Every state is this one.
+    struct OneState(State);
+
+    impl Tables for OneState {
+        fn start(&self, _dev: u32) -> Option<u32> {
+            Some(1)
+        }
+
+        fn edge(&self, _state: u32, _symbol: u64) -> Option<u32> {
+            None
+        }
+
+        fn other(&self, _state: u32) -> Option<u32> {
+            Some(1)
+        }
+
+        fn state(&self, _state: u32) -> Option<State> {
+            Some(self.0)
+        }
+
+        fn prefix(&self, _way: Way, _family: Family, _addr: [u8; 16]) -> Option<PortSet> {
+            None
+        }
+
+        fn interval(&self, _index: u32) -> Option<Interval> {
+            None
+        }
+
+        fn leased(&self, _key: &LeaseKey, _port: u16, _transport: Transport) -> Verdict {
+            Verdict::UNMATCHED
+        }
+    }
+
     const NO_READING: Alias = Alias {
         verdicts: [
             Verdict::new(Effect::Deny, 3),
@@ -543,6 +613,51 @@ mod tests {
         }
         let by_name = Decision::deny(Reason::Default);
         assert_eq!(decide_alias(&NO_READING, 5, Request::Read, by_name), by_name);
+    }
+
+    #[test]
+    fn a_pin_allows_the_file_that_was_pinned_unchanged_and_no_other() {
+        let by_name = Decision::from_verdict(Verdict::pinned(7), Effect::Allow as u8);
+        let denied = Decision { effect: Effect::Deny, rule: 7, reason: Reason::Changed };
+        assert_eq!(by_name, denied);
+        let then = ChangeTime::new(5, 6);
+        assert_eq!(decide_pin(Some(&then), &then, by_name), ALLOWED);
+        for now in [ChangeTime::new(5, 7), ChangeTime::new(4, 6), ChangeTime::new(6, 6)] {
+            assert_eq!(decide_pin(Some(&then), &now, by_name), denied);
+        }
+        assert_eq!(decide_pin(None, &then, by_name), denied);
+        for other in [Decision::deny(Reason::Default), Decision::deny(Reason::Guarded), ALLOWED] {
+            assert_eq!(decide_pin(Some(&then), &then, other), other);
+        }
+    }
+
+    #[test]
+    fn a_pin_gives_way_to_no_rule_about_reading_where_code_is_mapped() {
+        let row = State {
+            verdicts: [
+                Verdict::new(Effect::Allow, 1),
+                Verdict::UNMATCHED,
+                Verdict::pinned(7),
+                Verdict::UNMATCHED,
+            ],
+            ..State::NOTHING
+        };
+        let exec = one_access(&row, &AGENT, Access::Exec, false);
+        assert_eq!((exec.effect, exec.reason), (Effect::Deny, Reason::Changed));
+        assert_eq!(decide_file(&OneState(row), &AGENT, 1, Request::Load, false), exec);
+    }
+
+    #[test]
+    fn the_mark_that_kernels_keep_in_a_change_time_is_no_part_of_it() {
+        assert_eq!(ChangeTime::new(1, 1 << 31 | 999_999_999), ChangeTime::new(1, 999_999_999));
+    }
+
+    #[test]
+    fn places_that_different_rules_pin_are_not_alike() {
+        let standing = |verdict: Verdict| verdict.standing(Effect::Allow as u8);
+        assert_eq!(standing(Verdict::pinned(7)), standing(Verdict::pinned(7)));
+        assert_ne!(standing(Verdict::pinned(7)), standing(Verdict::pinned(8)));
+        assert_ne!(standing(Verdict::pinned(7)), standing(Verdict::UNMATCHED));
     }
 
     #[test]

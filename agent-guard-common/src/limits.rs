@@ -69,6 +69,9 @@ pub const MAX_ALL_INTERVALS: usize = 1 << 18;
 /// Files with several names of which a policy denies one.
 pub const MAX_ALIASES: usize = 1 << 14;
 
+/// Files that a policy pins: as many programs and libraries as a large distribution's.
+pub const MAX_PINS: usize = 1 << 14;
+
 /// File systems of a policy.
 pub const MAX_STARTS: usize = 1 << 15;
 

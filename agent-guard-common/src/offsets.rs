@@ -9,7 +9,8 @@ pub const ABSENT: u32 = u32::MAX;
 
 macro_rules! offsets {
     ($($(#[$doc:meta])* $field:ident: $path:literal,)*) => {
-        /// Byte offsets inside kernel structs. The comment of each field is its path.
+        /// Byte offsets inside kernel structs. The comment of each field is its path; what kernels call
+        /// differently has several, the newest first, with a `|` between.
         #[repr(C)]
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct Offsets {
@@ -54,6 +55,8 @@ offsets! {
     inode_ino: "inode.i_ino",
     inode_links: "inode.i_nlink",
     inode_generation: "inode.i_generation",
+    inode_changed_s: "inode.i_ctime_sec|inode.__i_ctime.tv_sec|inode.i_ctime.tv_sec",
+    inode_changed_ns: "inode.i_ctime_nsec|inode.__i_ctime.tv_nsec|inode.i_ctime.tv_nsec",
     iattr_valid: "iattr.ia_valid",
     inode_flags: "inode.i_flags",
     bprm_file: "linux_binprm.file",

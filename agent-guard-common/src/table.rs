@@ -22,8 +22,11 @@ pub enum Effect {
 
 /// An effect and the rule it came from, in 32 bits: what the maps store.
 #[repr(transparent)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Verdict(u32);
+
+/// Stands where an [`Effect`] does: allowed, where the file is the one that was pinned.
+const PINNED: u32 = 2;
 
 /// The rule id that says "no rule".
 pub const NO_RULE: u16 = u16::MAX;
@@ -35,6 +38,17 @@ impl Verdict {
     /// The verdict of rule `rule`.
     pub const fn new(effect: Effect, rule: u16) -> Self {
         Self((effect as u32) << 16 | rule as u32)
+    }
+
+    /// The verdict of rule `rule`, which allows the file that it pinned and no other.
+    pub const fn pinned(rule: u16) -> Self {
+        Self(PINNED << 16 | rule as u32)
+    }
+
+    /// Whether the rule allows no more than the file that it pinned.
+    #[inline(always)]
+    pub fn is_pinned(self) -> bool {
+        self.0 >> 16 == PINNED
     }
 
     /// In one word, for a function that can return no more.
@@ -49,12 +63,12 @@ impl Verdict {
         Self(word as u32)
     }
 
-    /// The effect, where a rule matched. Anything unknown denies.
+    /// The effect of the rule, where one matched. Anything unknown denies.
     #[inline(always)]
     pub fn effect(self) -> Option<Effect> {
         match self.0 {
             u32::MAX => None,
-            raw if raw >> 16 == Effect::Allow as u32 => Some(Effect::Allow),
+            raw if raw >> 16 == Effect::Allow as u32 || raw >> 16 == PINNED => Some(Effect::Allow),
             _ => Some(Effect::Deny),
         }
     }
@@ -63,10 +77,11 @@ impl Verdict {
     #[inline(always)]
     pub fn standing(self, default: u8) -> Standing {
         match self.effect() {
-            Some(Effect::Allow) => Standing::Allowed,
-            Some(Effect::Deny) => Standing::DeniedByRule,
-            None if default == Effect::Allow as u8 => Standing::Allowed,
-            None => Standing::DeniedByDefault,
+            Some(Effect::Allow) if self.is_pinned() => Standing(self),
+            Some(Effect::Allow) => Standing::ALLOWED,
+            Some(Effect::Deny) => Standing::DENIED_BY_RULE,
+            None if default == Effect::Allow as u8 => Standing::ALLOWED,
+            None => Standing::DENIED_BY_DEFAULT,
         }
     }
 
@@ -77,16 +92,17 @@ impl Verdict {
     }
 }
 
-/// What a [`Verdict`] comes to, whichever rule it is of.
-#[repr(u8)]
+/// What a [`Verdict`] comes to, whichever rule it is of: that matters only where the rule pins. A verdict
+/// without the rest, and no enum: of one the compiler compares members before it looks whether they are there,
+/// which the kernel's verifier refuses.
+#[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Standing {
-    /// Allowed, by a rule or by default.
-    Allowed,
-    /// Denied by a rule.
-    DeniedByRule,
-    /// No rule matches, and the default denies.
-    DeniedByDefault,
+pub struct Standing(Verdict);
+
+impl Standing {
+    const ALLOWED: Self = Self(Verdict::new(Effect::Allow, NO_RULE));
+    const DENIED_BY_RULE: Self = Self(Verdict::new(Effect::Deny, NO_RULE));
+    const DENIED_BY_DEFAULT: Self = Self(Verdict::UNMATCHED);
 }
 
 /// What is done to a file.
@@ -218,10 +234,10 @@ impl State {
     };
 }
 
-/// Key of `ALIASES`: a file that a deny rule names, found when the policy was loaded, with several names.
+/// Key of `ALIASES` and `PINS`: a file that was found when the policy was loaded.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct AliasKey {
+pub struct FileKey {
     /// Policy id.
     pub policy: u32,
     /// `super_block.s_dev` (major << 20 | minor).
@@ -230,7 +246,7 @@ pub struct AliasKey {
     pub inode: u64,
 }
 
-/// What deny rules say of such a file, whichever of its names they name: the value of `ALIASES`.
+/// What deny rules say of a file with several names, whichever of them they name: the value of `ALIASES`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Alias {
@@ -240,6 +256,29 @@ pub struct Alias {
     pub generation: u32,
     /// Whether it is known, as 1. Where it is not, a later file of the same number is denied too.
     pub has_generation: u32,
+}
+
+/// When a file that a rule pins was last changed, in what it holds or in its metadata: the value of `PINS`.
+/// No call sets this time to another than the present.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ChangeTime {
+    /// Seconds since the Unix epoch.
+    pub seconds: i64,
+    /// And nanoseconds, below 10^9.
+    pub nanoseconds: u32,
+    /// Nothing; zero.
+    pub reserved: u32,
+}
+
+impl ChangeTime {
+    /// From the members of an inode. Kernels from 6.13 on keep a mark of their own above the nanoseconds.
+    #[inline(always)]
+    pub const fn new(seconds: i64, nanoseconds: u32) -> Self {
+        const BITS: u32 = (1 << 30) - 1;
+        const { assert!(999_999_999 <= BITS) };
+        Self { seconds, nanoseconds: nanoseconds & BITS, reserved: 0 }
+    }
 }
 
 /// The value of `LEXERS`, keyed by policy id: a byte automaton that puts a component's name into a
@@ -468,8 +507,9 @@ const _: () = {
     assert!(size_of::<EdgeKey>() == 16);
     assert!(size_of::<StateKey>() == 8);
     assert!(size_of::<State>() == 40);
-    assert!(size_of::<AliasKey>() == 16);
+    assert!(size_of::<FileKey>() == 16);
     assert!(size_of::<Alias>() == 4 * ACCESS_KINDS + 8);
+    assert!(size_of::<ChangeTime>() == 16);
     assert!(size_of::<PrefixKey>() == 24);
     assert!(size_of::<PortSet>() == 8);
     assert!(size_of::<IntervalKey>() == 8);

@@ -6,12 +6,12 @@
 use agent_guard_common::{
     decide::{
         Decision, Endpoint, Moved, Reason, Request, alike, decide_alias, decide_connect,
-        decide_file, decide_listen, decide_operation,
+        decide_file, decide_listen, decide_operation, decide_pin,
     },
     event::{Action, EventHeader, Operation, Outcome},
     hook::Hook,
     socket::{AF_INET, AF_INET6, AF_UNSPEC},
-    table::{Agent, AgentFlag, AliasKey, Counter, DEAD, Effect, Family, NO_RULE},
+    table::{Agent, AgentFlag, Counter, DEAD, Effect, Family, NO_RULE},
 };
 
 use crate::{
@@ -239,7 +239,7 @@ extern "C" fn judge(scratch: *mut Scratch, agent: *const Agent, request: u64) ->
             let guarded = other_process || facts.is_guarded(request);
             let tables = KernelTables { policy: agent.policy };
             let by_name = decide_file(&tables, agent, state, request, guarded);
-            by_any_name(agent, &facts, request, by_name)
+            by_any_name(agent, &facts, request, by_pin(agent, &facts, by_name))
         }
         End::Pipe => ANONYMOUS,
         End::Unknown(Reason::Detached) if !runs && facts.is_memfd() => ANONYMOUS,
@@ -260,14 +260,25 @@ extern "C" fn examine(scratch: *mut Scratch) -> u64 {
     u64::from(memory.facts.examine().is_err())
 }
 
+/// Looks at the file itself only where its name leads to a rule that pins it.
+#[inline(always)]
+fn by_pin(agent: &Agent, facts: &Facts, by_name: Decision) -> Decision {
+    if by_name.reason != Reason::Changed {
+        return by_name;
+    }
+    match facts.changed() {
+        Ok(now) => decide_pin(maps::pin(facts.key(agent.policy)), &now, by_name),
+        Err(reason) => Decision::deny(reason),
+    }
+}
+
 /// Only a file with several names can have one that is denied.
 #[inline(always)]
 fn by_any_name(agent: &Agent, facts: &Facts, request: Request, by_name: Decision) -> Decision {
     if facts.links < 2 || facts.mode & FORMAT != REGULAR {
         return by_name;
     }
-    let key = AliasKey { policy: agent.policy, dev: facts.dev, inode: facts.number };
-    match maps::alias(key) {
+    match maps::alias(facts.key(agent.policy)) {
         Some(alias) => decide_alias(alias, facts.generation, request, by_name),
         None => by_name,
     }

@@ -6,6 +6,7 @@ use agent_guard_common::{
     guarded::{self, Node},
     hook::{Hook, NO_PROTOTYPE},
     offsets::{ABSENT, Offsets},
+    table::{ChangeTime, FileKey},
 };
 use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
 
@@ -232,6 +233,19 @@ impl Facts {
         self.links = read(inode, offset!(inode_links))?;
         self.generation = read(inode, offset!(inode_generation))?;
         Ok(())
+    }
+
+    /// Where policies keep what they know of this file.
+    #[inline(always)]
+    pub fn key(&self, policy: u32) -> FileKey {
+        FileKey { policy, dev: self.dev, inode: self.number }
+    }
+
+    /// When the inode was last changed.
+    #[inline(always)]
+    pub fn changed(&self) -> Result<ChangeTime, Reason> {
+        let seconds = read(self.inode, offset!(inode_changed_s))?;
+        Ok(ChangeTime::new(seconds, read(self.inode, offset!(inode_changed_ns))?))
     }
 
     #[inline(always)]

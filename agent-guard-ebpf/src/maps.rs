@@ -8,11 +8,11 @@ use agent_guard_common::{
     event::{EventHeader, PATH_ROOM},
     hook::Hook,
     limits::{
-        ALL_LEASES, MAX_AGENTS, MAX_ALIASES, MAX_ALL_INTERVALS, MAX_DEPTH, MAX_EDGES, MAX_POLICIES,
-        MAX_PREFIXES, MAX_STARTS, MAX_STATES, RING_BYTES, ROOM,
+        ALL_LEASES, MAX_AGENTS, MAX_ALIASES, MAX_ALL_INTERVALS, MAX_DEPTH, MAX_EDGES, MAX_PINS,
+        MAX_POLICIES, MAX_PREFIXES, MAX_STARTS, MAX_STATES, RING_BYTES, ROOM,
     },
     table::{
-        Agent, Alias, AliasKey, Counter, Counters, Diverted, EdgeKey, Family, Interval,
+        Agent, Alias, ChangeTime, Counter, Counters, Diverted, EdgeKey, Family, FileKey, Interval,
         IntervalKey, Label, Lease, LeaseKey, Lexer, PREFIX_BASE_BITS, PortSet, PrefixKey, StartKey,
         State, StateKey, Verdict, Way,
     },
@@ -47,7 +47,9 @@ static EDGES: HashMap<EdgeKey, u32, { ROOM * MAX_EDGES }, LAZY> = HashMap::new()
 #[btf_map]
 static STATES: HashMap<StateKey, State, { ROOM * MAX_STATES }, LAZY> = HashMap::new();
 #[btf_map]
-static ALIASES: HashMap<AliasKey, Alias, { ROOM * MAX_ALIASES }, LAZY> = HashMap::new();
+static ALIASES: HashMap<FileKey, Alias, { ROOM * MAX_ALIASES }, LAZY> = HashMap::new();
+#[btf_map]
+static PINS: HashMap<FileKey, ChangeTime, { ROOM * MAX_PINS }, LAZY> = HashMap::new();
 #[btf_map]
 static LEXERS: HashMap<u32, Lexer, MAX_POLICIES, LAZY> = HashMap::new();
 #[btf_map]
@@ -240,9 +242,16 @@ pub fn lexer(policy: u32) -> Option<&'static Lexer> {
 
 /// What deny rules say of a file by its other names.
 #[inline(always)]
-pub fn alias(key: AliasKey) -> Option<&'static Alias> {
+pub fn alias(key: FileKey) -> Option<&'static Alias> {
     // SAFETY: as for `agent`; a policy's aliases are never changed once it is current.
     unsafe { ALIASES.get(key) }
+}
+
+/// When a file that a rule pins was last changed, as of the time when the policy was loaded.
+#[inline(always)]
+pub fn pin(key: FileKey) -> Option<&'static ChangeTime> {
+    // SAFETY: as for `agent`; a policy's pins are never changed once it is current.
+    unsafe { PINS.get(key) }
 }
 
 /// The ring buffer of an agent, which may have ended.

@@ -45,6 +45,22 @@ pub fn attempt(words: &[&str]) -> io::Result<()> {
             map(&removed(program, at)?, libc::PROT_READ | libc::PROT_EXEC).map(drop)
         }
         ["map-anonymous"] => map_anonymous(),
+        ["map-after", change, program] => {
+            changed(program, change)?;
+            attempt(&["map", program])
+        }
+        ["map-later-after", change, program] => {
+            changed(program, change)?;
+            attempt(&["map-later", program])
+        }
+        ["run-after", change, program] => {
+            changed(program, change)?;
+            exec(program)
+        }
+        ["run-by-loader-after", change, program] => {
+            changed(program, change)?;
+            attempt(&["run-by-loader", program])
+        }
         ["run", program] => exec(program),
         ["run-copy", program, at] => {
             fs::copy(program, at)?;
@@ -72,6 +88,75 @@ pub fn attempt(words: &[&str]) -> io::Result<()> {
         ["vfork", program] => vfork(program),
         ["write-memfd-again"] => write_memfd_again(),
         other => panic!("{other:?}: no such way"),
+    }
+}
+
+/// Changes something of a program, which afterwards does the same as before.
+fn changed(program: &str, change: &str) -> io::Result<()> {
+    let beside = format!("{program}.beside");
+    match change {
+        "nothing" => Ok(()),
+        "read" => fs::read(program).map(drop),
+        "append" => File::options().append(true).open(program)?.write_all(b"\n"),
+        "rewrite" => fs::write(program, fs::read(program)?),
+        "store" => {
+            let file = File::options().read(true).write(true).open(program)?;
+            // What is mapped for writing is not run.
+            Stored::map(&file).map(drop)
+        }
+        "chmod" => {
+            let mode = fs::metadata(program)?.permissions().mode() ^ 0o020;
+            fs::set_permissions(program, fs::Permissions::from_mode(mode))
+        }
+        "touch" => File::open(program)?.set_modified(std::time::SystemTime::now()),
+        "restore-times" => {
+            let before = fs::metadata(program)?;
+            let mut file = File::options().append(true).open(program)?;
+            file.write_all(b"\n")?;
+            file.set_len(before.len())?;
+            let times = fs::FileTimes::new();
+            file.set_times(times.set_accessed(before.accessed()?).set_modified(before.modified()?))
+        }
+        "replace" => {
+            fs::copy(program, &beside)?;
+            fs::rename(&beside, program)
+        }
+        "make-anew" => {
+            let (content, mode) = (fs::read(program)?, fs::metadata(program)?.permissions());
+            fs::remove_file(program)?;
+            fs::write(program, content)?;
+            fs::set_permissions(program, mode)
+        }
+        "link" => {
+            fs::hard_link(program, &beside)?;
+            fs::remove_file(&beside)
+        }
+        "move-away-and-back" => {
+            fs::rename(program, &beside)?;
+            fs::rename(&beside, program)
+        }
+        other => panic!("{other:?}: no such change"),
+    }
+}
+
+/// A page of a file that is mapped for all to see, and stored to: its first byte is what it was.
+pub struct Stored(*mut libc::c_void);
+
+impl Stored {
+    pub fn map(file: &File) -> io::Result<Self> {
+        let both = libc::PROT_READ | libc::PROT_WRITE;
+        let at = map_with(both, libc::MAP_SHARED, file.as_raw_fd())?;
+        let first: *mut u8 = at.cast();
+        // SAFETY: a page that was mapped just now. Volatile, because it stores what is there already.
+        unsafe { first.write_volatile(first.read_volatile()) };
+        Ok(Self(at))
+    }
+}
+
+impl Drop for Stored {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `map`, and nothing else points there.
+        unsafe { libc::munmap(self.0, PAGE) };
     }
 }
 

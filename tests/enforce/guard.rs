@@ -411,6 +411,10 @@ impl<'a> Decided<'a> {
         self.decision["rule"]["name"].as_str().or(self.decision["reason"].as_str()).unwrap()
     }
 
+    pub fn reason(&self) -> &'a str {
+        self.decision["reason"].as_str().unwrap()
+    }
+
     /// The path of the file or program, as the event has it.
     pub fn path(&self) -> Option<&'a str> {
         let file = &self.event["file"]["path"];

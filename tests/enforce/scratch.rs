@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use agent_guard::mounts::MountTable;
+use agent_guard::{mounts::MountTable, policy::pinned::tells_every_change};
 use agent_guard_common::decide::Transport;
 use tempfile::TempDir;
 
@@ -51,7 +51,23 @@ impl Scratch {
 
     /// A place with all of `setup`.
     pub fn with(setup: &[Setup]) -> Self {
-        let root = tempfile::Builder::new().prefix("agent-guard-test-").tempdir().unwrap();
+        Self::within(&std::env::temp_dir(), setup)
+    }
+
+    /// A place with all of `setup` where files can be pinned: on a disk.
+    pub fn on_disk(setup: &[Setup]) -> Self {
+        let candidates = [std::env::temp_dir(), "/var/tmp".into(), "/root".into()];
+        let is_disk = |at: &&PathBuf| {
+            let system = rustix::fs::statfs(at.as_path());
+            system.is_ok_and(|system| tells_every_change(system.f_type as u64))
+        };
+        let on_disk = candidates.iter().find(is_disk);
+        Self::within(on_disk.expect("a directory on a file system such as ext4"), setup)
+    }
+
+    fn within(directory: &Path, setup: &[Setup]) -> Self {
+        let root =
+            tempfile::Builder::new().prefix("agent-guard-test-").tempdir_in(directory).unwrap();
         let path = root.path().canonicalize().unwrap();
         let mut place = Place {
             root_depth: depth(&path),

@@ -226,5 +226,6 @@ fn reason(reason: Reason) -> &'static str {
         Reason::Own => "own",
         Reason::Alias => "alias",
         Reason::Diverted => "diverted",
+        Reason::Changed => "changed",
     }
 }

@@ -14,6 +14,7 @@ use crate::policy::{
         Explanation, explain_connect, explain_exec, explain_listen, explain_open,
         explain_operation, explain_unix,
     },
+    pinned,
 };
 
 /// Exit code of a policy that is refused, and of a question that the policy answers with a denial.
@@ -98,7 +99,9 @@ fn check(file: &std::path::Path) -> Result<ExitCode, Failure> {
     let links = HostLinks::default();
     let environment = Environment { filesystems: &filesystems, links: &links };
     // Names collide by chance or not at all; a fixed key is no secret that this command needs.
-    let compiled = compile(&policy, &environment, [1, 2])
+    let mut compiled = compile(&policy, &environment, [1, 2])
+        .map_err(|error| Failure::diagnostic(error, REFUSED))?;
+    pinned::take(&policy, &environment, &mut compiled)
         .map_err(|error| Failure::diagnostic(error, REFUSED))?;
     for note in &compiled.notes {
         let kind = if note.is_warning() { "warning" } else { "note" };

@@ -184,6 +184,19 @@ const ROWS: &[Row] = &[
         trace: (Cover::Killed, "sched_process_exec, before the first instruction"),
     },
     Row {
+        action: "programs changed since they were pinned",
+        lsm: (
+            Cover::Refused,
+            "bprm_check_security, file_open, mmap_file and file_mprotect, by inode and change time, EACCES; what runs or \
+             is mapped already goes on",
+        ),
+        trace: (
+            Cover::Partly,
+            "sched_process_exec: programs are killed before the first instruction; scripts and libraries are not held to \
+             pins",
+        ),
+    },
+    Row {
         action: "scripts",
         lsm: (Cover::Refused, "the script and its interpreter must both be allowed"),
         trace: (

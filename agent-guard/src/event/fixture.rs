@@ -72,8 +72,8 @@ pub fn decided(mut record: Record, outcome: Outcome, reason: Reason) -> Record {
     if let Body::Decided { decision, .. } = &mut record.body {
         let secrets =
             || Arc::new(Rule { label: "secrets".to_owned(), line: Some(31), class: None });
-        *decision =
-            Decision { outcome, reason, rule: (reason == Reason::Rule).then(secrets), host: None };
+        let by_rule = matches!(reason, Reason::Rule | Reason::Changed);
+        *decision = Decision { outcome, reason, rule: by_rule.then(secrets), host: None };
     }
     record
 }

@@ -146,7 +146,9 @@ fn asked(f: &mut fmt::Formatter<'_>, context: &Context, lookup: &Lookup) -> fmt:
     }
     f.write_str(": ")?;
     match (reason, &lookup.rule) {
-        (LookupReason::Rule, Some(rule)) => named_rule(f, context, rule, lookup.outcome)?,
+        (LookupReason::Rule, Some(rule)) => {
+            named_rule(f, context, rule, lookup.outcome == Outcome::Allowed)?
+        }
         _ => f.write_str(words::lookup_because(*reason))?,
     }
     if lookup.outcome == Outcome::Allowed {
@@ -183,10 +185,13 @@ fn why(f: &mut fmt::Formatter<'_>, context: &Context, decision: &Decision) -> fm
     let Some(rule) = &decision.rule else {
         return f.write_str(words::because(decision.reason));
     };
-    if decision.reason == Reason::Alias {
-        write!(f, "{}, by ", words::because(Reason::Alias))?;
+    match decision.reason {
+        Reason::Alias => write!(f, "{}, by ", words::because(Reason::Alias))?,
+        Reason::Changed => write!(f, "{}, pinned by ", words::because(Reason::Changed))?,
+        _ => {}
     }
-    named_rule(f, context, rule, decision.outcome)?;
+    let allows = decision.outcome == Outcome::Allowed || decision.reason == Reason::Changed;
+    named_rule(f, context, rule, allows)?;
     match &decision.host {
         Some(host) => write!(f, ", as {host}"),
         None => Ok(()),
@@ -197,9 +202,9 @@ fn named_rule(
     f: &mut fmt::Formatter<'_>,
     context: &Context,
     rule: &Rule,
-    outcome: Outcome,
+    allows: bool,
 ) -> fmt::Result {
-    let effect = if outcome == Outcome::Allowed { "allow" } else { "deny" };
+    let effect = if allows { "allow" } else { "deny" };
     write!(f, "{effect} rule {}", rule.label)?;
     match (&context.policy, rule.line) {
         (Some(policy), Some(line)) => write!(f, " ({}:{line})", policy.file),
@@ -228,6 +233,11 @@ fn remedy(
             return f.write_str("; `agent-guard doctor` tells what this kernel lacks");
         }
         Reason::TooDeep | Reason::TooLong => return f.write_str("; no rule allows it"),
+        Reason::Changed => {
+            return f.write_str(
+                "; if the change was meant, start the agent again to pin the file as it is",
+            );
+        }
         Reason::Differs => return f.write_str("; copy it instead: the copy is judged for itself"),
         Reason::Pipe
         | Reason::Detached
@@ -527,6 +537,15 @@ mod tests {
                 )
             );
         }
+    }
+
+    #[test]
+    fn a_changed_program_is_told_with_the_rule_that_pins_it() {
+        let object = file(b"/opt/tool");
+        let denial = decided(denied(Action::Exec, object), Outcome::Denied, Reason::Changed);
+        let line = line(&denial);
+        assert!(line.contains("changed since, pinned by allow rule secrets"), "{line}");
+        assert!(line.contains("start the agent again to pin"), "{line}");
     }
 
     #[test]

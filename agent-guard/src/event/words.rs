@@ -48,6 +48,7 @@ pub fn reason(reason: Reason) -> &'static str {
         Reason::Own => "own",
         Reason::Alias => "alias",
         Reason::Diverted => "diverted",
+        Reason::Changed => "changed",
     }
 }
 
@@ -77,6 +78,9 @@ pub fn because(reason: Reason) -> &'static str {
         Reason::Own => "it is the agent's own",
         Reason::Alias => "the file has another name, which is denied",
         Reason::Diverted => "the guard's DNS proxy answers in place of the name server",
+        Reason::Changed => {
+            "it is not the file that was there when the policy was loaded, or has been changed since"
+        }
     }
 }
 

@@ -59,9 +59,10 @@ impl KernelTypes {
 
     /// Every offset that the programs need, in bytes.
     pub fn offsets(&self) -> Result<Offsets, BtfError> {
-        Offsets::from_fn(|path| match self.offset(path) {
-            Err(_) if Offsets::OPTIONAL.contains(&path) => Ok(ABSENT),
-            offset => offset,
+        Offsets::from_fn(|path| match path.split('|').find_map(|path| self.offset(path).ok()) {
+            Some(offset) => Ok(offset),
+            None if Offsets::OPTIONAL.contains(&path) => Ok(ABSENT),
+            None => self.offset(path.split('|').next().unwrap_or(path)),
         })
     }
 

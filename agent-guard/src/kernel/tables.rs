@@ -5,8 +5,8 @@ use std::collections::HashMap as StdHashMap;
 use agent_guard_common::{
     limits::RING_BYTES,
     table::{
-        Agent, Alias, AliasKey, Counters, EdgeKey, Interval, IntervalKey, Lease, LeaseKey, Lexer,
-        PREFIX_BASE_BITS, PortSet, PrefixKey, StartKey, State, StateKey,
+        Agent, Alias, ChangeTime, Counters, EdgeKey, FileKey, Interval, IntervalKey, Lease,
+        LeaseKey, Lexer, PREFIX_BASE_BITS, PortSet, PrefixKey, StartKey, State, StateKey,
     },
 };
 use aya::{
@@ -71,7 +71,8 @@ pub struct Tables {
     starts: Owned<StartKey, u32>,
     edges: Owned<EdgeKey, u32>,
     states: Owned<StateKey, State>,
-    aliases: Owned<AliasKey, Alias>,
+    aliases: Owned<FileKey, Alias>,
+    pins: Owned<FileKey, ChangeTime>,
     lexers: HashMap<MapData, u32, Row<Lexer>>,
     prefixes: LpmTrie<MapData, Row<PrefixKey>, Row<PortSet>>,
     intervals: Owned<IntervalKey, Interval>,
@@ -85,7 +86,8 @@ struct Keys {
     starts: Vec<StartKey>,
     edges: Vec<EdgeKey>,
     states: Vec<StateKey>,
-    aliases: Vec<AliasKey>,
+    aliases: Vec<FileKey>,
+    pins: Vec<FileKey>,
     prefixes: Vec<(u32, PrefixKey)>,
     intervals: Vec<IntervalKey>,
 }
@@ -157,6 +159,7 @@ impl Tables {
             edges: map(pins, "EDGES")?,
             states: map(pins, "STATES")?,
             aliases: map(pins, "ALIASES")?,
+            pins: map(pins, "PINS")?,
             lexers: map(pins, "LEXERS")?,
             prefixes: map(pins, "PREFIXES")?,
             intervals: map(pins, "INTERVALS")?,
@@ -231,9 +234,14 @@ impl Tables {
             keys.states.push(key);
         }
         for ((dev, inode), alias) in &compiled.aliases {
-            let key = AliasKey { policy, dev: *dev, inode: *inode };
+            let key = FileKey { policy, dev: *dev, inode: *inode };
             self.aliases.insert(Row(key), Row(*alias), 0).map_err(in_map("ALIASES"))?;
             keys.aliases.push(key);
+        }
+        for ((dev, inode), changed) in &compiled.pins {
+            let key = FileKey { policy, dev: *dev, inode: *inode };
+            self.pins.insert(Row(key), Row(*changed), 0).map_err(in_map("PINS"))?;
+            keys.pins.push(key);
         }
         for prefix in &compiled.prefixes {
             let key = PrefixKey {
@@ -354,6 +362,9 @@ impl Tables {
         for key in keys.aliases {
             let _ = self.aliases.remove(&Row(key));
         }
+        for key in keys.pins {
+            let _ = self.pins.remove(&Row(key));
+        }
         let _ = self.lexers.remove(&policy);
     }
 
@@ -372,6 +383,7 @@ impl Tables {
             edges: of(&self.edges, |key| key.policy == policy),
             states: of(&self.states, |key| key.policy == policy),
             aliases: of(&self.aliases, |key| key.policy == policy),
+            pins: of(&self.pins, |key| key.policy == policy),
             prefixes: prefixes.filter(|(_, key)| key.policy == policy).collect(),
             intervals: of(&self.intervals, |key| key.policy == policy),
         }

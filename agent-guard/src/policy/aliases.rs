@@ -6,9 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ffi::OsStr,
-    fs::{self, Metadata, OpenOptions},
-    io,
+    fs::{Metadata, OpenOptions},
     os::{
         fd::AsRawFd,
         unix::{
@@ -27,6 +25,7 @@ use agent_guard_common::{
 use super::{
     Policy, Segment,
     compile::{Compiled, Environment, Form, MemoryTables, Note, components, forms},
+    search::{CutOff, Search, split},
 };
 
 /// Directory entries that are looked at: a few seconds of a slow disk.
@@ -52,23 +51,25 @@ fn find_within(
     bounds: Bounds,
 ) {
     let forms = forms(policy, &compiled.rules, environment, &mut Vec::new());
-    let mut search = Search {
+    let mut found = Found {
         environment,
         tables: MemoryTables::new(compiled),
         seen: BTreeSet::new(),
-        found: BTreeMap::new(),
-        bounds,
-        left: bounds.entries,
-        stopped: None,
-        unreadable: Vec::new(),
+        files: BTreeMap::new(),
+        bound: bounds.files,
     };
-    for (start, patterns) in starts(&forms) {
-        search.enter(start, &patterns);
-    }
-    let Search { found, stopped, unreadable, .. } = search;
-    let notes = stopped.into_iter().chain(unreadable);
-    compiled.notes.extend(notes);
-    compiled.aliases = found.into_iter().collect();
+    let mut search = Search::new(environment.filesystems, bounds.entries);
+    let searched: Result<(), CutOff> =
+        starts(&forms).into_iter().try_for_each(|(start, patterns)| {
+            search.below(start, &patterns, |path, metadata| found.look_at(path, metadata))
+        });
+    let files = found.files;
+    let stopped = searched.err().map(|CutOff { at, bound }| Note::AliasesCutOff { at, bound });
+    let unreadable = search.unreadable.into_iter().take(MAX_UNREADABLE);
+    let unreadable =
+        unreadable.map(|(path, error)| Note::AliasesUnread { path, error: error.to_string() });
+    compiled.notes.extend(stopped.into_iter().chain(unreadable));
+    compiled.aliases = files.into_iter().collect();
 }
 
 /// Where to begin, and the patterns that are followed from there. What has a beginning without wildcards is
@@ -99,100 +100,41 @@ fn starts<'a>(forms: &'a [Form<'_>]) -> Vec<(PathBuf, Vec<&'a [Segment]>)> {
     starts.into_iter().collect()
 }
 
-/// A pattern's names before its first wildcard, as a path, and the rest of it.
-fn split(segments: &[Segment]) -> (PathBuf, &[Segment]) {
-    let mut path = PathBuf::from("/");
-    let mut rest = segments;
-    while let [Segment::Literal(name), behind @ ..] = rest {
-        path.push(OsStr::from_bytes(name));
-        rest = behind;
-    }
-    (path, rest)
-}
+/// Unreadable directories that are told of one by one.
+const MAX_UNREADABLE: usize = 8;
 
-struct Search<'a> {
+/// Denied files with several names, so far.
+struct Found<'a> {
     environment: &'a Environment<'a>,
     tables: MemoryTables<'a>,
     /// Names that were looked at: trees may hold one another.
     seen: BTreeSet<PathBuf>,
-    found: BTreeMap<(u32, u64), Alias>,
-    bounds: Bounds,
-    /// Entries that may still be looked at.
-    left: usize,
-    stopped: Option<Note>,
-    unreadable: Vec<Note>,
+    files: BTreeMap<(u32, u64), Alias>,
+    bound: usize,
 }
 
-/// Unreadable directories that are told of one by one.
-const MAX_UNREADABLE: usize = 8;
-
-impl Search<'_> {
-    /// Looks at `path` and, as far as `patterns` lead, at what is below it.
-    fn enter(&mut self, path: PathBuf, patterns: &[&[Segment]]) {
-        let mut waiting = vec![(path, patterns.to_vec())];
-        while let Some((path, patterns)) = waiting.pop() {
-            let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
-            if metadata.is_file() {
-                self.file(&path, &metadata);
-                continue;
-            }
-            if !metadata.is_dir() || !self.environment.filesystems.is_on_disk(&as_components(&path))
-            {
-                continue;
-            }
-            let entries = match fs::read_dir(&path) {
-                Ok(entries) => entries,
-                Err(error) => {
-                    self.tell_unreadable(path, &error);
-                    continue;
-                }
-            };
-            for entry in entries.flatten() {
-                if self.left == 0 {
-                    self.stopped =
-                        Some(Note::AliasesCutOff { at: path, bound: self.bounds.entries });
-                    return;
-                }
-                self.left -= 1;
-                let below = follow(&patterns, entry.file_name().as_bytes());
-                let Ok(kind) = entry.file_type() else { continue };
-                let ends = |rest: &&[Segment]| matches!(rest, [] | [Segment::AnyDepth]);
-                if kind.is_dir() && !below.is_empty() || kind.is_file() && below.iter().any(ends) {
-                    waiting.push((entry.path(), below));
-                }
-            }
-        }
-    }
-
-    fn tell_unreadable(&mut self, path: PathBuf, error: &io::Error) {
-        if self.unreadable.len() < MAX_UNREADABLE {
-            self.unreadable.push(Note::AliasesUnread { path, error: error.to_string() });
-        }
-    }
-
+impl Found<'_> {
     /// Notes what the policy denies by this name, where the file has others.
-    fn file(&mut self, path: &StdPath, metadata: &Metadata) {
+    fn look_at(&mut self, path: &StdPath, metadata: &Metadata) -> Result<(), CutOff> {
         if metadata.nlink() < 2 || !self.seen.insert(path.to_owned()) {
-            return;
+            return Ok(());
         }
-        let Some((dev, inside)) = self.environment.filesystems.locate(&as_components(path)) else {
-            return;
+        let names = components(path.as_os_str().as_bytes());
+        let Some((dev, inside)) = self.environment.filesystems.locate(&names) else {
+            return Ok(());
         };
-        let Ok(state) = self.tables.walk(dev, &inside) else { return };
-        let Some(row) = self.tables.row(state) else { return };
+        let Ok(state) = self.tables.walk(dev, &inside) else { return Ok(()) };
+        let Some(row) = self.tables.row(state) else { return Ok(()) };
         let denials = row.verdicts.map(|verdict| match verdict.effect() {
             Some(Effect::Deny) if verdict.rule() != NO_RULE => verdict,
             _ => Verdict::UNMATCHED,
         });
         if denials == [Verdict::UNMATCHED; ACCESS_KINDS] {
-            return;
+            return Ok(());
         }
         let file = (dev, metadata.ino());
-        if self.found.len() == self.bounds.files && !self.found.contains_key(&file) {
-            self.stopped =
-                Some(Note::AliasesCutOff { at: path.to_owned(), bound: self.bounds.files });
-            self.left = 0;
-            return;
+        if self.files.len() == self.bound && !self.files.contains_key(&file) {
+            return Err(CutOff { at: path.to_owned(), bound: self.bound });
         }
         let fresh = || {
             let generation = generation(path);
@@ -202,7 +144,7 @@ impl Search<'_> {
                 has_generation: u32::from(generation.is_some()),
             }
         };
-        let alias = self.found.entry(file).or_insert_with(fresh);
+        let alias = self.files.entry(file).or_insert_with(fresh);
         for (known, denial) in alias.verdicts.iter_mut().zip(denials) {
             if denial.effect().is_some()
                 && (known.effect().is_none() || denial.rule() < known.rule())
@@ -210,34 +152,8 @@ impl Search<'_> {
                 *known = denial;
             }
         }
+        Ok(())
     }
-}
-
-fn as_components(path: &StdPath) -> super::compile::Path {
-    components(path.as_os_str().as_bytes())
-}
-
-/// What is left of `patterns` behind a component called `name`.
-fn follow<'a>(patterns: &[&'a [Segment]], name: &[u8]) -> Vec<&'a [Segment]> {
-    let mut below = Vec::new();
-    let mut waiting = patterns.to_vec();
-    while let Some(pattern) = waiting.pop() {
-        let Some((first, rest)) = pattern.split_first() else { continue };
-        let fits = match first {
-            Segment::Literal(literal) => **literal == *name,
-            Segment::Glob(glob) => glob.matches(name),
-            Segment::AnyOne => true,
-            Segment::AnyDepth => {
-                below.push(pattern);
-                waiting.push(rest);
-                false
-            }
-        };
-        if fits {
-            below.push(rest);
-        }
-    }
-    below
 }
 
 /// `FS_IOC_GETVERSION`: `_IOR('v', 1, long)`
@@ -259,15 +175,10 @@ fn generation(path: &StdPath) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::policy::{
-        PathPattern,
-        compile::{Filesystems, NoLinks, compile},
-    };
+    use std::fs;
 
-    fn rest_of(pattern: &str) -> Vec<Segment> {
-        PathPattern::parse(pattern).unwrap().segments
-    }
+    use super::*;
+    use crate::policy::compile::{Filesystems, NoLinks, compile};
 
     /// A place with two denied files that have other names and one that has none, and what is found there.
     fn found(rules: &str, bounds: Bounds) -> (Compiled, [u64; 2]) {
@@ -337,26 +248,5 @@ mod tests {
             assert!(matches!(compiled.notes.as_slice(), [Note::AliasesCutOff { .. }]));
             assert!(compiled.notes[0].is_warning());
         }
-    }
-
-    #[test]
-    fn a_pattern_is_followed_no_further_than_it_leads() {
-        let ssh = rest_of("/home/*/.ssh/**");
-        let (prefix, rest) = split(&ssh);
-        assert_eq!(prefix, StdPath::new("/home"));
-        let user = follow(&[rest], b"ann");
-        assert!(follow(&user, b"src").is_empty());
-        let keys = follow(&user, b".ssh");
-        assert!(
-            !follow(&keys, b"id").is_empty() && !follow(&follow(&keys, b"d"), b"id").is_empty()
-        );
-    }
-
-    #[test]
-    fn a_name_at_any_depth_is_looked_for_in_every_directory() {
-        let env = rest_of("**/.env");
-        let everywhere = follow(&[&env], b"dir");
-        assert_eq!(everywhere, vec![&env[..]]);
-        assert!(follow(&everywhere, b".env").iter().any(|rest| rest.is_empty()));
     }
 }

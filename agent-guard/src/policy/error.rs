@@ -257,6 +257,25 @@ pub enum Fault {
         /// As written, escaped.
         found: String,
     },
+    /// A rule's pin.
+    #[error("`{found}` is no pin")]
+    #[diagnostic(help(
+        "write `true` for the files that are there when the policy is loaded, or `sha256:` and 64 hexadecimal digits, as sha256sum prints them, for files that hold just that"
+    ))]
+    Pin {
+        /// As written, escaped.
+        found: String,
+    },
+    /// A pin in a rule that denies.
+    #[error("a pin says which files a rule allows, and this rule denies")]
+    #[diagnostic(help("remove `pin`: the denial holds for every file at these paths"))]
+    PinDenies,
+    /// A pin under a pattern that could match anywhere.
+    #[error(
+        "files to pin are looked for when the policy is loaded, and this pattern begins anywhere"
+    )]
+    #[diagnostic(help("begin it with a directory: `/opt/tools/**`"))]
+    PinAnywhere,
     /// More rules than a rule number can tell apart.
     #[error("more than {MAX_RULES} rules")]
     #[diagnostic(help("put paths and targets of one effect into one rule, or use patterns"))]

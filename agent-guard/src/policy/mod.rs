@@ -16,7 +16,9 @@ mod load;
 mod notes;
 mod parse;
 mod pattern;
+pub mod pinned;
 mod schema;
+mod search;
 mod shipped;
 mod target;
 
@@ -39,7 +41,7 @@ pub struct Policy {
     /// Which network destinations the agent reaches.
     pub egress: Section<Vec<Target>>,
     /// Which programs the agent starts.
-    pub exec: Section<Vec<PathPattern>>,
+    pub exec: Section<ExecMatch>,
     /// Which files the agent reads and writes.
     pub files: Section<FileMatch>,
     /// On which addresses of this host the agent takes connections and datagrams.
@@ -50,6 +52,15 @@ pub struct Policy {
     pub system: Section<Vec<Operation>>,
     /// The sections that the file has.
     pub written: Vec<SectionKind>,
+}
+
+impl Policy {
+    /// The pin of the rule with this id, as the compiler numbers them.
+    #[must_use]
+    pub fn pin(&self, rule: u16) -> Option<Pin> {
+        let index = usize::from(rule).checked_sub(self.egress.rules.len())?;
+        self.exec.rules.get(index)?.matcher.pin
+    }
 }
 
 /// A DNS label: 1 to 63 of `a-z`, `0-9` and `-`, neither first nor last a `-`.
@@ -181,6 +192,24 @@ pub enum Effect {
     Deny,
     /// The call goes through.
     Allow,
+}
+
+/// What an `exec` rule is about: any of the paths, and which files under them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExecMatch {
+    /// Never empty.
+    pub paths: Vec<PathPattern>,
+    /// Only in rules that allow.
+    pub pin: Option<Pin>,
+}
+
+/// Which file a path stands for, rather than any that lies there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pin {
+    /// The one that is there when the policy is loaded.
+    AsLoaded,
+    /// The same, and it has this SHA-256.
+    Sha256([u8; 32]),
 }
 
 /// What a `files` rule is about: any of the paths, for any of the accesses.

@@ -8,8 +8,8 @@ use serde_saphyr::Spanned;
 use sha2::{Digest, Sha256};
 
 use super::{
-    AccessSet, Effect, FileMatch, Mode, PathPattern, Policy, PolicyName, Rule, Section,
-    SectionKind, SocketName, Target, TargetError,
+    AccessSet, Effect, ExecMatch, FileMatch, Mode, PathPattern, Pin, Policy, PolicyName, Rule,
+    Section, SectionKind, Segment, SocketName, Target, TargetError,
     error::{Fault, PolicyError},
     load::MAX_FILE_BYTES,
     notes::{Notes, quoted},
@@ -132,10 +132,15 @@ impl Parser<'_> {
             Some(head?.with(to.into_iter().flatten().collect()))
         });
         let exec = self.section(spec.exec, |parser, rule, at, line| {
-            let schema::ExecRule { name, effect, class, paths } = rule;
+            let schema::ExecRule { name, effect, class, paths, pin } = rule;
             let head = parser.head(Head { name, effect, class }, at.clone(), line);
-            let paths = parser.list(paths, at, "paths", "[\"/usr/bin/**\"]", Parser::path)?;
-            Some(head?.with(paths))
+            let pin = parser.pin(pin, head.as_ref().map(|head| head.effect));
+            let entry = match pin {
+                Some(Some(_)) => Parser::pinned_path,
+                _ => Parser::path,
+            };
+            let paths = parser.list(paths, at, "paths", "[\"/usr/bin/**\"]", entry)?;
+            Some(head?.with(ExecMatch { paths, pin: pin? }))
         });
         let files = self.section(spec.files, |parser, rule, at, line| {
             let schema::FileRule { name, effect, class, access, paths } = rule;
@@ -294,6 +299,29 @@ impl Parser<'_> {
         }
     }
 
+    fn pinned_path(&mut self, text: &Text) -> Option<PathPattern> {
+        let pattern = self.path(text)?;
+        match pattern.segments.first() {
+            Some(Segment::Literal(_)) => Some(pattern),
+            _ => self.notes.refuse_text(text, Fault::PinAnywhere),
+        }
+    }
+
+    /// The pin of a rule, or that it has none.
+    fn pin(&mut self, text: Option<Text>, effect: Option<Effect>) -> Option<Option<Pin>> {
+        let Some(text) = text else { return Some(None) };
+        let pin = match text.value.as_str() {
+            "false" => return Some(None),
+            "true" => Some(Pin::AsLoaded),
+            other => other.strip_prefix("sha256:").and_then(sha256).map(Pin::Sha256),
+        };
+        match (pin, effect) {
+            (None, _) => self.notes.refuse_text(&text, Fault::Pin { found: quoted(&text.value) }),
+            (Some(_), Some(Effect::Deny)) => self.notes.refuse_text(&text, Fault::PinDenies),
+            (Some(pin), _) => Some(Some(pin)),
+        }
+    }
+
     fn socket(&mut self, text: &Text) -> Option<SocketName> {
         match SocketName::parse(&text.value) {
             Ok(name) => Some(name),
@@ -355,4 +383,15 @@ impl Parser<'_> {
     ) -> Option<T> {
         self.notes.refuse(at, Fault::Missing { field, place, example })
     }
+}
+
+/// 64 hexadecimal digits as bytes.
+fn sha256(digits: &str) -> Option<[u8; 32]> {
+    let digits: Vec<u8> = digits
+        .chars()
+        .map(|digit| digit.to_digit(16).and_then(|digit| u8::try_from(digit).ok()))
+        .collect::<Option<_>>()?;
+    let (pairs, []) = digits.as_chunks() else { return None };
+    let bytes: Vec<u8> = pairs.iter().map(|[high, low]| high << 4 | low).collect();
+    bytes.try_into().ok()
 }

@@ -92,6 +92,8 @@ pub struct ExecRule {
     #[serde(default, deserialize_with = "present")]
     pub class: Option<Text>,
     pub paths: Option<Vec<Text>>,
+    #[serde(default, deserialize_with = "present")]
+    pub pin: Option<Text>,
 }
 
 #[derive(Deserialize)]

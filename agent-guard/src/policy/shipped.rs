@@ -40,7 +40,7 @@ impl Policy {
             return Err(ShippedError::TooWide(workspace.display().to_string()));
         }
         let mut policy = Self::parse("the built-in policy", TEXT)?;
-        let exec = policy.exec.rules.iter_mut().flat_map(|rule| &mut rule.matcher);
+        let exec = policy.exec.rules.iter_mut().flat_map(|rule| &mut rule.matcher.paths);
         let files = policy.files.rules.iter_mut().flat_map(|rule| &mut rule.matcher.paths);
         for pattern in exec.chain(files) {
             move_workspace(pattern, workspace);

@@ -75,6 +75,19 @@ fn the_shipped_policy_is_one() {
 }
 
 #[test]
+fn a_pin_is_what_is_written() {
+    let pin = |text: &str| {
+        let rule = format!("  exec: {{rules: [{{effect: allow, paths: [/a], pin: {text}}}]}}\n");
+        Policy::parse("test.yaml", &spec(&rule)).unwrap().exec.rules[0].matcher.pin
+    };
+    assert_eq!((pin("true"), pin("false")), (Some(Pin::AsLoaded), None));
+    let digits = "00ff".repeat(16);
+    let bytes: [u8; 32] = std::array::from_fn(|at| if at % 2 == 0 { 0 } else { 0xff });
+    assert_eq!(pin(&format!("sha256:{digits}")), Some(Pin::Sha256(bytes)));
+    assert_eq!(pin(&format!("'sha256:{}'", digits.to_uppercase())), Some(Pin::Sha256(bytes)));
+}
+
+#[test]
 fn every_field_reaches_the_policy() {
     let policy = Policy::parse(
         "p.yaml",
@@ -143,7 +156,7 @@ fn a_shared_list_may_be_an_alias() {
         "  exec: {rules: [{effect: deny, paths: &p [/a, /b]}]}\n  files: {rules: [{effect: deny, paths: *p}]}\n",
     );
     let policy = Policy::parse("p.yaml", &text).unwrap();
-    assert_eq!(policy.files.rules[0].matcher.paths, policy.exec.rules[0].matcher);
+    assert_eq!(policy.files.rules[0].matcher.paths, policy.exec.rules[0].matcher.paths);
 }
 
 #[test]
@@ -233,6 +246,41 @@ fn each_mistake_is_told_where_it_stands_and_how_to_mend_it() {
             "{",
             "no `operations`",
             "operations: [mount, chroot]",
+        ),
+        (
+            "  exec: {rules: [{effect: allow, pin: yes, paths: [/a]}]}\n",
+            (5, 39),
+            "yes",
+            "`yes` is no pin",
+            "write `true`",
+        ),
+        (
+            "  exec: {rules: [{effect: allow, pin: \"sha256:ab\", paths: [/a]}]}\n",
+            (5, 39),
+            "\"sha256:ab\"",
+            "`sha256:ab` is no pin",
+            "64 hexadecimal digits",
+        ),
+        (
+            "  exec: {rules: [{effect: deny, pin: true, paths: [/a]}]}\n",
+            (5, 38),
+            "true",
+            "this rule denies",
+            "remove `pin`",
+        ),
+        (
+            "  exec: {rules: [{effect: allow, pin: true, paths: [\"**/a\"]}]}\n",
+            (5, 53),
+            "\"**/a\"",
+            "begins anywhere",
+            "begin it with a directory",
+        ),
+        (
+            "  files: {rules: [{effect: allow, pin: true, paths: [/a]}]}\n",
+            (5, 35),
+            "pin",
+            "no field `pin`",
+            "`paths`",
         ),
         ("  exec: {default: ask}\n", (5, 19), "ask", "cannot hold a call", "write `deny`"),
         ("  exec: {default: Deny}\n", (5, 19), "Deny", "no default", "did you mean `deny`?"),
@@ -559,7 +607,7 @@ fn rules_and_patterns_are_bounded() {
         spec(&format!("  exec:\n    rules:\n    - effect: deny\n      paths:\n{paths}"))
     };
     let policy = Policy::parse("p.yaml", &paths(MAX_PATTERNS)).unwrap();
-    assert_eq!(policy.exec.rules[0].matcher.len(), MAX_PATTERNS);
+    assert_eq!(policy.exec.rules[0].matcher.paths.len(), MAX_PATTERNS);
     assert_told(&paths(MAX_PATTERNS + 1), (7, 7), "effect", "more than 131072 paths", "`/usr/**`");
 }
 

@@ -19,10 +19,11 @@ use std::{
     time::Duration,
 };
 
-use agent_guard_common::table::{Agent, AgentFlag};
-use anyhow::{Context as _, bail};
+use agent_guard_common::table::{Agent, AgentFlag, ChangeTime};
+use anyhow::{Context as _, anyhow, bail};
 use aya::maps::{MapData, RingBuf};
 use ipnet::IpNet;
+use miette::Diagnostic;
 use tokio::io::{Interest, unix::AsyncFd};
 
 pub use self::adopt::adopt_all;
@@ -43,6 +44,7 @@ use crate::{
     policy::{
         Mode, Policy, aliases,
         compile::{CompileError, Compiled, Environment, Filesystems, HostLinks, compile},
+        pinned::{self, PinError},
     },
     signals::Signals,
     tier::Tier,
@@ -98,7 +100,8 @@ async fn guarded(settings: &Settings) -> anyhow::Result<u8> {
     adopt::adopt_in_background().context("looking for agents whose guard is gone")?;
     let table = MountTable::open().context("opening the mount table")?;
     let mounts = table.read().context("reading the mount table")?;
-    let compiled = compile_policy(&settings.policy, &mounts)?;
+    let mut compiled = compile_policy(&settings.policy, &mounts)?;
+    take_pins(&settings.policy, &mounts, &mut compiled).map_err(|error| with_remedy(&error))?;
     for note in compiled.notes.iter().filter(|note| note.is_warning()) {
         say(format_args!("agent-guard: warning: {note}"));
     }
@@ -216,6 +219,7 @@ async fn under_guard(
                 table,
                 names,
                 dns_ports,
+                pins: compiled.pins,
                 reporter,
                 ring: readable(ring)?,
             };
@@ -270,6 +274,8 @@ struct Session<'a> {
     table: &'a MountTable,
     names: Option<proxy::Running>,
     dns_ports: [u16; 2],
+    /// Taken once: what changes while the agent runs is not pinned anew.
+    pins: Vec<((u32, u64), ChangeTime)>,
     reporter: Reporter,
     ring: AsyncFd<RingBuf<MapData>>,
 }
@@ -350,7 +356,8 @@ impl Session<'_> {
 
     fn try_follow_mounts(&mut self) -> anyhow::Result<()> {
         let mounts = self.table.read()?;
-        let compiled = compile_policy(&self.settings.policy, &mounts)?;
+        let mut compiled = compile_policy(&self.settings.policy, &mounts)?;
+        compiled.pins.clone_from(&self.pins);
         let policy = self.guard.tables.write_policy(&compiled)?;
         let agent = agent(self.settings, &compiled, self.cgroup, policy, self.dns_ports);
         self.guard.tables.set_agent(self.id, agent)?;
@@ -408,6 +415,21 @@ fn compile_policy(policy: &Policy, mounts: &[Mount]) -> anyhow::Result<Compiled>
         }
     }
     Err(CompileError::HashCollision.into())
+}
+
+/// An error with how to mend it.
+fn with_remedy(error: &impl Diagnostic) -> anyhow::Error {
+    match error.help() {
+        Some(help) => anyhow!("{error}; {help}"),
+        None => anyhow!("{error}"),
+    }
+}
+
+/// Pins the files that are there now.
+fn take_pins(policy: &Policy, mounts: &[Mount], compiled: &mut Compiled) -> Result<(), PinError> {
+    let filesystems = Filesystems::from_table(mounts);
+    let links = HostLinks::default();
+    pinned::take(policy, &Environment { filesystems: &filesystems, links: &links }, compiled)
 }
 
 fn draw_key() -> anyhow::Result<[u64; 2]> {

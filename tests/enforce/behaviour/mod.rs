@@ -7,6 +7,7 @@ mod descriptors;
 mod exit;
 mod log;
 mod names;
+mod pin;
 mod rings;
 mod scope;
 mod shared;
@@ -41,6 +42,7 @@ pub fn trials() -> Vec<Trial> {
         exit::PROMISES,
         log::PROMISES,
         names::PROMISES,
+        pin::PROMISES,
         rings::PROMISES,
         scope::PROMISES,
         shared::PROMISES,

@@ -91,7 +91,10 @@ fn patterns(policy: &Policy) -> impl Iterator<Item = (&PathPattern, Accept)> {
     let exec = policy.exec.rules.iter().enumerate().flat_map(move |(index, rule)| {
         let id = exec_id(policy, index);
         let access = [false, false, true, false];
-        rule.matcher.iter().map(move |pattern| (pattern, accept(pattern, id, rule.effect, access)))
+        let pinned = rule.matcher.pin.is_some();
+        let accept = move |pattern| accept(pattern, id, rule.effect, access);
+        let paths = rule.matcher.paths.iter();
+        paths.map(move |pattern| (pattern, Accept { pinned, ..accept(pattern) }))
     });
     let files = policy.files.rules.iter().enumerate().flat_map(move |(index, rule)| {
         let id = file_id(policy, index);
@@ -132,7 +135,7 @@ fn accept(
     access: [bool; ACCESS_KINDS],
 ) -> Accept {
     let exact = pattern.segments.iter().all(|segment| matches!(segment, Segment::Literal(_)));
-    Accept { rule, effect: effect.into(), access, exact }
+    Accept { rule, effect: effect.into(), access, exact, pinned: false }
 }
 
 /// `/proc/thread-self` is a link to a thread's directory inside its process's.

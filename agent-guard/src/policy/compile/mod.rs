@@ -23,7 +23,8 @@ mod verdict;
 use agent_guard_common::{
     hash::name_symbol,
     table::{
-        ACCESS_KINDS, Agent, AgentFlag, Alias, Effect, Interval, Lexer, OPERATIONS, State, Verdict,
+        ACCESS_KINDS, Agent, AgentFlag, Alias, ChangeTime, Effect, Interval, Lexer, OPERATIONS,
+        State, Verdict,
     },
 };
 
@@ -33,7 +34,7 @@ use self::{
     egress::Egress,
     mounts::Anchors,
     nfa::Builder,
-    rules::{number_rules, rule_ref},
+    rules::number_rules,
 };
 pub use self::{
     egress::Prefix,
@@ -52,7 +53,7 @@ pub(super) use self::{
     egress::is_wildcard_case,
     forms::{Form, abstract_names, forms},
     links::{follow, to_std},
-    rules::{egress_id, listen_id, system_id},
+    rules::{egress_id, listen_id, rule_ref, system_id},
 };
 use super::{Host, Mode, Policy, Segment};
 use crate::policy;
@@ -95,6 +96,8 @@ pub struct Compiled {
     pub states: Vec<(u32, State)>,
     /// Denied files with several names, by `s_dev` and inode number: see [`super::aliases`].
     pub aliases: Vec<((u32, u64), Alias)>,
+    /// Files that rules pin, by `s_dev` and inode number: see [`super::pinned`].
+    pub pins: Vec<((u32, u64), ChangeTime)>,
     /// The name globs.
     pub lexer: Box<Lexer>,
     /// Address prefixes.
@@ -188,6 +191,7 @@ pub fn compile(
         edges,
         states,
         aliases: Vec::new(),
+        pins: Vec::new(),
         lexer: globs.lexer,
         prefixes,
         intervals,

@@ -49,6 +49,27 @@ pub enum Note {
         /// What the system said.
         error: String,
     },
+    /// A file that a rule pins can not be: it does not run.
+    NotPinned {
+        /// The rule.
+        rule: RuleRef,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// More files were not pinned than are told of one by one.
+    MoreNotPinned {
+        /// How many more.
+        count: usize,
+    },
+    /// A rule with a pin found no file.
+    NothingToPin {
+        /// The rule.
+        rule: RuleRef,
+        /// The pattern as written.
+        pattern: String,
+    },
     /// A name is denied where the default is to allow: its addresses can still be reached.
     NameOnly {
         /// The rule.
@@ -67,6 +88,9 @@ impl Note {
             | Self::Unreadable { .. }
             | Self::AliasesCutOff { .. }
             | Self::AliasesUnread { .. }
+            | Self::NotPinned { .. }
+            | Self::MoreNotPinned { .. }
+            | Self::NothingToPin { .. }
             | Self::NameOnly { .. } => true,
             Self::Followed { .. } => false,
         }
@@ -99,6 +123,16 @@ impl fmt::Display for Note {
                 f,
                 "`{}` could not be searched for hard links of denied files: {error}",
                 path.display()
+            ),
+            Self::NotPinned { rule, path, why } => {
+                write!(f, "{rule}: `{}` is not pinned and does not run: {why}", path.display())
+            }
+            Self::MoreNotPinned { count } => {
+                write!(f, "{count} more files are not pinned and do not run")
+            }
+            Self::NothingToPin { rule, pattern } => write!(
+                f,
+                "{rule}: there is no file at `{pattern}` to pin; what appears there later does not run"
             ),
             Self::NameOnly { rule, target } => write!(
                 f,

@@ -14,6 +14,8 @@ pub struct Accept {
     pub access: [bool; ACCESS_KINDS],
     /// The pattern has no wildcard.
     pub exact: bool,
+    /// It allows only the files that were pinned.
+    pub pinned: bool,
 }
 
 /// The strongest that a set of accepts says of each access: the lowest rule id of each kind.
@@ -22,6 +24,7 @@ pub struct Strongest {
     deny: [u16; ACCESS_KINDS],
     allow: [u16; ACCESS_KINDS],
     exact: [u16; ACCESS_KINDS],
+    pinned: [u16; ACCESS_KINDS],
 }
 
 impl Strongest {
@@ -30,6 +33,7 @@ impl Strongest {
         deny: [NO_RULE; ACCESS_KINDS],
         allow: [NO_RULE; ACCESS_KINDS],
         exact: [NO_RULE; ACCESS_KINDS],
+        pinned: [NO_RULE; ACCESS_KINDS],
     };
 
     /// Counts in what one pattern says.
@@ -48,6 +52,9 @@ impl Strongest {
                 if accept.exact {
                     low(&mut self.exact, accept.rule);
                 }
+                if accept.pinned {
+                    low(&mut self.pinned, accept.rule);
+                }
             }
         }
     }
@@ -62,30 +69,40 @@ impl Strongest {
         low(&mut self.deny, &other.deny);
         low(&mut self.allow, &other.allow);
         low(&mut self.exact, &other.exact);
+        low(&mut self.pinned, &other.pinned);
     }
 
     /// Whether adding `other` to this changes no verdict.
     pub fn covers(&self, other: &Self) -> bool {
-        let ours = self.deny.iter().zip(&self.allow);
-        let theirs = other.deny.iter().zip(&other.allow).zip(&other.exact);
-        ours.zip(theirs).all(|((our_deny, our_allow), ((deny, allow), exact))| {
-            let denied = *our_deny != NO_RULE;
-            deny >= our_deny && (denied || (allow >= our_allow && *exact == NO_RULE))
-        })
+        let ours = self.deny.iter().zip(&self.allow).zip(&self.pinned);
+        let theirs = other.deny.iter().zip(&other.allow).zip(&other.pinned).zip(&other.exact);
+        ours.zip(theirs).all(
+            |(((our_deny, our_allow), our_pinned), (((deny, allow), pinned), exact))| {
+                let denied = *our_deny != NO_RULE;
+                let adds_nothing = allow >= our_allow && pinned >= our_pinned && *exact == NO_RULE;
+                deny >= our_deny && (denied || adds_nothing)
+            },
+        )
     }
 
     /// Verdicts for ordinary objects, by [`Access`].
     pub fn plain(&self) -> [Verdict; ACCESS_KINDS] {
-        verdicts(&self.deny, &self.allow)
+        verdicts(&self.deny, &self.allow, &self.pinned)
     }
 
     /// Verdicts for guarded objects, by [`Access`]: a pattern with a wildcard allows nothing.
     pub fn guarded(&self) -> [Verdict; ACCESS_KINDS] {
-        verdicts(&self.deny, &self.exact)
+        verdicts(&self.deny, &self.exact, &self.pinned)
     }
 }
 
-fn verdicts(deny: &[u16; ACCESS_KINDS], allow: &[u16; ACCESS_KINDS]) -> [Verdict; ACCESS_KINDS] {
+/// A rule with a pin beats one without: whoever pins a file in one rule does not mean to have it replaced
+/// under another.
+fn verdicts(
+    deny: &[u16; ACCESS_KINDS],
+    allow: &[u16; ACCESS_KINDS],
+    pinned: &[u16; ACCESS_KINDS],
+) -> [Verdict; ACCESS_KINDS] {
     let of = |access: Access| {
         let at = |rules: &[u16; ACCESS_KINDS]| match (access, rules) {
             (Access::Read, [rule, ..])
@@ -93,10 +110,11 @@ fn verdicts(deny: &[u16; ACCESS_KINDS], allow: &[u16; ACCESS_KINDS]) -> [Verdict
             | (Access::Exec, [_, _, rule, _])
             | (Access::Connect, [_, _, _, rule]) => *rule,
         };
-        match (at(deny), at(allow)) {
-            (NO_RULE, NO_RULE) => Verdict::UNMATCHED,
-            (NO_RULE, rule) => Verdict::new(Effect::Allow, rule),
-            (rule, _) => Verdict::new(Effect::Deny, rule),
+        match (at(deny), at(allow), at(pinned)) {
+            (NO_RULE, NO_RULE, _) => Verdict::UNMATCHED,
+            (NO_RULE, rule, NO_RULE) => Verdict::new(Effect::Allow, rule),
+            (NO_RULE, _, rule) => Verdict::pinned(rule),
+            (rule, ..) => Verdict::new(Effect::Deny, rule),
         }
     };
     [of(Access::Read), of(Access::Write), of(Access::Exec), of(Access::Connect)]

@@ -150,7 +150,7 @@ pub(super) fn has_port(entry: &Target, port: u16, transport: Transport) -> bool 
 /// The policy with the same rule numbers and no paths.
 fn only_egress(policy: &Policy) -> Policy {
     let mut policy = policy.clone();
-    policy.exec.rules.iter_mut().for_each(|rule| rule.matcher.clear());
+    policy.exec.rules.iter_mut().for_each(|rule| rule.matcher.paths.clear());
     policy.files.rules.iter_mut().for_each(|Rule { matcher, .. }| matcher.paths.clear());
     policy.listen.rules.iter_mut().for_each(|rule| rule.matcher.clear());
     policy.unix.rules.iter_mut().for_each(|rule| rule.matcher.clear());

@@ -3,27 +3,38 @@
 use std::{os::unix::ffi::OsStrExt, path::Path as StdPath};
 
 use agent_guard_common::{
-    decide::{Decision, Request, decide_file},
+    decide::{Decision, Reason, Request, decide_file},
     guarded::{Node, is_guarded},
+    table::Effect,
 };
 use rustix::fs::{major, minor};
 
 use super::{ExplainError, Explanation, audit_note, compile_here, explanation};
 use crate::policy::{
-    AccessSet, Policy, Segment,
+    AccessSet, Pin, Policy, Segment,
     compile::{
         Environment, Filesystems, Form, HostLinks, Links, MemoryTables, NoLinks, Path, components,
         follow, forms, to_std,
     },
+    pinned::{self, Unfit},
 };
 
 /// The host that a question is about.
 pub trait Files: Links {
+    /// What becomes of a rule's pin at `path`.
+    ///
+    /// # Errors
+    /// Why the file there could not be pinned, and would not run.
+    fn pin(&self, path: &StdPath, pin: &Pin) -> Result<(), Unfit>;
     /// Whether no wildcard opens the node at `path`, for writing where `writes`.
     fn is_guarded(&self, path: &StdPath, writes: bool) -> bool;
 }
 
 impl Files for HostLinks {
+    fn pin(&self, path: &StdPath, pin: &Pin) -> Result<(), Unfit> {
+        pinned::check(path, pin)
+    }
+
     fn is_guarded(&self, path: &StdPath, writes: bool) -> bool {
         let (Ok(stat), Ok(system)) = (rustix::fs::lstat(path), rustix::fs::statfs(path)) else {
             return false;
@@ -35,6 +46,10 @@ impl Files for HostLinks {
 }
 
 impl Files for NoLinks {
+    fn pin(&self, _path: &StdPath, _pin: &Pin) -> Result<(), Unfit> {
+        Ok(())
+    }
+
     fn is_guarded(&self, _path: &StdPath, _writes: bool) -> bool {
         false
     }
@@ -89,10 +104,24 @@ pub(super) fn explain_file(
     let compiled = compile_here(&policy, &environment)?;
 
     let tables = MemoryTables::new(&compiled);
-    let decision = match tables.walk(0, &place.path) {
+    let mut decision = match tables.walk(0, &place.path) {
         Ok(state) => decide_file(&tables, &compiled.agent(0, 0), state, request, place.is_guarded),
         Err(reason) => Decision::deny(reason),
     };
+    if decision.reason == Reason::Changed
+        && let Some(pin) = policy.pin(decision.rule)
+    {
+        match files.pin(&to_std(&place.path), &pin) {
+            Ok(()) => {
+                decision = Decision { effect: Effect::Allow, reason: Reason::Rule, ..decision };
+                notes.push(
+                    "pinned: it runs as it is when the policy is loaded; once it is changed or replaced it does not"
+                        .to_owned(),
+                );
+            }
+            Err(why) => notes.push(format!("pinned, and it does not run: {why}")),
+        }
+    }
     let forms = forms(&policy, &compiled.rules, &environment, &mut Vec::new());
     let matching = forms.iter().filter(|form| speaks_of(form, request) && fits(form, &place.path));
     let matches = matching.map(|form| (form.accept.rule, form.pattern.text.clone()));

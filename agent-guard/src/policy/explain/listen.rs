@@ -76,7 +76,7 @@ fn holds(effect: Effect, entry: &Target, own: IpAddr) -> bool {
 fn only_listen(policy: &Policy) -> Policy {
     let mut policy = policy.clone();
     policy.egress.rules.iter_mut().for_each(|rule| rule.matcher.clear());
-    policy.exec.rules.iter_mut().for_each(|rule| rule.matcher.clear());
+    policy.exec.rules.iter_mut().for_each(|rule| rule.matcher.paths.clear());
     policy.files.rules.iter_mut().for_each(|rule| rule.matcher.paths.clear());
     policy.unix.rules.iter_mut().for_each(|rule| rule.matcher.clear());
     policy

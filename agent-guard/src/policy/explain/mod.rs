@@ -136,6 +136,7 @@ fn grounds(reason: Reason) -> &'static str {
         Reason::Own => "it is the agent's own",
         Reason::Alias => "the file has another name, which is denied",
         Reason::Diverted => "the guard's DNS proxy answers in place of the name server",
+        Reason::Changed => "nothing is there that could be pinned",
         Reason::Failed => "the tables are broken",
     }
 }

@@ -37,7 +37,7 @@ pub fn explain_operation(
 fn only_system(policy: &Policy) -> Policy {
     let mut policy = policy.clone();
     policy.egress.rules.iter_mut().for_each(|rule| rule.matcher.clear());
-    policy.exec.rules.iter_mut().for_each(|rule| rule.matcher.clear());
+    policy.exec.rules.iter_mut().for_each(|rule| rule.matcher.paths.clear());
     policy.files.rules.iter_mut().for_each(|Rule { matcher, .. }| matcher.paths.clear());
     policy
 }

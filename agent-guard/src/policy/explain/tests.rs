@@ -4,8 +4,9 @@ use agent_guard_common::event::Operation;
 
 use super::*;
 use crate::policy::{
-    AccessSet,
+    AccessSet, Pin,
     compile::{Links, NoLinks},
+    pinned::Unfit,
 };
 
 const POLICY: &str = "
@@ -22,7 +23,7 @@ spec:
       - {name: bad, effect: deny, to: ['bad.wild.example']}
   exec:
     rules:
-      - {effect: allow, paths: ['/bin/**']}
+      [{effect: allow, paths: ['/bin/**']}, {name: tools, effect: allow, paths: ['/opt/*'], pin: true}]
   files:
     rules:
       - {name: work, effect: allow, paths: ['/w/**', '/dev/**', '/proc/**']}
@@ -47,6 +48,10 @@ impl Links for Made {
 }
 
 impl Files for Made {
+    fn pin(&self, path: &StdPath, _pin: &Pin) -> Result<(), Unfit> {
+        if path == StdPath::new("/opt/tool") { Ok(()) } else { Err(Unfit::OpenForWriting) }
+    }
+
     fn is_guarded(&self, path: &StdPath, _writes: bool) -> bool {
         path == StdPath::new("/dev/sda")
     }
@@ -54,6 +59,18 @@ impl Files for Made {
 
 fn open(path: &str) -> Explanation {
     explain_open(&policy(), StdPath::new(path), AccessSet::ReadWrite, &Made).unwrap()
+}
+
+#[test]
+fn a_pinned_program_is_allowed_where_it_could_be_pinned() {
+    let run = |path: &str| explain_exec(&policy(), StdPath::new(path), &Made).unwrap();
+    let allowed = run("/opt/tool");
+    assert_eq!((allowed.decision.effect, allowed.decision.reason), (Effect::Allow, Reason::Rule));
+    assert!(allowed.to_string().contains("once it is changed or replaced it does not"));
+    let denied = run("/opt/other");
+    assert_eq!((denied.decision.effect, denied.decision.reason), (Effect::Deny, Reason::Changed));
+    assert_eq!(denied.by.as_ref().unwrap().rule.label, "tools");
+    assert!(denied.to_string().contains("open for writing"), "{denied}");
 }
 
 #[test]

@@ -104,7 +104,9 @@ pub fn patterns(policy: &Policy, request: Request) -> Vec<(u16, policy::Effect, 
     let mut found = Vec::new();
     if request == Request::Exec {
         for (index, rule) in policy.exec.rules.iter().enumerate() {
-            found.extend(rule.matcher.iter().map(|p| ((exec_base + index) as u16, rule.effect, p)));
+            found.extend(
+                rule.matcher.paths.iter().map(|p| ((exec_base + index) as u16, rule.effect, p)),
+            );
         }
     } else {
         for (index, rule) in policy.files.rules.iter().enumerate() {
@@ -122,7 +124,9 @@ pub fn patterns(policy: &Policy, request: Request) -> Vec<(u16, policy::Effect, 
 pub fn naive(policy: &Policy, names: &[(Path, bool)], request: Request, guarded: bool) -> Decision {
     let mut denied = None;
     let mut allowed = None;
+    let mut pinned = None;
     for (rule, effect, pattern) in patterns(policy, request) {
+        let pins = request == Request::Exec && policy.pin(rule).is_some();
         let exact = pattern.segments.iter().all(|s| matches!(s, Segment::Literal(_)));
         for (name, reachable) in names {
             if !matches(&pattern.segments, name) {
@@ -130,6 +134,10 @@ pub fn naive(policy: &Policy, names: &[(Path, bool)], request: Request, guarded:
             }
             match effect {
                 policy::Effect::Deny => denied = denied.or(Some(rule)),
+                policy::Effect::Allow if *reachable && pins => {
+                    pinned = pinned.or(Some(rule));
+                    allowed = allowed.or((exact || !guarded).then_some(rule));
+                }
                 policy::Effect::Allow if *reachable && (exact || !guarded) => {
                     allowed = allowed.or(Some(rule));
                 }
@@ -138,10 +146,15 @@ pub fn naive(policy: &Policy, names: &[(Path, bool)], request: Request, guarded:
         }
     }
     let default = if request == Request::Exec { policy.exec.default } else { policy.files.default };
-    match (denied, allowed) {
-        (Some(rule), _) => Decision { effect: Effect::Deny, rule, reason: Reason::Rule },
-        (None, Some(rule)) => Decision { effect: Effect::Allow, rule, reason: Reason::Rule },
-        (None, None) if guarded => Decision::deny(Reason::Guarded),
-        (None, None) => Decision { effect: default.into(), rule: NO_RULE, reason: Reason::Default },
+    match (denied, allowed, pinned) {
+        (Some(rule), ..) => Decision { effect: Effect::Deny, rule, reason: Reason::Rule },
+        (None, Some(_), Some(rule)) => {
+            Decision { effect: Effect::Deny, rule, reason: Reason::Changed }
+        }
+        (None, Some(rule), None) => Decision { effect: Effect::Allow, rule, reason: Reason::Rule },
+        (None, None, _) if guarded => Decision::deny(Reason::Guarded),
+        (None, None, _) => {
+            Decision { effect: default.into(), rule: NO_RULE, reason: Reason::Default }
+        }
     }
 }

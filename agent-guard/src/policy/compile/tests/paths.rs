@@ -189,8 +189,15 @@ pub fn any_policy() -> impl Strategy<Value = Policy> {
     });
     let exec =
         (effect(), paths()).prop_map(|(effect, paths)| format!("{{effect: {effect}, {paths}}}"));
-    (section(file), section(exec))
-        .prop_map(|(files, exec)| policy(&format!("files:{files}\nexec:{exec}")))
+    (section(file), section(exec), vec(proptest::bool::ANY, 7)).prop_map(|(files, exec, pinned)| {
+        let mut policy = policy(&format!("files:{files}\nexec:{exec}"));
+        // Here, because files to pin are looked for, and some of these patterns begin anywhere.
+        for (rule, pinned) in policy.exec.rules.iter_mut().zip(pinned) {
+            rule.matcher.pin =
+                (pinned && rule.effect == policy::Effect::Allow).then_some(policy::Pin::AsLoaded);
+        }
+        policy
+    })
 }
 
 pub fn any_path(depth: usize) -> impl Strategy<Value = Path> {
