@@ -41,6 +41,8 @@ mod scratch;
 mod sockets;
 #[expect(dead_code, reason = "an imagined place is for the runner without a kernel")]
 mod support;
+#[path = "enforce/verifier.rs"]
+mod verifier;
 
 use libtest_mimic::Arguments;
 
@@ -58,8 +60,8 @@ fn main() {
         "programs are loaded into the kernel: run as root"
     );
     own_mounts();
-    let trials = scenes::trials().into_iter().chain(behaviour::trials()).collect();
-    libtest_mimic::run(&arguments, trials).exit();
+    let trials = [scenes::trials(), behaviour::trials(), verifier::trials()];
+    libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
 }
 
 /// Mounts that tests make are nobody else's, and gone with this process.

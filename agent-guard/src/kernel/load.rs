@@ -7,7 +7,7 @@ use agent_guard_common::{
     offsets::Offsets,
 };
 use aya::{
-    Btf, Ebpf, EbpfLoader,
+    Btf, Ebpf, EbpfLoader, VerifierLogLevel,
     programs::{
         CgroupAttachMode, CgroupSockAddr, Lsm, Program, ProgramError, RawTracePoint,
         links::{FdLink, LinkError},
@@ -94,7 +94,7 @@ pub struct Loaded {
 
 /// Creates the maps and loads the programs of `tier`; nothing is attached yet.
 pub fn load(tier: Tier, sizes: MapSizes) -> Result<Loaded, LoadError> {
-    let Prepared { mut ebpf, btf, prototypes } = prepare(tier, sizes)?;
+    let Prepared { mut ebpf, btf, prototypes } = prepare(tier, sizes, VerifierLogLevel::default())?;
     let mut hooks = Vec::new();
     for spec in hooks_of(tier) {
         if prototypes.of(spec)?.is_some() {
@@ -124,7 +124,7 @@ pub fn load_each(
     tier: Tier,
     sizes: MapSizes,
 ) -> Result<Vec<(&'static HookSpec, HookLoad)>, LoadError> {
-    let Prepared { mut ebpf, btf, prototypes } = prepare(tier, sizes)?;
+    let Prepared { mut ebpf, btf, prototypes } = prepare(tier, sizes, VerifierLogLevel::default())?;
     let mut load = |spec| match prototypes.of(spec) {
         Ok(Some(_)) => match load_program(&mut ebpf, spec, &btf) {
             Ok(program) => HookLoad::Loaded {
@@ -139,14 +139,14 @@ pub fn load_each(
 }
 
 /// The object with its maps made, and what loading its programs needs to know of the kernel.
-struct Prepared {
-    ebpf: Ebpf,
-    btf: Btf,
-    prototypes: Prototypes,
+pub(super) struct Prepared {
+    pub(super) ebpf: Ebpf,
+    pub(super) btf: Btf,
+    pub(super) prototypes: Prototypes,
 }
 
 /// Which prototype each hook has here, in the order of the table.
-struct Prototypes(Vec<Result<Option<u8>, BtfError>>);
+pub(super) struct Prototypes(Vec<Result<Option<u8>, BtfError>>);
 
 impl Prototypes {
     fn of_kernel(types: &KernelTypes) -> Self {
@@ -154,7 +154,7 @@ impl Prototypes {
     }
 
     /// That of `spec`; `None` where this kernel lacks the hook and needs none.
-    fn of(&self, spec: &HookSpec) -> Result<Option<u8>, BtfError> {
+    pub(super) fn of(&self, spec: &HookSpec) -> Result<Option<u8>, BtfError> {
         self.0.get(spec.hook as usize).cloned().unwrap_or(Err(BtfError::NoHook(spec.name)))
     }
 
@@ -170,7 +170,12 @@ impl Prototypes {
     }
 }
 
-fn prepare(tier: Tier, sizes: MapSizes) -> Result<Prepared, LoadError> {
+/// Makes the maps of `tier`. Of a program that the kernel refuses its verifier will say what `log` asks for.
+pub(super) fn prepare(
+    tier: Tier,
+    sizes: MapSizes,
+    log: VerifierLogLevel,
+) -> Result<Prepared, LoadError> {
     let types = KernelTypes::of_running_kernel()?;
     let offsets: Row<Offsets> = Row(types.offsets()?);
     let enforce = u32::from(tier != Tier::Observe);
@@ -178,6 +183,7 @@ fn prepare(tier: Tier, sizes: MapSizes) -> Result<Prepared, LoadError> {
     let prototypes = Prototypes::of_kernel(&types);
     let ebpf = EbpfLoader::new()
         .allow_unsupported_maps()
+        .verifier_log_level(log)
         .override_global("OFFSETS", &offsets, true)
         .override_global("ENFORCE", &enforce, true)
         .override_global("LSM_JUDGES", &lsm_judges, true)
@@ -192,7 +198,7 @@ fn prepare(tier: Tier, sizes: MapSizes) -> Result<Prepared, LoadError> {
     Ok(Prepared { ebpf, btf: Btf::from_sys_fs()?, prototypes })
 }
 
-fn load_program<'ebpf>(
+pub(super) fn load_program<'ebpf>(
     ebpf: &'ebpf mut Ebpf,
     spec: &'static HookSpec,
     btf: &Btf,

@@ -6,6 +6,7 @@ pub mod counters;
 pub mod leases;
 pub mod load;
 pub mod tables;
+pub mod verifier;
 
 use aya::Pod;
 
