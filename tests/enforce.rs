@@ -41,6 +41,8 @@ mod scratch;
 mod sockets;
 #[expect(dead_code, reason = "an imagined place is for the runner without a kernel")]
 mod support;
+#[path = "enforce/verifier.rs"]
+mod verifier;
 
 use libtest_mimic::Arguments;
 
@@ -60,7 +62,8 @@ fn main() {
         "programs are loaded into the kernel: run as root"
     );
     own_mounts();
-    let trials = scenes::trials().into_iter().chain(behaviour::trials()).collect();
+    let trials = [scenes::trials(), behaviour::trials(), verifier::trials()];
+    let trials = trials.into_iter().flatten().collect();
     // The programs stay loaded from one test to the next.
     let holder = (!arguments.list)
         .then(|| Run::under(behaviour::ALLOW_ALL).start(&["/bin/sleep", "infinity"]));

@@ -355,9 +355,7 @@ impl Endpoint {
     /// An IPv4 endpoint. The wildcard address is loopback, as the kernel takes it.
     #[inline(always)]
     pub fn v4(addr: [u8; 4], port: u16, transport: Transport) -> Self {
-        let [a, b, c, d] = if addr == [0; 4] { [127, 0, 0, 1] } else { addr };
-        let addr = [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        Self { family: Family::V4, addr, port, transport }
+        Self::own_v4(if addr == [0; 4] { [127, 0, 0, 1] } else { addr }, port, transport)
     }
 
     /// An IPv6 endpoint; IPv4-mapped becomes IPv4, the wildcard address loopback.

@@ -1,10 +1,6 @@
 //! Guarded objects: what no wildcard opens, so that a rule must name it exactly.
 
-/// `S_IFMT` of an inode's mode, and the kinds that matter.
-const FORMAT: u16 = 0o170000;
-const CHARACTER: u16 = 0o020000;
-const BLOCK: u16 = 0o060000;
-const DIRECTORY: u16 = 0o040000;
+use crate::mode::{BLOCK, CHARACTER, DIRECTORY, FORMAT};
 
 /// `s_magic` of cgroup v1 and v2 (`include/uapi/linux/magic.h`, as are those below).
 const CGROUP_MAGIC: u64 = 0x27_e0eb;

@@ -1,7 +1,7 @@
 //! The table of hooks: what each is called, what it is given and what it decides.
 //!
-//! A tier whose hook is missing is not to be had, unless the row says that the hook is optional: then its
-//! `without` says what that comes to.
+//! A tier whose hook is missing is not to be had, unless the row says that the hook is optional: then
+//! nothing goes undecided without it, and its `without` says why.
 
 /// The tier whose programs a hook belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub enum HookTier {
 pub enum Need {
     /// The tier is not to be had.
     Required,
-    /// The tier is in force all the same.
+    /// Nothing: such a kernel can not do what the hook decides, or brings it to another hook.
     Optional,
 }
 
@@ -250,7 +250,7 @@ hooks! {
     PathChroot: Lsm Required "path_chroot" program "path_chroot" ("path")
         decides "changing the root"
         without "the root could be changed";
-    UsernsCreate: Lsm Optional "userns_create" program "userns_create" ("cred")
+    UsernsCreate: Lsm Required "userns_create" program "userns_create" ("cred")
         decides "making a user namespace"
         without "an agent could gain every capability over namespaces of its own";
     Bpf: Lsm Required "bpf" program "bpf" ("cmd", "attr", "size") ("cmd", "attr", "size", "kernel")
@@ -325,6 +325,14 @@ mod tests {
     fn every_row_stands_at_its_own_number() {
         for (number, spec) in Hook::TABLE.iter().enumerate() {
             assert_eq!(spec.hook as usize, number, "{}", spec.name);
+        }
+    }
+
+    #[test]
+    fn nothing_goes_undecided_without_an_optional_hook() {
+        for spec in Hook::TABLE {
+            let nothing = spec.without.starts_with("nothing: ");
+            assert_eq!(nothing, spec.need == Need::Optional, "{}", spec.name);
         }
     }
 

@@ -11,6 +11,7 @@ pub mod guarded;
 pub mod hash;
 pub mod hook;
 pub mod limits;
+pub mod mode;
 mod numbered;
 pub mod offsets;
 pub mod socket;

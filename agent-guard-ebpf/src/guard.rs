@@ -10,13 +10,14 @@ use agent_guard_common::{
     },
     event::{Action, EventHeader, Operation, Outcome},
     hook::Hook,
+    mode::{FORMAT, REGULAR},
     socket::{AF_INET, AF_INET6, AF_UNSPEC},
     table::{Agent, AgentFlag, Counter, DEAD, Effect, Family, NO_RULE},
 };
 
 use crate::{
     emit::{self, Enforcement, Judged},
-    kernel::{FORMAT, Facts, Object, REGULAR, enforcing},
+    kernel::{Facts, Object, enforcing},
     maps::{self, KernelTables, Scratch},
     scope,
     walk::{self, End},
@@ -275,7 +276,7 @@ fn by_pin(agent: &Agent, facts: &Facts, by_name: Decision) -> Decision {
 /// Only a file with several names can have one that is denied.
 #[inline(always)]
 fn by_any_name(agent: &Agent, facts: &Facts, request: Request, by_name: Decision) -> Decision {
-    if facts.links < 2 || facts.mode & FORMAT != REGULAR {
+    if facts.links < 2 || facts.mode as u16 & FORMAT != REGULAR {
         return by_name;
     }
     match maps::alias(facts.key(agent.policy)) {

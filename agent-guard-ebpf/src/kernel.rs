@@ -5,6 +5,7 @@ use agent_guard_common::{
     decide::{Reason, Request},
     guarded::{self, Node},
     hook::{Hook, NO_PROTOTYPE},
+    mode::{DIRECTORY, FORMAT},
     offsets::{ABSENT, Offsets},
     table::{ChangeTime, FileKey},
 };
@@ -201,11 +202,6 @@ const TMPFS_MAGIC: u64 = 0x0102_1994;
 const MEMFD: u64 = u64::from_le_bytes(*b"memfd:\0\0");
 const MEMFD_BYTES: u64 = 0xffff_ffff_ffff;
 
-/// `S_IFMT` of an inode's mode, and the kinds that matter.
-pub const FORMAT: u32 = 0o170000;
-pub const REGULAR: u32 = 0o100000;
-const DIRECTORY: u32 = 0o040000;
-
 impl Facts {
     /// Writes down what is to be examined.
     #[inline(always)]
@@ -250,7 +246,7 @@ impl Facts {
 
     #[inline(always)]
     pub fn is_directory(&self) -> bool {
-        self.mode & FORMAT == DIRECTORY
+        self.mode as u16 & FORMAT == DIRECTORY
     }
 
     /// Whether a file that hangs in no tree is a memfd: on tmpfs, under a name that the kernel gives to

@@ -18,6 +18,7 @@ use crate::{
     queries::perform,
     ring, sockets,
     support::{Act, Call},
+    verifier,
 };
 
 /// Plays the role that the arguments name.
@@ -25,6 +26,7 @@ pub fn play(arguments: &[String]) {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
         ["plan"] => follow_plan(),
+        ["verifier"] => verifier::print_costs(),
         ["descend", secret, endpoint] => descend(secret, endpoint),
         ["when-moved", secret, endpoint] => when_moved(secret, endpoint),
         ["leave"] => leave(),

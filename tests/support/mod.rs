@@ -15,6 +15,7 @@ use std::{fs, path::PathBuf};
 
 use agent_guard::policy::Policy;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 pub use self::{
     place::{PORTS, Place, unescape},
@@ -256,46 +257,23 @@ impl Act {
 
     /// The same with the placeholders filled in.
     pub fn at(&self, place: &Place) -> Self {
-        let mut act = self.clone();
-        match &mut act {
-            Self::Read(object)
-            | Self::Write(object)
-            | Self::ReadWrite(object)
-            | Self::Create(object)
-            | Self::Truncate(object)
-            | Self::List(object)
-            | Self::Exec(object)
-            | Self::Connect(object)
-            | Self::Send(object)
-            | Self::ReopenPipe(object)
-            | Self::Listen(object)
-            | Self::ConnectStream(object)
-            | Self::ConnectDatagram(object)
-            | Self::SendDatagram(object)
-            | Self::Mkdir(object)
-            | Self::Rmdir(object)
-            | Self::Remove(object)
-            | Self::Symlink(object)
-            | Self::Fifo(object)
-            | Self::Device(object)
-            | Self::Nameless(object)
-            | Self::Cut(object)
-            | Self::Chmod(object)
-            | Self::Chown(object)
-            | Self::Touch(object)
-            | Self::SetAcl(object)
-            | Self::RemoveAcl(object) => *object = place.fill(object),
-            Self::Rename { from, to }
-            | Self::Exchange { from, to }
-            | Self::HardLink { from, to }
-            | Self::Name { from, to } => (*from, *to) = (place.fill(from), place.fill(to)),
-        }
-        act
+        let mut act = serde_json::to_value(self).unwrap();
+        fill(&mut act, place);
+        serde_json::from_value(act).unwrap()
     }
 
     /// Whether it is about an address of a network.
     pub fn is_network(&self) -> bool {
         matches!(self, Self::Connect(_) | Self::Send(_) | Self::Listen(_))
+    }
+}
+
+/// Fills the placeholders in every text.
+fn fill(value: &mut Value, place: &Place) {
+    match value {
+        Value::String(text) => *text = place.fill(text),
+        Value::Object(members) => members.values_mut().for_each(|value| fill(value, place)),
+        _ => {}
     }
 }
 

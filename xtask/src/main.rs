@@ -9,6 +9,7 @@ mod process;
 mod setup;
 mod test;
 mod toolchain;
+mod verifier;
 mod vm;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
@@ -43,7 +44,16 @@ enum Task {
         #[arg(long, value_name = "S", default_value_t = 60)]
         seconds: u64,
     },
-    /// What continuous integration runs: `lint`, then `test`
+    /// Compare what the verifier of each kernel spends on the programs with tests/verifier
+    Verifier {
+        /// Make the record anew
+        #[arg(long)]
+        write: bool,
+        /// Only this kernel: 6.1, 6.12 or 7.2; may be repeated
+        #[arg(long, value_name = "K")]
+        kernel: Vec<Kernel>,
+    },
+    /// What continuous integration runs: `lint`, `test`, and `fuzz` for a short time
     Ci,
     Vm(Vm),
     /// What runs as process 1 of a guest
@@ -90,11 +100,17 @@ impl Test {
     }
 }
 
-/// Lints, and where they are clean, every test.
+/// How long each target is fuzzed in continuous integration, in seconds: enough to find again what was
+/// found before.
+const CI_FUZZ_SECONDS: u64 = 20;
+
+/// Lints, and where they are clean, every test, and a short fuzzing whatever those say.
 fn ci() -> Result<u8> {
     let rustc = setup::setup()?;
     lint::run_all(&rustc)?;
-    Test { host: false, vm: false, kernel: Vec::new() }.run()
+    let tests = Test { host: false, vm: false, kernel: Vec::new() }.run()?;
+    fuzz::run_all(&rustc, CI_FUZZ_SECONDS)?;
+    Ok(tests)
 }
 
 /// Run a command in a virtual machine with a stock Debian kernel
@@ -154,6 +170,11 @@ fn main() -> ExitCode {
         Task::Lint => (setup::setup().and_then(|rustc| lint::run_all(&rustc)).map(|()| 0), 1),
         Task::Fuzz { seconds } => {
             (setup::setup().and_then(|rustc| fuzz::run_all(&rustc, seconds)).map(|()| 0), 1)
+        }
+        Task::Verifier { write, kernel } => {
+            let kernels = if kernel.is_empty() { Kernel::ALL.into() } else { kernel };
+            let run = |rustc| verifier::run(&rustc, &kernels, write);
+            (setup::setup().and_then(run).map(|()| 0), 1)
         }
         Task::Test(test) => (test.run(), 1),
         Task::Ci => (ci(), 1),

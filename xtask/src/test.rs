@@ -1,6 +1,7 @@
 //! Every test: those of the workspace, and those that need a kernel, on this host and in guests.
 
 use std::{
+    ffi::OsString,
     fmt, fs,
     io::{self, BufRead as _, BufReader, Read, Write},
     path::{Path, PathBuf},
@@ -131,8 +132,19 @@ fn in_guests(rustc: &Rustc, tests: &Path, kernels: &[Kernel]) -> Vec<(String, Re
     })
 }
 
-fn in_guest(rustc: &Rustc, tests: &Path, place: &Place) -> Result<Counts> {
+/// The tests' command in a guest that has their program, on `tier`.
+pub fn guest_command(tests: &Path, tier: &str) -> Result<Vec<OsString>> {
     let name = tests.file_name().context("the tests' program has no name")?;
+    Ok(vec![
+        "env".into(),
+        "AGENT_GUARD_SRC=/src".into(),
+        format!("AGENT_GUARD_BIN={PROGRAMS}/agent-guard").into(),
+        format!("AGENT_GUARD_TEST_TIER={tier}").into(),
+        Path::new(PROGRAMS).join(name).into(),
+    ])
+}
+
+fn in_guest(rustc: &Rustc, tests: &Path, place: &Place) -> Result<Counts> {
     let guest = Guest {
         kernel: place.kernel,
         append: place.append.to_owned(),
@@ -140,13 +152,7 @@ fn in_guest(rustc: &Rustc, tests: &Path, place: &Place) -> Result<Counts> {
         share: None,
         timeout: GUEST_LIMIT,
         programs: vec![tests.to_owned()],
-        command: vec![
-            "env".into(),
-            "AGENT_GUARD_SRC=/src".into(),
-            format!("AGENT_GUARD_BIN={PROGRAMS}/agent-guard").into(),
-            format!("AGENT_GUARD_TEST_TIER={}", place.tier).into(),
-            Path::new(PROGRAMS).join(name).into(),
-        ],
+        command: guest_command(tests, place.tier)?,
     };
     let (output, end) = io::pipe()?;
     let prefix = format!("{place} | ");

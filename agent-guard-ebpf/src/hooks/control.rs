@@ -1,7 +1,12 @@
 //! What a descriptor is good for beside reading and writing: signals about it, a terminal's input, the
 //! flags of its file.
 
-use agent_guard_common::{decide::Reason, event::Operation, hook::Hook};
+use agent_guard_common::{
+    decide::Reason,
+    event::Operation,
+    hook::Hook,
+    mode::{CHARACTER, FORMAT},
+};
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 
 use super::{metadata, operate};
@@ -52,8 +57,6 @@ fn file_fcntl(ctx: LsmContext) -> i32 {
 /// which the guard is one. Devices are told apart by no more than that.
 #[inline(always)]
 fn signals_others(file: u64) -> bool {
-    const FORMAT: u16 = 0o170000;
-    const CHARACTER: u16 = 0o020000;
     let mode: Result<u16, Reason> =
         read(file, offset!(file_inode)).and_then(|inode| read(inode, offset!(inode_mode)));
     mode.map_or(true, |mode| mode & FORMAT == CHARACTER)

@@ -1,14 +1,18 @@
 //! Names: made, removed, changed, and given a second time. The `path_*` hooks run at the system call, also
 //! where io_uring makes it, and never for what an overlay does in its layers.
 
-use agent_guard_common::{event::Action, hook::Hook};
+use agent_guard_common::{
+    event::Action,
+    hook::Hook,
+    mode::{FORMAT, REGULAR},
+};
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 
 use super::{DENIED, lsm_result};
 use crate::{
     emit::Enforcement,
     guard::{self, Ask, Caller, Refusal, Telling},
-    kernel::{FORMAT, Object, REGULAR, offset, read},
+    kernel::{Object, offset, read},
 };
 
 /// `-EXDEV`: what a rename between two file systems fails with, upon which programs copy.
@@ -31,7 +35,7 @@ fn path_mknod(ctx: LsmContext) -> i32 {
     let mut object = Object::of_dentry(dentry);
     object.made = (mode, kernel_device(device));
     // The open that follows tells what was allowed.
-    let telling = if mode & FORMAT == REGULAR { Telling::Early } else { Telling::All };
+    let telling = if mode as u16 & FORMAT == REGULAR { Telling::Early } else { Telling::All };
     lsm_result(guard::file(caller, &object, Ask::change(Action::Create, telling)))
 }
 

@@ -14,6 +14,8 @@ pub enum State {
     Yes,
     /// It is not.
     No,
+    /// It is not, and nothing needs it.
+    Absent,
     /// The probe could not tell.
     Unknown,
 }

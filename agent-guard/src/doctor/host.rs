@@ -3,7 +3,7 @@
 use std::{fs, io, net::UdpSocket};
 
 use agent_guard_common::{
-    hook::{Hook, HookTier, Need},
+    hook::{Hook, HookTier},
     offsets::Offsets,
 };
 use rustix::thread::CapabilitySet;
@@ -139,11 +139,11 @@ pub fn types() -> [Finding; 2] {
         }
     };
     let members = Offsets::PATHS.iter().filter_map(|path| types.offset(path).err());
-    let lsm_hooks = || Hook::TABLE.iter().filter(|spec| spec.tier == HookTier::Lsm);
-    let hooks = lsm_hooks().filter_map(|spec| match types.prototype(spec.name, spec.prototypes) {
-        Err(BtfError::NoHook(_)) if spec.need == Need::Optional => None,
-        found => found.err(),
-    });
+    let lsm_hooks = Hook::TABLE.iter().filter(|spec| spec.tier == HookTier::Lsm);
+    let (known, unknown): (Vec<_>, Vec<_>) =
+        lsm_hooks.map(|spec| types.prototype(spec)).partition(Result::is_ok);
+    let there = known.into_iter().flatten().flatten().count();
+    let unknown: Vec<BtfError> = unknown.into_iter().filter_map(Result::err).collect();
     [
         resolved(
             MEMBERS,
@@ -153,8 +153,8 @@ pub fn types() -> [Finding; 2] {
         ),
         resolved(
             HOOKS,
-            &hooks.collect::<Vec<_>>(),
-            format!("all {} take what their programs read", lsm_hooks().count()),
+            &unknown,
+            format!("all {there} take what their programs read"),
             "boot a kernel built with CONFIG_BPF_LSM=y; if it is, report this kernel",
         ),
     ]

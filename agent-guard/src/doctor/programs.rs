@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::finding::{Finding, Probe, State, one_line};
 use crate::{
-    kernel::load::{self, LoadError},
+    kernel::load::{self, HookLoad, LoadError},
     tier::Tier,
 };
 
@@ -45,6 +45,8 @@ pub struct HookFinding {
     pub detail: Option<String>,
     /// What goes undecided without it.
     pub without_it: &'static str,
+    /// Instructions that the verifier went through to let its program in, where the kernel says.
+    pub verified_instructions: Option<u32>,
     /// The programs that it is one of.
     #[serde(skip)]
     pub tier: HookTier,
@@ -65,36 +67,55 @@ pub fn load_each(allowed: bool) -> Vec<HookFinding> {
 
 fn load_tier(tier: Tier, allowed: bool) -> Vec<HookFinding> {
     let same_for_all = |refusal: Refusal| {
-        load::hooks_of(tier).map(|spec| finding(spec, Err(refusal.clone()))).collect()
+        load::hooks_of(tier).map(|spec| refused(spec, refusal.clone())).collect()
     };
     if !allowed {
         let why = "this process has no right to load programs".to_owned();
         return same_for_all(Refusal { sort: Sort::NotTried, why });
     }
     match load::load_each(tier) {
-        Ok(results) => results
-            .into_iter()
-            .map(|(spec, result)| finding(spec, result.map_err(|error| refusal(&error))))
-            .collect(),
+        Ok(results) => results.into_iter().map(|(spec, load)| finding(spec, load)).collect(),
         Err(error) => same_for_all(refusal(&error)),
     }
 }
 
-fn finding(spec: &'static HookSpec, result: Result<(), Refusal>) -> HookFinding {
-    let refusal = result.err();
+fn finding(spec: &'static HookSpec, load: HookLoad) -> HookFinding {
+    match load {
+        HookLoad::Loaded { verified } => {
+            HookFinding { verified_instructions: verified, ..there(spec) }
+        }
+        HookLoad::Absent => HookFinding {
+            state: State::Absent,
+            detail: Some("this kernel has no such hook".to_owned()),
+            ..there(spec)
+        },
+        HookLoad::Refused(error) => refused(spec, refusal(&error)),
+    }
+}
+
+fn refused(spec: &'static HookSpec, refusal: Refusal) -> HookFinding {
+    HookFinding {
+        state: match refusal.sort {
+            Sort::NotTried => State::Unknown,
+            Sort::Permission | Sort::Other => State::No,
+        },
+        detail: Some(refusal.why.clone()),
+        refusal: Some(refusal),
+        ..there(spec)
+    }
+}
+
+fn there(spec: &'static HookSpec) -> HookFinding {
     HookFinding {
         hook: spec.name,
         kind: kind(spec.tier),
         decides: spec.decides,
-        state: match &refusal {
-            None => State::Yes,
-            Some(Refusal { sort: Sort::NotTried, .. }) => State::Unknown,
-            Some(Refusal { sort: Sort::Permission | Sort::Other, .. }) => State::No,
-        },
-        detail: refusal.as_ref().map(|refusal| refusal.why.clone()),
+        state: State::Yes,
+        detail: None,
         without_it: spec.without,
+        verified_instructions: None,
         tier: spec.tier,
-        refusal,
+        refusal: None,
     }
 }
 
@@ -144,10 +165,11 @@ fn verdict_line(log: &str) -> Option<&str> {
         .rfind(|line| !line.is_empty() && !statistics.iter().any(|start| line.starts_with(start)))
 }
 
-/// The answers, kind by kind.
+/// The answers, kind by kind, of the hooks that are there.
 pub fn summary(hooks: &[HookFinding]) -> [Finding; 3] {
     [HookTier::Lsm, HookTier::Tracepoint, HookTier::Cgroup].map(|kind| {
-        let results = hooks.iter().filter(|finding| finding.tier == kind);
+        let results =
+            hooks.iter().filter(|finding| finding.tier == kind && finding.state != State::Absent);
         judge_kind(
             kind,
             &results.map(|finding| (finding.hook, finding.refusal.as_ref())).collect::<Vec<_>>(),

@@ -157,11 +157,13 @@ impl Page {
         let (symbol, colour) = match state {
             State::Yes => ('✓', "\x1b[32m"),
             State::No => ('✗', "\x1b[31m"),
+            State::Absent => ('–', "\x1b[2m"),
             State::Unknown => ('?', "\x1b[33m"),
         };
         let word = match state {
             State::Yes => "yes",
             State::No => "no",
+            State::Absent => "absent",
             State::Unknown => "unknown",
         };
         let detail = if state == State::Unknown {

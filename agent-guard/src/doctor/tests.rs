@@ -51,10 +51,19 @@ impl Host {
             state: if refusal.is_some() { State::No } else { State::Yes },
             detail: refusal.as_ref().map(|refusal| refusal.why.clone()),
             without_it: "nothing would be decided",
+            verified_instructions: None,
             tier,
             refusal,
         };
-        let hooks = vec![hook(HookTier::Lsm, self.lsm_programs), hook(HookTier::Cgroup, None)];
+        let absent = HookFinding {
+            hook: "newer_hook",
+            state: State::Absent,
+            detail: Some("this kernel has no such hook".to_owned()),
+            without_it: "nothing: this kernel can not do it",
+            ..hook(HookTier::Lsm, None)
+        };
+        let hooks =
+            vec![hook(HookTier::Lsm, self.lsm_programs), hook(HookTier::Cgroup, None), absent];
         let [lsm, trace, observe] = self.canaries;
         let canaries = [(Tier::Lsm, lsm), (Tier::Trace, trace), (Tier::Observe, observe)];
         conclude(
@@ -213,6 +222,20 @@ fn what_the_kernel_says_can_not_move_the_cursor() {
     .report();
     let table = plain(&report, 100);
     assert!(!table.contains(['\x1b', '\r']) && table.contains("bad[2J news here"));
+}
+
+#[test]
+fn a_hook_that_this_kernel_lacks_is_shown_with_what_that_comes_to() {
+    let report = Host::with_everything().report();
+    assert_eq!(report.tier, Some(Tier::Lsm));
+    let table = plain(&report, 120);
+    let line = table.lines().find(|line| line.contains("newer_hook")).unwrap();
+    assert!(line.contains("– absent"), "{line}");
+    let words: Vec<&str> = table.split_whitespace().collect();
+    assert!(words.join(" ").contains("without it nothing: this kernel can not do it"), "{table}");
+    let json: serde_json::Value = serde_json::from_str(&report.json().unwrap()).unwrap();
+    assert_eq!(json["hooks"][2]["state"], "absent");
+    assert_eq!(json["hooks"][2]["without_it"], "nothing: this kernel can not do it");
 }
 
 #[test]

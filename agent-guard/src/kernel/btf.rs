@@ -2,14 +2,17 @@
 
 use std::path::Path;
 
-use agent_guard_common::offsets::{ABSENT, Offsets};
+use agent_guard_common::{
+    hook::{HookSpec, HookTier, Need},
+    offsets::{ABSENT, Offsets},
+};
 use btf_rs::{Btf, BtfType, Struct, Type};
 
 /// Where the kernel shows its types.
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
 /// Why the kernel's types could not be used.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum BtfError {
     /// No BTF at all.
     #[error(
@@ -118,8 +121,19 @@ impl KernelTypes {
         }
     }
 
-    /// Which of the prototypes that its program knows the LSM hook `hook` has here.
-    pub fn prototype(&self, hook: &'static str, known: &[&[&str]]) -> Result<u8, BtfError> {
+    /// Which of its prototypes a hook has here; `None` for an optional one that this kernel lacks. What is
+    /// no LSM hook has a fixed ABI, and is not looked up.
+    pub fn prototype(&self, spec: &HookSpec) -> Result<Option<u8>, BtfError> {
+        if spec.tier != HookTier::Lsm {
+            return Ok(Some(0));
+        }
+        match self.known_prototype(spec.name, spec.prototypes) {
+            Err(BtfError::NoHook(_)) if spec.need == Need::Optional => Ok(None),
+            found => found.map(Some),
+        }
+    }
+
+    fn known_prototype(&self, hook: &'static str, known: &[&[&str]]) -> Result<u8, BtfError> {
         let found = self.hook_parameters(hook).ok_or(BtfError::NoHook(hook))?;
         let number = known.iter().position(|known| found == *known);
         number.and_then(|number| u8::try_from(number).ok()).ok_or_else(|| {
@@ -145,10 +159,7 @@ impl KernelTypes {
 
 #[cfg(test)]
 mod tests {
-    use agent_guard_common::{
-        hook::{Hook, HookTier, Need},
-        offsets::Offsets,
-    };
+    use agent_guard_common::hook::Hook;
 
     use super::*;
 
@@ -164,12 +175,17 @@ mod tests {
     #[test]
     fn every_lsm_hook_has_the_prototype_that_its_program_reads() {
         let types = KernelTypes::of_running_kernel().unwrap();
-        for spec in Hook::TABLE.iter().filter(|spec| spec.tier == HookTier::Lsm) {
-            match types.prototype(spec.name, spec.prototypes) {
-                Err(BtfError::NoHook(_)) if spec.need == Need::Optional => {}
-                found => drop(found.unwrap()),
-            }
+        for spec in Hook::TABLE {
+            types.prototype(spec).unwrap();
         }
+    }
+
+    #[test]
+    fn a_missing_hook_is_an_error_only_where_it_is_needed() {
+        let types = KernelTypes::of_running_kernel().unwrap();
+        let spec = |need| HookSpec { name: "no_such_hook", need, ..*Hook::FileOpen.spec() };
+        assert!(matches!(types.prototype(&spec(Need::Optional)), Ok(None)));
+        assert!(matches!(types.prototype(&spec(Need::Required)), Err(BtfError::NoHook(_))));
     }
 
     #[test]
@@ -180,9 +196,8 @@ mod tests {
         let error = types.offset("no_such_struct.member").unwrap_err().to_string();
         assert!(error.contains("no_such_struct"), "{error}");
         let error =
-            types.prototype("file_open", &[&["inode"], &["a", "b"]]).unwrap_err().to_string();
+            types.known_prototype("file_open", &[&["inode"], &["a", "b"]]).unwrap_err().to_string();
         assert!(error.contains("(file)") && error.contains("(inode) or (a, b)"), "{error}");
-        assert!(matches!(types.prototype("no_such_hook", &[]), Err(BtfError::NoHook(_))));
-        assert_eq!(types.prototype("file_open", &[&["inode"], &["file"]]).unwrap(), 1);
+        assert_eq!(types.known_prototype("file_open", &[&["inode"], &["file"]]).unwrap(), 1);
     }
 }

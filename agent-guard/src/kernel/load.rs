@@ -3,13 +3,13 @@
 use std::{os::fd::AsFd, path::Path};
 
 use agent_guard_common::{
-    hook::{Hook, HookSpec, HookTier, NO_PROTOTYPE, Need},
+    hook::{Hook, HookSpec, HookTier, NO_PROTOTYPE},
     offsets::Offsets,
 };
 use aya::{
-    Btf, Ebpf, EbpfLoader,
+    Btf, Ebpf, EbpfLoader, VerifierLogLevel,
     programs::{
-        CgroupAttachMode, CgroupSockAddr, CgroupSockAddrAttachType, Lsm, ProgramError,
+        CgroupAttachMode, CgroupSockAddr, CgroupSockAddrAttachType, Lsm, Program, ProgramError,
         RawTracePoint,
         links::{FdLink, LinkError},
     },
@@ -78,82 +78,118 @@ pub struct Loaded {
 
 /// Creates the maps and loads the programs of `tier`; nothing is attached yet.
 pub fn load(tier: Tier) -> Result<Loaded, LoadError> {
-    let Prepared { mut ebpf, btf, types } = prepare(tier)?;
+    let Prepared { mut ebpf, btf, prototypes } = prepare(tier, VerifierLogLevel::default())?;
     let mut hooks = Vec::new();
     for spec in hooks_of(tier) {
-        match load_program(&mut ebpf, spec, &btf, &types) {
-            Ok(()) => hooks.push(spec),
-            Err(LoadError::Types(BtfError::NoHook(_))) if spec.need == Need::Optional => {}
-            Err(error) => return Err(error),
+        if prototypes.of(spec)?.is_some() {
+            load_program(&mut ebpf, spec, &btf)?;
+            hooks.push(spec);
         }
     }
     Ok(Loaded { ebpf, hooks })
 }
 
-/// How loading the program of one hook went.
-pub type HookLoad = (&'static HookSpec, Result<(), LoadError>);
+/// What became of the program of one hook.
+#[derive(Debug)]
+pub enum HookLoad {
+    /// The kernel took it.
+    Loaded {
+        /// Instructions that the verifier went through, where the kernel says.
+        verified: Option<u32>,
+    },
+    /// This kernel lacks the hook, and needs none.
+    Absent,
+    /// Something keeps it out.
+    Refused(LoadError),
+}
 
 /// Loads each program of `tier` whatever becomes of the others, and unloads them again: for `doctor`.
-/// Optional hooks that this kernel lacks are left out.
-pub fn load_each(tier: Tier) -> Result<Vec<HookLoad>, LoadError> {
-    let Prepared { mut ebpf, btf, types } = prepare(tier)?;
-    let loads = hooks_of(tier).map(|spec| (spec, load_program(&mut ebpf, spec, &btf, &types)));
-    let is_missing = |(spec, load): &HookLoad| {
-        matches!(load, Err(LoadError::Types(BtfError::NoHook(_)))) && spec.need == Need::Optional
+pub fn load_each(tier: Tier) -> Result<Vec<(&'static HookSpec, HookLoad)>, LoadError> {
+    let Prepared { mut ebpf, btf, prototypes } = prepare(tier, VerifierLogLevel::default())?;
+    let mut load = |spec| match prototypes.of(spec) {
+        Ok(Some(_)) => match load_program(&mut ebpf, spec, &btf) {
+            Ok(program) => HookLoad::Loaded {
+                verified: program.info().ok().and_then(|info| info.verified_instruction_count()),
+            },
+            Err(error) => HookLoad::Refused(error),
+        },
+        Ok(None) => HookLoad::Absent,
+        Err(error) => HookLoad::Refused(error.into()),
     };
-    Ok(loads.filter(|load| !is_missing(load)).collect())
+    Ok(hooks_of(tier).map(|spec| (spec, load(spec))).collect())
 }
 
-/// The object with its maps made, and the kernel's types.
-struct Prepared {
-    ebpf: Ebpf,
-    btf: Btf,
-    types: KernelTypes,
+/// The object with its maps made, and what loading its programs needs to know of the kernel.
+pub(super) struct Prepared {
+    pub(super) ebpf: Ebpf,
+    pub(super) btf: Btf,
+    pub(super) prototypes: Prototypes,
 }
 
-fn prepare(tier: Tier) -> Result<Prepared, LoadError> {
+/// Which prototype each hook has here, in the order of the table.
+pub(super) struct Prototypes(Vec<Result<Option<u8>, BtfError>>);
+
+impl Prototypes {
+    fn of_kernel(types: &KernelTypes) -> Self {
+        Self(Hook::TABLE.iter().map(|spec| types.prototype(spec)).collect())
+    }
+
+    /// That of `spec`; `None` where this kernel lacks the hook and needs none.
+    pub(super) fn of(&self, spec: &HookSpec) -> Result<Option<u8>, BtfError> {
+        self.0.get(spec.hook as usize).cloned().unwrap_or(Err(BtfError::NoHook(spec.name)))
+    }
+
+    /// As the programs know them. A program whose hook has none of its prototypes is not loaded.
+    fn numbers(&self) -> [u8; Hook::TABLE.len()] {
+        let mut numbers = [NO_PROTOTYPE; Hook::TABLE.len()];
+        for (number, found) in numbers.iter_mut().zip(&self.0) {
+            if let Ok(Some(found)) = found {
+                *number = *found;
+            }
+        }
+        numbers
+    }
+}
+
+/// Makes the maps of `tier`. Of a program that the kernel refuses its verifier will say what `log` asks for.
+pub(super) fn prepare(tier: Tier, log: VerifierLogLevel) -> Result<Prepared, LoadError> {
     let types = KernelTypes::of_running_kernel()?;
     let offsets: Row<Offsets> = Row(types.offsets()?);
     let enforce = u32::from(tier != Tier::Observe);
     let lsm_judges = u32::from(tier == Tier::Lsm);
-    let prototypes = prototypes(&types);
+    let prototypes = Prototypes::of_kernel(&types);
     let ebpf = EbpfLoader::new()
         .allow_unsupported_maps()
+        .verifier_log_level(log)
         .override_global("OFFSETS", &offsets, true)
         .override_global("ENFORCE", &enforce, true)
         .override_global("LSM_JUDGES", &lsm_judges, true)
-        .override_global("PROTOTYPES", &prototypes, true)
+        .override_global("PROTOTYPES", &prototypes.numbers(), true)
         .load(OBJECT)?;
-    Ok(Prepared { ebpf, btf: Btf::from_sys_fs()?, types })
+    Ok(Prepared { ebpf, btf: Btf::from_sys_fs()?, prototypes })
 }
 
-/// Which prototype each hook has. One that is missing or unknown ends the load of its own program.
-fn prototypes(types: &KernelTypes) -> [u8; Hook::TABLE.len()] {
-    let mut prototypes = [NO_PROTOTYPE; Hook::TABLE.len()];
-    for (number, spec) in prototypes.iter_mut().zip(Hook::TABLE) {
-        *number = types.prototype(spec.name, spec.prototypes).unwrap_or(NO_PROTOTYPE);
-    }
-    prototypes
-}
-
-fn load_program(
-    ebpf: &mut Ebpf,
+pub(super) fn load_program<'ebpf>(
+    ebpf: &'ebpf mut Ebpf,
     spec: &'static HookSpec,
     btf: &Btf,
-    types: &KernelTypes,
-) -> Result<(), LoadError> {
+) -> Result<&'ebpf Program, LoadError> {
     let program = ebpf.program_mut(spec.program).ok_or(LoadError::NoProgram(spec.program))?;
     let loaded = match spec.tier {
         HookTier::Lsm => {
-            types.prototype(spec.name, spec.prototypes)?;
-            <&mut Lsm>::try_from(program).and_then(|program| program.load(spec.name, btf))
+            <&mut Lsm>::try_from(&mut *program).and_then(|program| program.load(spec.name, btf))
         }
         HookTier::Tracepoint => {
-            <&mut RawTracePoint>::try_from(program).and_then(RawTracePoint::load)
+            <&mut RawTracePoint>::try_from(&mut *program).and_then(RawTracePoint::load)
         }
-        HookTier::Cgroup => <&mut CgroupSockAddr>::try_from(program).and_then(CgroupSockAddr::load),
+        HookTier::Cgroup => {
+            <&mut CgroupSockAddr>::try_from(&mut *program).and_then(CgroupSockAddr::load)
+        }
     };
-    loaded.map_err(refused(spec))
+    match loaded {
+        Ok(()) => Ok(program),
+        Err(source) => Err(refused(spec)(source)),
+    }
 }
 
 /// Attaches the program of a hook for the whole host, for as long as its link.

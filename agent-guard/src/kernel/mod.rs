@@ -7,6 +7,7 @@ pub mod leases;
 pub mod load;
 pub mod pins;
 pub mod tables;
+pub mod verifier;
 
 use aya::Pod;
 
