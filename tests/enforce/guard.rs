@@ -42,6 +42,7 @@ pub fn program() -> PathBuf {
 /// A run that is to be started.
 pub struct Run {
     directory: TempDir,
+    workspace: Option<PathBuf>,
     arguments: Vec<OsString>,
     tier: String,
     degraded: bool,
@@ -60,6 +61,23 @@ impl Run {
         Self {
             arguments: vec!["--policy".into(), policy.into()],
             directory,
+            workspace: None,
+            tier: tier().name().to_owned(),
+            degraded: tier() == Tier::Observe,
+            events: Some(events),
+            stdin: Vec::new(),
+            redirections: None,
+        }
+    }
+
+    /// Under the policy that is built in, with `workspace` for the directory at hand.
+    pub fn under_the_shipped_policy(workspace: &Path) -> Self {
+        let directory = tempfile::Builder::new().prefix("agent-guard-run-").tempdir().unwrap();
+        let events = directory.path().join("events.jsonl");
+        Self {
+            arguments: Vec::new(),
+            directory,
+            workspace: Some(workspace.to_owned()),
             tier: tier().name().to_owned(),
             degraded: tier() == Tier::Observe,
             events: Some(events),
@@ -117,6 +135,9 @@ impl Run {
         }
         if let Some(events) = &self.events {
             run.arg("--events").arg(events);
+        }
+        if let Some(workspace) = &self.workspace {
+            run.current_dir(workspace);
         }
         run.arg("--").args(command);
         run

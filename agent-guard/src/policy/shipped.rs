@@ -24,7 +24,7 @@ pub enum ShippedError {
 }
 
 /// Directories that are too much for a workspace: the agent would write into the system, or into
-/// every user's files.
+/// every user's files. A user's home is too, with what its shells and tools run.
 const TOO_WIDE: [&str; 12] = [
     "/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/proc", "/root", "/sys", "/usr", "/var",
 ];
@@ -34,9 +34,10 @@ impl Policy {
     /// [`SHIPPED_WORKSPACE`].
     ///
     /// # Errors
-    /// The directory is one that no agent should have whole.
+    /// The directory is one that no agent should have whole: the system's, or a home.
     pub fn shipped(workspace: &Path) -> Result<Self, ShippedError> {
-        if TOO_WIDE.iter().any(|path| workspace == Path::new(path)) {
+        let is_home = workspace.parent() == Some(Path::new("/home"));
+        if is_home || TOO_WIDE.iter().any(|path| workspace == Path::new(path)) {
             return Err(ShippedError::TooWide(workspace.display().to_string()));
         }
         let mut policy = Self::parse("the built-in policy", TEXT)?;
@@ -83,7 +84,7 @@ mod tests {
 
     #[test]
     fn no_agent_gets_the_whole_host_for_a_workspace() {
-        for path in TOO_WIDE {
+        for path in TOO_WIDE.into_iter().chain(["/home/ada"]) {
             assert!(
                 matches!(Policy::shipped(Path::new(path)), Err(ShippedError::TooWide(_))),
                 "{path}"

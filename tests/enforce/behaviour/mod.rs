@@ -1,5 +1,6 @@
 //! Promises of `agent-guard run` beside its answers. A name reads as the promise.
 
+mod around;
 mod begin;
 mod code;
 mod death;
@@ -16,6 +17,7 @@ mod sockets;
 mod swap;
 mod system;
 mod ways;
+mod work;
 
 pub use self::signals::open_terminal;
 
@@ -35,6 +37,7 @@ type Behaviour = (&'static str, fn());
 /// A trial for every promise.
 pub fn trials() -> Vec<Trial> {
     let all = [
+        around::PROMISES,
         begin::PROMISES,
         code::PROMISES,
         death::PROMISES,
@@ -58,7 +61,7 @@ pub fn trials() -> Vec<Trial> {
             Ok(())
         })
     };
-    all.into_iter().flatten().map(trial).collect()
+    all.into_iter().flatten().map(trial).chain(work::trials()).collect()
 }
 
 /// A place with a file that [`DENY_SECRETS`] denies, one that it allows, and a listener on `{p0}`

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// What the guest has beside Debian's minimal base.
-const PACKAGES: [&str; 17] = [
+const PACKAGES: [&str; 22] = [
     "attr",
     "bpftool",
     "bubblewrap",
@@ -32,11 +32,16 @@ const PACKAGES: [&str; 17] = [
     "libcap2-bin",
     "liburing-dev",
     "make",
+    "openssh-client",
     "procps",
     "python3-minimal",
+    "python3-pytest",
+    "python3-venv",
     "strace",
     "python3",
+    "unzip",
     "util-linux",
+    "vim-tiny",
 ];
 /// Room on the root for what a command writes, in MiB. Unused room takes none on this machine.
 const ROOT_ROOM: u64 = 1024;
