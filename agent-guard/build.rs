@@ -35,7 +35,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         .args(["build", "--release", "--package", PACKAGE, "--bin", PACKAGE])
         .args(["--target", TARGET, "-Z", "build-std=core", "--target-dir"])
         .arg(&out);
-    // What this build was asked for (clippy, coverage, flags) is not meant for the kernel's side.
+    // What this build was asked for (clippy, coverage, flags) is not meant for the kernel's side: the verifier
+    // takes or refuses what comes of one way of building.
+    cargo.env("CARGO_INCREMENTAL", "0");
     for name in [
         "CARGO_ENCODED_RUSTFLAGS",
         "RUSTFLAGS",

@@ -46,7 +46,7 @@ pub fn trials() -> Vec<Trial> {
 /// meanwhile.
 pub fn print_costs() {
     let of_tier = |tier: Tier| {
-        let costs = costs(tier).unwrap_or_else(|error| panic!("{error}"));
+        let costs = costs(tier).unwrap_or_else(|error| panic!("{error:?}"));
         costs.into_iter().map(move |(spec, cost)| (format!("{tier}/{}", spec.program), cost))
     };
     print!("{}", Record([Tier::Lsm, Tier::Trace].into_iter().flat_map(of_tier).collect()));

@@ -62,15 +62,23 @@ impl KernelTypes {
 
     /// Every offset that the programs need, in bytes.
     pub fn offsets(&self) -> Result<Offsets, BtfError> {
-        Offsets::from_fn(|path| match path.split('|').find_map(|path| self.offset(path).ok()) {
-            Some(offset) => Ok(offset),
-            None if Offsets::OPTIONAL.contains(&path) => Ok(ABSENT),
-            None => self.offset(path.split('|').next().unwrap_or(path)),
+        Offsets::from_fn(|paths| match self.offset(paths) {
+            Err(_) if Offsets::OPTIONAL.contains(&paths) => Ok(ABSENT),
+            found => found,
         })
     }
 
-    /// The offset of `struct.member.member…`, in bytes. Unnamed members are looked through.
-    pub fn offset(&self, path: &'static str) -> Result<u32, BtfError> {
+    /// The offset of the first of `struct.member.member…|…` that this kernel has, in bytes.
+    pub fn offset(&self, paths: &'static str) -> Result<u32, BtfError> {
+        let newest = paths.split('|').next().unwrap_or(paths);
+        let mut older = paths.split('|').skip(1);
+        self.offset_of_one(newest).or_else(|error| {
+            older.find_map(|path| self.offset_of_one(path).ok()).ok_or(error)
+        })
+    }
+
+    /// The offset of `struct.member.member…`. Unnamed members are looked through.
+    fn offset_of_one(&self, path: &'static str) -> Result<u32, BtfError> {
         let missing = |part: &str| BtfError::Missing { path, missing: part.to_owned() };
         let mut parts = path.split('.');
         let name = parts.next().unwrap_or_default();
