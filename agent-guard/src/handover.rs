@@ -182,15 +182,15 @@ pub fn abandoned() -> io::Result<Vec<Held>> {
 }
 
 /// Whether an agent is under the programs of this name, looked after or not. One of which that can not be
-/// said counts.
+/// said counts; one whose guard has not come so far that it wrote anything has not started.
 ///
 /// # Errors
 /// The directory can not be read.
 pub fn is_left_for(programs: &str) -> io::Result<bool> {
     let is_for = |path: &Path| match read(path) {
         Ok(Some(handover)) => handover.programs == programs,
-        Err(error) if error.kind() == ErrorKind::NotFound => false,
-        Ok(None) | Err(_) => true,
+        Ok(None) => false,
+        Err(error) => error.kind() != ErrorKind::NotFound,
     };
     Ok(files()?.iter().any(|(_, path)| is_for(path)))
 }

@@ -94,11 +94,16 @@ impl Programs {
         pins::mount_bpffs()?;
         let users = Users::join(&name)?;
         let pins = Pins::of(&name);
-        if !pins.exists() {
-            install(tier, &name, &pins)?;
+        let installed = if pins.exists() { Ok(()) } else { install(tier, &name, &pins) };
+        match installed.and_then(|()| read_back(tier, &pins)) {
+            Ok(links) => Ok(Self { name, pins, _links: links, users }),
+            Err(error) => {
+                if !pins.exists() && users.is_alone() {
+                    fs::remove_file(&users.path)?;
+                }
+                Err(error)
+            }
         }
-        let links = read_back(tier, &pins)?;
-        Ok(Self { name, pins, _links: links, users })
     }
 
     /// Takes programs into use that a guard has left, by their name.

@@ -72,9 +72,8 @@ impl KernelTypes {
     pub fn offset(&self, paths: &'static str) -> Result<u32, BtfError> {
         let newest = paths.split('|').next().unwrap_or(paths);
         let mut older = paths.split('|').skip(1);
-        self.offset_of_one(newest).or_else(|error| {
-            older.find_map(|path| self.offset_of_one(path).ok()).ok_or(error)
-        })
+        self.offset_of_one(newest)
+            .or_else(|error| older.find_map(|path| self.offset_of_one(path).ok()).ok_or(error))
     }
 
     /// The offset of `struct.member.member…`. Unnamed members are looked through.

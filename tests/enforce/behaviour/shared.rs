@@ -1,11 +1,21 @@
 //! What agents share, and what they do not: one set of programs serves all of them.
 
-use std::{collections::BTreeSet, fs, sync::Mutex};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
 
 use agent_guard::tier::Tier;
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
-use super::{ALLOW_ALL, Behaviour, DENY_SECRETS, actor, death::PINS, runs, secret_place};
+use super::{
+    ALLOW_ALL, Behaviour, DENY_SECRETS, actor,
+    death::{PINS, traces},
+    runs, secret_place,
+};
 use crate::guard::{Run, Running, tier};
 
 pub const PROMISES: &[Behaviour] = &[
@@ -21,57 +31,57 @@ const WEAKER: [&str; 2] = ["--allow-degraded", "enforce,listen,unix,system"];
 /// A script that runs its arguments once it is told to.
 const WAIT_FOR_USR1: &str = "trap 'exec \"$@\"' USR1; echo ready; while :; do sleep 0.1; done";
 
-fn sets() -> BTreeSet<String> {
-    let entries = fs::read_dir(PINS).into_iter().flatten();
-    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+/// What the programs that a run uses are pinned as.
+fn programs_of(run: &Running) -> PathBuf {
+    let [handover, ..] = traces(&run.events());
+    let handover: Value = serde_json::from_slice(&fs::read(handover).unwrap()).unwrap();
+    Path::new(PINS).join(handover["programs"].as_str().unwrap())
 }
 
 fn side_by_side() {
-    let own = || sets().into_iter().filter(|set| set.starts_with(tier().name())).count();
     let scratch = secret_place();
     let secret = scratch.place.fill("{root}/secret/key");
-    let cat = ["/bin/cat", &secret];
-    let closed = Run::under(&scratch.place.fill(DENY_SECRETS));
-    let closed = closed.start(&["/bin/sh", "-c", WAIT_FOR_USR1, "sh", cat[0], cat[1]]);
-    closed.stdout.wait_for("ready");
-    let open = Run::under(ALLOW_ALL).go(&cat);
-    assert_eq!(own(), 1, "programs were loaded again");
+    let cat = ["-c", WAIT_FOR_USR1, "sh", "/bin/cat", &secret];
+    let start = |run: Run| {
+        let running = run.start(&[&["/bin/sh"], &cat[..]].concat());
+        running.stdout.wait_for("ready");
+        running
+    };
+    let closed = start(Run::under(&scratch.place.fill(DENY_SECRETS)));
+    let open = start(Run::under(ALLOW_ALL));
+    assert_eq!(programs_of(&open), programs_of(&closed));
+    let [open, closed] = [open, closed].map(|running| {
+        running.signal(Signal::USR1);
+        running.finish()
+    });
     open.exits(0);
     assert_eq!(open.decided().filter(|event| event.is_denial()).count(), 0);
-
-    closed.signal(Signal::USR1);
-    let closed = closed.finish();
     if tier() != Tier::Observe {
         assert_ne!(closed.code(), 0);
     }
-    let denied: Vec<_> = closed.decided().filter(|event| event.is_denial()).collect();
-    assert_eq!(denied.len(), 1);
-    for (one, other) in [(&open, &closed), (&closed, &open)] {
-        let id = |events: &[serde_json::Value]| {
-            let ids =
-                events.iter().map(|event| event["unmapped"]["agent_guard"]["agent"]["id"].as_u64());
-            ids.collect::<BTreeSet<_>>()
-        };
-        assert_eq!(id(&one.events).len(), 1);
-        assert!(id(&one.events).is_disjoint(&id(&other.events)));
-        let told = one.decided().count() as u64;
-        assert_eq!(one.total("decided"), told, "somebody else's actions are counted, or told");
-    }
+    assert_eq!(closed.decided().filter(|event| event.is_denial()).count(), 1);
+
+    let ids = [&open, &closed].map(|outcome| {
+        let ids =
+            outcome.events.iter().map(|event| &event["unmapped"]["agent_guard"]["agent"]["id"]);
+        let ids: BTreeSet<_> = ids.map(|id| id.as_u64().unwrap()).collect();
+        assert_eq!(ids.len(), 1);
+        let told = outcome.decided().count() as u64;
+        assert_eq!(outcome.total("decided"), told, "somebody else's actions are counted, or told");
+        ids
+    });
+    assert!(ids[0].is_disjoint(&ids[1]));
 }
 
 /// One test at a time uses weaker tiers.
 pub static WEAKER_TIER: Mutex<()> = Mutex::new(());
 
-/// A run on a tier that nobody else uses here, and the name of its programs.
-fn on_weaker_tier() -> (Running, String) {
-    let before = sets();
+/// A run on a tier that nobody else uses here.
+fn on_weaker_tier() -> Running {
     let running = Run::under(ALLOW_ALL).on(weaker()).with(&WEAKER);
     let running = running.start(&["/bin/sh", "-c", WAIT_FOR_USR1, "sh", "/bin/true"]);
     running.stdout.wait_for("ready");
-    let during = sets();
-    let added: Vec<_> = during.difference(&before).collect();
-    assert_eq!(added.len(), 1, "{during:?}");
-    (running, added[0].clone())
+    running
 }
 
 fn weaker() -> &'static str {
@@ -80,33 +90,31 @@ fn weaker() -> &'static str {
 
 fn last_one() {
     let _alone = WEAKER_TIER.lock();
-    let before = sets();
-    let (first, set) = on_weaker_tier();
-    assert!(set.starts_with(weaker()), "{set}");
+    let first = on_weaker_tier();
+    let programs = programs_of(&first);
     Run::under(ALLOW_ALL).on(weaker()).with(&WEAKER).go(&["/bin/true"]).exits(0);
-    assert!(sets().contains(&set), "they went before their last user");
+    assert!(programs.exists(), "they went before their last user");
     first.signal(Signal::USR1);
     first.finish().exits(0);
-    assert_eq!(sets(), before);
+    assert!(!programs.exists(), "{}", programs.display());
 }
 
 fn not_whole() {
     let _alone = WEAKER_TIER.lock();
-    let before = sets();
-    let (holder, set) = on_weaker_tier();
-    let pin = |name: &str| format!("{PINS}/{set}/{name}");
+    let holder = on_weaker_tier();
+    let programs = programs_of(&holder);
     let refused = |why: &str| {
         let outcome = Run::under(ALLOW_ALL).on(weaker()).with(&WEAKER).go(&["/bin/true"]);
         outcome.exits(125);
         assert!(outcome.stderr.contains(why), "{}", outcome.stderr);
     };
-    fs::remove_file(pin("link-sys_exit")).unwrap();
+    fs::remove_file(programs.join("link-sys_exit")).unwrap();
     refused("link-sys_exit");
-    fs::rename(pin("link-sched_exec"), pin("link-sys_exit")).unwrap();
+    fs::rename(programs.join("link-sched_exec"), programs.join("link-sys_exit")).unwrap();
     refused("not whole");
     holder.signal(Signal::USR1);
     holder.finish().exits(0);
-    assert_eq!(sets(), before);
+    assert!(!programs.exists(), "{}", programs.display());
 }
 
 fn survivor() {
