@@ -28,7 +28,7 @@ const O_TRUNC: u64 = 0o1000;
 
 /// `thread_info.status` bit of a 32-bit call; the x32 bit of a call number.
 const TS_COMPAT: u32 = 2;
-const X32_BIT: u64 = 0x4000_0000;
+const X32_BIT: u32 = 0x4000_0000;
 
 /// What a system call's result is good for.
 enum Call {
@@ -101,10 +101,11 @@ fn kill_if(caller: Caller, verdict: Verdict) -> i32 {
     0
 }
 
-/// Sorts a call by its number, in the table of the ABI that it was made through.
+/// Sorts a call by its number, in the table of the ABI that it was made through. The kernel goes by 32 bits of
+/// the number, and keeps whatever the caller had above.
 #[inline(always)]
 fn call(regs: u64) -> Call {
-    let Ok(number) = read::<u64>(regs, offset!(regs_orig_ax)) else {
+    let Ok(number) = read::<u32>(regs, offset!(regs_orig_ax)) else {
         return Call::Opens { truncates: true };
     };
     // SAFETY: the helper has no preconditions.

@@ -67,6 +67,16 @@ open(\"{root}/secret/key\").read()'",
             AtLsm::Denied("secrets"),
             Same,
         ),
+        // The kernel goes by the lower half of a call's number.
+        shell(
+            &[
+                "shell",
+                "exec python3 -c 'import ctypes, sys; call = ctypes.CDLL(None).syscall
+sys.exit(call(ctypes.c_long(257 | 1 << 32), -100, b\"{root}/secret/key\", 0) < 0)'",
+            ],
+            AtLsm::Denied("secrets"),
+            Same,
+        ),
         shell(&["shell", "exec cat {root}/open/file"], AtLsm::Allowed, Same),
     ];
     hold(&secret_place(), DENY_SECRETS, &ways);
