@@ -14,6 +14,7 @@ use crate::{
     guard::Tell,
     kernel::{offset, read},
     process, scope,
+    terminal::{self, TIOCSPTLCK},
 };
 
 /// fcntl(2) commands that have the kernel send signals, and `O_ASYNC`, which starts it.
@@ -85,6 +86,10 @@ fn ioctl(hook: Hook, ctx: &LsmContext) -> i32 {
         TIOCSTI | TIOCLINUX => Operation::TerminalInput,
         FIOSETOWN | SIOCSPGRP => Operation::Signal,
         FIOASYNC if signals_others(ctx.arg(0)) => Operation::Signal,
+        TIOCSPTLCK => {
+            terminal::unlock_terminal(ctx.arg(0), scope::agent_of(scope::current()).into());
+            return 0;
+        }
         command => return metadata::ioctl(hook, ctx.arg(0), command),
     };
     operate(hook, operation, Tell::All)
