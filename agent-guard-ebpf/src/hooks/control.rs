@@ -9,7 +9,7 @@ use agent_guard_common::{
 };
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 
-use super::{metadata, operate};
+use super::{metadata, number, operate};
 use crate::{
     guard::Tell,
     kernel::{offset, read},
@@ -87,7 +87,7 @@ fn ioctl(hook: Hook, ctx: &LsmContext) -> i32 {
         FIOSETOWN | SIOCSPGRP => Operation::Signal,
         FIOASYNC if signals_others(ctx.arg(0)) => Operation::Signal,
         TIOCSPTLCK => {
-            terminal::unlock_terminal(ctx.arg(0), scope::agent_of(scope::current()).into());
+            terminal::unlock_terminal(number(ctx, 0), scope::agent_of(scope::current()).into());
             return 0;
         }
         command => return metadata::ioctl(hook, ctx.arg(0), command),
