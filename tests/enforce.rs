@@ -41,6 +41,8 @@ mod scratch;
 mod sockets;
 #[expect(dead_code, reason = "an imagined place is for the runner without a kernel")]
 mod support;
+#[path = "enforce/terminals.rs"]
+mod terminals;
 #[path = "enforce/verifier.rs"]
 mod verifier;
 

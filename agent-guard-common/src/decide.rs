@@ -37,7 +37,8 @@ numbered! {
         Rule,
         /// No rule matched.
         Default,
-        /// A guarded object (device, kernel memory, other process) that no rule names exactly.
+        /// A guarded object (device, kernel memory, other process, terminal of others) that no rule names
+        /// exactly.
         Guarded,
         /// A pipe or anonymous memory: whoever made it could, and put there what is in it.
         Pipe,

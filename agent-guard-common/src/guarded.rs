@@ -6,6 +6,12 @@ use crate::mode::{BLOCK, CHARACTER, DIRECTORY, FORMAT};
 const CGROUP_MAGIC: u64 = 0x27_e0eb;
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
 
+/// The file system of pseudo terminals.
+pub const DEVPTS_MAGIC: u64 = 0x1cd1;
+
+/// Device number of `ptmx`, which makes a pseudo terminal whenever it is opened.
+const PTMX: u32 = 5 << 20 | 2;
+
 /// What is known of an object beside its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Node {
@@ -61,13 +67,25 @@ fn is_kernel_owned(magic: u64) -> bool {
     )
 }
 
+/// Whether a device is a pseudo terminal, the end that programs run on. Whose it is decides whether it is guarded.
+#[inline(always)]
+pub fn is_pseudo_terminal(mode: u16, rdev: u32) -> bool {
+    mode & FORMAT == CHARACTER && matches!(rdev >> 20, 136..=143)
+}
+
+/// Whether a device is `ptmx`: opened, it is the other end, which has all that passes through.
+#[inline(always)]
+pub fn is_ptmx(mode: u16, rdev: u32) -> bool {
+    mode & FORMAT == CHARACTER && rdev == PTMX
+}
+
 #[inline(always)]
 fn is_guarded_device(format: u16, rdev: u32) -> bool {
     match format {
         BLOCK => true,
         CHARACTER => !matches!(
             (rdev >> 20, rdev & 0xf_ffff),
-            // null, zero, full, random, urandom; tty, ptmx; the pseudo terminals
+            // null, zero, full, random, urandom; tty, ptmx; pseudo terminals, unless they are another's
             (1, 3 | 5 | 7 | 8 | 9) | (5, 0 | 2) | (136..=143, _)
         ),
         _ => false,
@@ -88,6 +106,25 @@ mod tests {
         assert!(!guarded(CHARACTER | 0o666, 1 << 20 | 3));
         assert!(!guarded(CHARACTER, 136 << 20 | 7));
         assert!(!guarded(0o100644, 1 << 20 | 1));
+    }
+
+    #[test]
+    fn the_ends_of_a_pseudo_terminal_are_told_apart() {
+        for minor in [0, 7, 0xf_ffff] {
+            assert!(is_pseudo_terminal(CHARACTER | 0o620, 136 << 20 | minor));
+        }
+        assert!(is_pseudo_terminal(CHARACTER, 143 << 20));
+        // A console, a serial line, what stands for the caller's own terminal, a disk.
+        for (format, major, minor) in
+            [(CHARACTER, 4, 1), (CHARACTER, 4, 64), (CHARACTER, 5, 0), (BLOCK, 136, 0)]
+        {
+            assert!(!is_pseudo_terminal(format, major << 20 | minor));
+        }
+        assert!(
+            !is_pseudo_terminal(CHARACTER, 135 << 20) && !is_pseudo_terminal(CHARACTER, 144 << 20)
+        );
+        assert!(is_ptmx(CHARACTER | 0o666, PTMX));
+        assert!(!is_ptmx(BLOCK, PTMX) && !is_ptmx(CHARACTER, 5 << 20));
     }
 
     #[test]

@@ -72,6 +72,14 @@ pub const MAX_ALIASES: usize = 1 << 14;
 /// Files that a policy pins: as many programs and libraries as a large distribution's.
 pub const MAX_PINS: usize = 1 << 14;
 
+/// Pseudo terminals of agents. The kernel's own bound for a host is 4,096 (`kernel.pty.max`), and one that is
+/// gone makes room when the next has its number. What does not fit counts as another's.
+pub const MAX_TERMINALS: usize = 1 << 14;
+
+/// Processes of a terminal's session among which one of the agent's is looked for, the newest first. Who works
+/// in one has a few dozen; where none is found the terminal is another's.
+pub const MAX_SESSION: u32 = 512;
+
 /// File systems of a policy.
 pub const MAX_STARTS: usize = 1 << 15;
 

@@ -446,6 +446,16 @@ pub struct Diverted {
     pub proxy_ports: [u16; 2],
 }
 
+/// Key of `TERMINALS`: a pseudo terminal. The value is the cgroup id of the agent that unlocked it last.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TerminalKey {
+    /// `super_block.s_dev` of its file system.
+    pub dev: u32,
+    /// `inode.i_rdev`, which has its number.
+    pub rdev: u32,
+}
+
 /// What a task is known to be: the value of `LABELS`, kept in the task itself.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -518,6 +528,7 @@ const _: () = {
     assert!(size_of::<LeaseSlot>() == 24);
     assert!(size_of::<Lease>() == 24 * LEASE_SLOTS);
     assert!(size_of::<Diverted>() == 24);
+    assert!(size_of::<TerminalKey>() == 8);
     assert!(size_of::<Label>() == 24);
     assert!(size_of::<Lexer>() == 256 + 8 + 2 * LEXER_CELLS + 2 * LEXER_STATES);
 };

@@ -19,7 +19,7 @@ use crate::{
     emit::{self, Enforcement, Judged},
     kernel::{Facts, Object, enforcing},
     maps::{self, KernelTables, Scratch},
-    scope,
+    scope, terminal,
     walk::{self, End},
 };
 
@@ -237,7 +237,12 @@ extern "C" fn judge(scratch: *mut Scratch, agent: *const Agent, request: u64) ->
         // What has no name is nobody's path any more, whatever it was called.
         End::State(..) if runs && facts.links == 0 => Decision::deny(Reason::Detached),
         End::State(state, other_process) => {
-            let guarded = other_process || facts.is_guarded(request);
+            let whose = terminal::terminal_of(scratch, agent);
+            if whose > terminal::OTHERS {
+                return Decision::deny(Reason::Failed).pack();
+            }
+            // Without branches, each of which the verifier would follow through all that comes.
+            let guarded = other_process | facts.is_guarded(request) | (whose == terminal::OTHERS);
             let tables = KernelTables { policy: agent.policy };
             let by_name = decide_file(&tables, agent, state, request, guarded);
             by_any_name(agent, &facts, request, by_pin(agent, &facts, by_name))

@@ -15,6 +15,7 @@ mod local;
 mod maps;
 mod process;
 mod scope;
+mod terminal;
 mod walk;
 
 #[cfg(not(test))]

@@ -9,12 +9,12 @@ use agent_guard_common::{
     hook::Hook,
     limits::{
         ALL_LEASES, MAX_AGENTS, MAX_ALIASES, MAX_ALL_INTERVALS, MAX_DEPTH, MAX_EDGES, MAX_PINS,
-        MAX_POLICIES, MAX_PREFIXES, MAX_STARTS, MAX_STATES, RING_BYTES, ROOM,
+        MAX_POLICIES, MAX_PREFIXES, MAX_STARTS, MAX_STATES, MAX_TERMINALS, RING_BYTES, ROOM,
     },
     table::{
         Agent, Alias, ChangeTime, Counter, Counters, Diverted, EdgeKey, Family, FileKey, Interval,
         IntervalKey, Label, Lease, LeaseKey, Lexer, PREFIX_BASE_BITS, PortSet, PrefixKey, StartKey,
-        State, StateKey, Verdict, Way,
+        State, StateKey, TerminalKey, Verdict, Way,
     },
 };
 use aya_ebpf::{
@@ -59,6 +59,9 @@ static INTERVALS: HashMap<IntervalKey, Interval, { ROOM * MAX_ALL_INTERVALS }, L
     HashMap::new();
 #[btf_map]
 static LEASES: HashMap<LeaseKey, Lease, ALL_LEASES, LAZY> = HashMap::new();
+/// Which agent's a pseudo terminal is, by the id of its cgroup.
+#[btf_map]
+static TERMINALS: HashMap<TerminalKey, u64, MAX_TERMINALS, LAZY> = HashMap::new();
 #[btf_map]
 static DIVERTED: SkStorage<Diverted> = SkStorage::new();
 /// Where the events of each agent go. One that floods its own loses nobody else's.
@@ -252,6 +255,24 @@ pub fn alias(key: FileKey) -> Option<&'static Alias> {
 pub fn pin(key: FileKey) -> Option<&'static ChangeTime> {
     // SAFETY: as for `agent`; a policy's pins are never changed once it is current.
     unsafe { PINS.get(key) }
+}
+
+/// The cgroup of the agent whose a pseudo terminal is, if one's.
+#[inline(always)]
+pub fn terminal(key: TerminalKey) -> Option<u64> {
+    // SAFETY: a number; whoever changes it stores it whole.
+    unsafe { TERMINALS.get(key) }.copied()
+}
+
+/// Notes whose a pseudo terminal is: the agent's with this cgroup, or nobody's. Where there is no room it is
+/// nobody's.
+#[inline(always)]
+pub fn set_terminal(key: TerminalKey, cgroup: Option<u64>) {
+    let set = cgroup.is_some_and(|cgroup| TERMINALS.insert(key, cgroup, 0).is_ok());
+    if !set {
+        // What is not there is nobody's already.
+        let _ = TERMINALS.remove(key);
+    }
 }
 
 /// The ring buffer of an agent, which may have ended.

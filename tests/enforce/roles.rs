@@ -20,7 +20,7 @@ use crate::{
     queries::perform,
     ring, sockets,
     support::{Act, Call},
-    verifier,
+    terminals, verifier,
 };
 
 /// Plays the role that the arguments name.
@@ -158,6 +158,7 @@ fn one_way(words: &[&str]) {
         ["code", way @ ..] => code::attempt(way),
         ["descriptor", way @ ..] => passing::attempt(way),
         ["ring", way @ ..] => ring::attempt(way),
+        ["terminal", way @ ..] => terminals::attempt(way),
         ["shell", command] => {
             // Standard output is for reports.
             Err(Command::new("/bin/sh").args(["-c", command]).stdout(Stdio::null()).exec())

@@ -9,11 +9,12 @@ use agent_guard_common::{
 };
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 
-use super::{metadata, operate};
+use super::{metadata, number, operate};
 use crate::{
     guard::Tell,
     kernel::{offset, read},
     process, scope,
+    terminal::{self, TIOCSPTLCK},
 };
 
 /// fcntl(2) commands that have the kernel send signals, and `O_ASYNC`, which starts it.
@@ -85,6 +86,10 @@ fn ioctl(hook: Hook, ctx: &LsmContext) -> i32 {
         TIOCSTI | TIOCLINUX => Operation::TerminalInput,
         FIOSETOWN | SIOCSPGRP => Operation::Signal,
         FIOASYNC if signals_others(ctx.arg(0)) => Operation::Signal,
+        TIOCSPTLCK => {
+            terminal::unlock_terminal(number(ctx, 0), scope::agent_of(scope::current()).into());
+            return 0;
+        }
         command => return metadata::ioctl(hook, ctx.arg(0), command),
     };
     operate(hook, operation, Tell::All)

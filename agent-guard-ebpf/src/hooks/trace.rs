@@ -18,7 +18,8 @@ use crate::{
     emit::Enforcement,
     guard::{self, Ask, Caller, Telling, Verdict},
     kernel::{Object, offset, read},
-    maps,
+    maps, scope,
+    terminal::{self, TIOCSPTLCK},
 };
 
 const SIGKILL: u32 = 9;
@@ -39,6 +40,8 @@ enum Call {
     IoUring,
     /// It made a process or a thread.
     Clones,
+    /// It locked or unlocked the terminal whose other end is this descriptor.
+    Unlocks { descriptor: u64 },
     /// Nothing judged here.
     Other,
 }
@@ -53,6 +56,12 @@ fn sys_exit(ctx: RawTracePointContext) -> i32 {
     let regs: u64 = ctx.arg(0);
     let call = match call(regs) {
         Call::Other => return 0,
+        Call::Unlocks { descriptor } => {
+            if let Ok(file) = file_of_descriptor(descriptor) {
+                terminal::unlock_terminal(file, scope::agent_of(scope::current()).into());
+            }
+            return 0;
+        }
         call => call,
     };
     let Some(caller) = Caller::current(Hook::SysExit, Enforcement::Kill) else { return 0 };
@@ -75,7 +84,7 @@ fn sys_exit(ctx: RawTracePointContext) -> i32 {
             guard::close_interface(caller, Action::ShareDescriptors)
         }
         Call::Clones => Verdict::Proceed,
-        Call::Other => Verdict::Proceed,
+        Call::Unlocks { .. } | Call::Other => Verdict::Proceed,
     };
     kill_if(caller, verdict)
 }
@@ -126,9 +135,29 @@ fn call(regs: u64) -> Call {
         (_, 425) => return Call::IoUring,
         // fork, clone, vfork, clone3
         (true, 2 | 120 | 190 | 435) | (false, 56..=58 | 435) => return Call::Clones,
+        // ioctl
+        (true, 54) if is_unlocking(regs, offset!(regs_cx)) => {
+            return unlocks(regs, offset!(regs_bx));
+        }
+        (false, 16) if is_unlocking(regs, offset!(regs_si)) => {
+            return unlocks(regs, offset!(regs_di));
+        }
         _ => return Call::Other,
     };
     Call::Opens { truncates: flags.map_or(true, |flags: u64| flags & O_TRUNC != 0) }
+}
+
+/// Whether the command of an ioctl(2), in the register at this offset, is about a terminal's lock.
+#[inline(always)]
+fn is_unlocking(regs: u64, command: u32) -> bool {
+    read::<u32>(regs, command) == Ok(TIOCSPTLCK)
+}
+
+#[inline(always)]
+fn unlocks(regs: u64, descriptor: u32) -> Call {
+    // The kernel looks at 32 bits of it. What can not be read is no descriptor.
+    let descriptor = read::<u32>(regs, descriptor).unwrap_or(u32::MAX);
+    Call::Unlocks { descriptor: descriptor.into() }
 }
 
 /// Whether the descriptors of the current process are another process's too (`CLONE_FILES` without

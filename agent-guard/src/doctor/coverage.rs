@@ -321,6 +321,17 @@ const ROWS: &[Row] = &[
         ),
     },
     Row {
+        action: "terminals of others, where a rule with wildcards covers them",
+        lsm: (
+            Cover::Refused,
+            "file_open and the other file hooks; whose it is file_ioctl notes, EACCES",
+        ),
+        trace: (
+            Cover::Killed,
+            "sys_exit, as for files; one that others make at this moment can be taken",
+        ),
+    },
+    Row {
         action: "descriptors shared by two processes",
         lsm: (Cover::Refused, "no descriptor of a denied file comes to be"),
         trace: (

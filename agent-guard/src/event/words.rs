@@ -58,8 +58,8 @@ pub fn because(reason: Reason) -> &'static str {
         Reason::Rule => "a rule matches",
         Reason::Default => "no rule matches",
         Reason::Guarded => {
-            "it is a device, the kernel's own or another process, which only a rule without wildcards \
-             covers"
+            "it is a device, the kernel's own, another process or another's terminal, which only a rule \
+             without wildcards covers"
         }
         Reason::Pipe => "it is a pipe or anonymous memory, which whoever made it was allowed to",
         Reason::UnknownFilesystem => "its file system was not mounted when the policy was loaded",

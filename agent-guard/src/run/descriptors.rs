@@ -8,7 +8,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd},
 };
 
-use agent_guard_common::guarded::{Node, is_guarded};
+use agent_guard_common::guarded::{Node, is_guarded, is_ptmx};
 use rustix::{
     fs::{self, FileType, Mode, OFlags, Stat},
     io::{Errno, FdFlags},
@@ -116,6 +116,8 @@ fn passes(descriptor: BorrowedFd<'_>, own: Result<&OwnedFd, &Errno>, role: Role)
     }
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::Fifo if is_pipe(descriptor) => true,
+        // All of somebody's terminal passes through it, and what it is opened again as is another.
+        FileType::CharacterDevice if role == Role::Other && is_other_end(&stat) => false,
         FileType::CharacterDevice if termios::isatty(descriptor) || is_harmless(&stat) => true,
         FileType::Socket => role == Role::StandardStream && is_unconnected_or_local(descriptor),
         kind => may_be_opened_again(descriptor, own.as_fd(), flags, kind),
@@ -126,10 +128,20 @@ fn is_pipe(descriptor: BorrowedFd<'_>) -> bool {
     fs::fstatfs(descriptor).is_ok_and(|system| u64::try_from(system.f_type) == Ok(PIPE_MAGIC))
 }
 
+fn is_other_end(stat: &Stat) -> bool {
+    let (mode, rdev) = device(stat);
+    is_ptmx(mode, rdev)
+}
+
+/// Mode and device number, as the kernel has them.
+fn device(stat: &Stat) -> (u16, u32) {
+    let rdev = fs::major(stat.st_rdev) << 20 | fs::minor(stat.st_rdev);
+    (u16::try_from(stat.st_mode & 0xffff).unwrap_or(u16::MAX), rdev)
+}
+
 /// A device as harmless as `null`.
 fn is_harmless(stat: &Stat) -> bool {
-    let rdev = fs::major(stat.st_rdev) << 20 | fs::minor(stat.st_rdev);
-    let mode = u16::try_from(stat.st_mode & 0xffff).unwrap_or(u16::MAX);
+    let (mode, rdev) = device(stat);
     !is_guarded(&Node { magic: 0, mode, rdev }, true)
 }
 
@@ -196,6 +208,12 @@ mod tests {
         assert!(keeps(&listener, Role::StandardStream) && keeps(&local, Role::StandardStream));
         assert!(!keeps(&listener, Role::Other) && !keeps(&local, Role::Other));
         assert!(!keeps(&connected, Role::StandardStream) && !keeps(&connected, Role::Other));
+    }
+
+    #[test]
+    fn the_other_end_of_a_terminal_passes_as_a_standard_stream_only() {
+        let other_end = File::options().read(true).write(true).open("/dev/ptmx").unwrap();
+        assert!(keeps(&other_end, Role::StandardStream) && !keeps(&other_end, Role::Other));
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod signals;
 mod sockets;
 mod swap;
 mod system;
+mod terminals;
 mod ways;
 mod work;
 
@@ -53,6 +54,7 @@ pub fn trials() -> Vec<Trial> {
         sockets::PROMISES,
         swap::PROMISES,
         system::PROMISES,
+        terminals::PROMISES,
     ];
     let trial = |(name, test): &Behaviour| {
         let test = *test;

@@ -121,7 +121,7 @@ fn held_terminal() {
 }
 
 /// Has `command` lead a session whose terminal is its standard input.
-fn lead_session(command: &mut Command) {
+pub fn lead_session(command: &mut Command) {
     // SAFETY: between fork and exec only setsid and ioctl are called.
     unsafe {
         command.pre_exec(|| {

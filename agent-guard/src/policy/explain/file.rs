@@ -4,7 +4,7 @@ use std::{os::unix::ffi::OsStrExt, path::Path as StdPath};
 
 use agent_guard_common::{
     decide::{Decision, Reason, Request, decide_file},
-    guarded::{Node, is_guarded},
+    guarded::{Node, is_guarded, is_pseudo_terminal},
     table::Effect,
 };
 use rustix::fs::{major, minor};
@@ -40,8 +40,10 @@ impl Files for HostLinks {
             return false;
         };
         let rdev = major(stat.st_rdev) << 20 | minor(stat.st_rdev);
-        let node = Node { magic: system.f_type as u64, mode: (stat.st_mode & 0xffff) as u16, rdev };
-        is_guarded(&node, writes)
+        let mode = (stat.st_mode & 0xffff) as u16;
+        // What is there now is no terminal of an agent that is to come.
+        is_pseudo_terminal(mode, rdev)
+            || is_guarded(&Node { magic: system.f_type as u64, mode, rdev }, writes)
     }
 }
 
@@ -172,6 +174,10 @@ impl Place {
                         .to_owned(),
                 );
             }
+            [dev, pts, _] if is_guarded && is(dev, "dev") && is(pts, "pts") => notes.push(
+                "judged as another's terminal; those that the agent makes, and the one that it is started from, take no exact rule"
+                    .to_owned(),
+            ),
             _ => {}
         }
         if let [proc, process, link @ ..] = followed.as_slice()

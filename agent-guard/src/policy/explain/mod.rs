@@ -122,7 +122,7 @@ fn grounds(reason: Reason) -> &'static str {
         Reason::Rule => "by a rule",
         Reason::Default => "no rule matches: the section's `default` holds",
         Reason::Guarded => {
-            "guarded (a device, the kernel's memory or another process): only a rule that names it without wildcards allows it"
+            "guarded (a device, the kernel's memory, another process or another's terminal): only a rule that names it without wildcards allows it"
         }
         Reason::TooDeep => "the path has more components than the kernel side walks",
         Reason::TooLong => "the path is longer than the kernel side walks",

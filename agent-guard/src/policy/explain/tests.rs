@@ -53,7 +53,7 @@ impl Files for Made {
     }
 
     fn is_guarded(&self, path: &StdPath, _writes: bool) -> bool {
-        path == StdPath::new("/dev/sda")
+        ["/dev/sda", "/dev/pts/7"].iter().any(|guarded| path == StdPath::new(guarded))
     }
 }
 
@@ -95,12 +95,14 @@ fn a_link_is_judged_by_what_it_points_at_and_said() {
 
 #[test]
 fn guarded_things_are_said_to_be() {
-    for path in ["/dev/sda", "/proc/12/environ", "/proc/kcore"] {
+    for path in ["/dev/sda", "/dev/pts/7", "/proc/12/environ", "/proc/kcore"] {
         let found = open(path);
         assert_eq!(found.decision, Decision::deny(Reason::Guarded), "{path}");
         assert!(found.to_string().contains("without wildcards"), "{found}");
         assert_eq!(found.also.len(), 1);
     }
+    assert!(open("/dev/pts/7").to_string().contains("those that the agent makes"));
+    assert_eq!(open("/dev/pts/8").decision.effect, Effect::Allow, "who makes that is to be seen");
     assert_eq!(open("/proc/self/environ").decision.effect, Effect::Allow);
     assert_eq!(open("/proc/thread-self/environ").decision.effect, Effect::Allow);
 }
