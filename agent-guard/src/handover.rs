@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     event::{AgentIdentity, Context, PolicyIdentity, Rule, SafeText},
     policy::Mode,
-    state_dir,
+    state_dir::{self, Turn},
     tier::Tier,
 };
 
@@ -123,6 +123,8 @@ impl Held {
     /// # Errors
     /// It could not be made or locked.
     pub fn create(id: &str) -> io::Result<Self> {
+        // Whoever looks for abandoned ones in between would take this for one.
+        let _turn = Turn::take()?;
         let (file, path) = state_dir::open(&format!("{id}.json"))?;
         flock(&file, FlockOperation::NonBlockingLockExclusive)?;
         file.set_len(0)?;
@@ -172,6 +174,7 @@ fn read(path: &Path) -> io::Result<Option<Handover>> {
 /// # Errors
 /// The directory can not be read.
 pub fn abandoned() -> io::Result<Vec<Held>> {
+    let _turn = Turn::take()?;
     let mut found = Vec::new();
     for (id, path) in files()? {
         if let Some(file) = lock_existing(&path)? {

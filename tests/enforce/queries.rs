@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// connect ADDRESS | wait SECONDS | resolve NAME | WAY ADDRESS NAME TYPE
 /// ```
 ///
-/// where WAY is `udp`, `connected`, `tcp`, `fastopen`, `mptcp` or `inherited`.
+/// where WAY is `udp`, `connected`, `tcp`, `fastopen`, `mptcp` or `fd=N`.
 pub fn perform(steps: &[&str]) {
     for step in steps {
         match one(&step.split(' ').collect::<Vec<_>>()) {
@@ -86,9 +86,10 @@ fn exchange(way: &str, server: SocketAddr, query: &[u8]) -> io::Result<(Vec<u8>,
             let any = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
             over_udp(&UdpSocket::bind(any)?, way == "connected", server, query)
         }
-        "inherited" => {
+        inherited if inherited.starts_with("fd=") => {
+            let descriptor = inherited.trim_start_matches("fd=").parse().unwrap();
             // SAFETY: whoever started this has put a socket there.
-            let socket = unsafe { UdpSocket::from_raw_fd(INHERITED) };
+            let socket = unsafe { UdpSocket::from_raw_fd(descriptor) };
             let answer = over_udp(&socket, false, server, query);
             std::mem::forget(socket);
             answer
@@ -118,10 +119,6 @@ fn exchange(way: &str, server: SocketAddr, query: &[u8]) -> io::Result<(Vec<u8>,
         other => panic!("{other}: no such way"),
     }
 }
-
-/// The descriptor of a socket that was made outside.
-pub const INHERITED: i32 = 3;
-
 fn over_udp(
     socket: &UdpSocket,
     connected: bool,

@@ -4,7 +4,7 @@ use agent_guard_common::table::{Lease, LeaseKey};
 use anyhow::{Context as _, ensure};
 use aya::maps::{HashMap, MapData, MapError};
 
-use super::{Row, pins::Pins};
+use super::{Row, pins::Pins, tables::turn_to_insert};
 use crate::dns::LeaseStore;
 
 /// The map that the kernel side looks addresses up in.
@@ -22,7 +22,9 @@ impl LeaseMap {
 
 impl LeaseStore for LeaseMap {
     fn write(&mut self, key: &LeaseKey, lease: &Lease) -> anyhow::Result<()> {
+        let turn = turn_to_insert()?;
         self.0.insert(Row(*key), Row(*lease), 0).context("writing LEASES")?;
+        drop(turn);
         let read = self.0.get(&Row(*key), 0).context("reading LEASES")?;
         ensure!(read.0 == *lease, "LEASES holds something else than what was written to it");
         Ok(())

@@ -170,6 +170,7 @@ impl Tables {
 
     /// Adds an agent and returns its id. Nobody belongs to it before [`Self::bind_cgroup`].
     pub fn add_agent(&mut self, agent: Agent) -> Result<u32, InstallError> {
+        let _turn = turn_to_insert()?;
         let agents = &mut self.agents;
         let id = fresh_id("AGENTS", |id| agents.insert(id, Row(agent), NO_EXIST))?;
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| no_cpus(error))?;
@@ -185,6 +186,7 @@ impl Tables {
             RingBuf::try_from(Map::from_map_data(MapData::create(shape, "events", None)?)?)
         };
         let ring = ring().map_err(in_map("RINGS"))?;
+        let _turn = turn_to_insert()?;
         self.rings.insert(id, &ring, 0).map_err(in_map("RINGS"))?;
         Ok(ring)
     }
@@ -269,7 +271,9 @@ impl Tables {
     /// before is removed once no program can be reading it.
     pub fn set_agent(&mut self, id: u32, agent: Agent) -> Result<(), InstallError> {
         let before = self.agents.get(&id, 0).ok().map(|row| row.0.policy);
+        let turn = turn_to_insert()?;
         self.agents.insert(id, Row(agent), 0).map_err(in_map("AGENTS"))?;
+        drop(turn);
         if self.agents.get(&id, 0).map_err(in_map("AGENTS"))?.0 != agent {
             return Err(InstallError::ReadBack { map: "AGENTS" });
         }
@@ -282,8 +286,9 @@ impl Tables {
 
     /// Puts the processes of a cgroup, and of all below it, under agent `id`.
     pub fn bind_cgroup(&mut self, cgroup: u64, id: u32) -> Result<(), InstallError> {
+        let turn = turn_to_insert()?;
         self.agent_of_cgroup.insert(cgroup, id, 0).map_err(in_map("AGENT_OF_CGROUP"))?;
-        self.next_generation()
+        self.next_generation(&turn)
     }
 
     /// The agent that a cgroup was bound to.
@@ -304,7 +309,7 @@ impl Tables {
             Err(error) => return Err(in_map("AGENTS")(error)),
         };
         gone(self.agent_of_cgroup.remove(&cgroup)).map_err(in_map("AGENT_OF_CGROUP"))?;
-        self.next_generation()?;
+        self.next_generation(&Turn::take().map_err(InstallError::Turn)?)?;
         gone(self.agents.remove(&id)).map_err(in_map("AGENTS"))?;
         gone(self.rings.remove(&id)).map_err(in_map("RINGS"))?;
         gone(self.counters.remove(&id)).map_err(in_map("COUNTERS"))?;
@@ -329,10 +334,9 @@ impl Tables {
         Ok(())
     }
 
-    /// Tasks that were found to belong to no agent look again.
-    fn next_generation(&mut self) -> Result<(), InstallError> {
-        // Two that count at once would leave the tasks of one of them believing what they knew.
-        let _turn = Turn::take().map_err(InstallError::Turn)?;
+    /// Tasks that were found to belong to no agent look again. Two that count at once would leave the tasks of
+    /// one of them believing what they knew.
+    fn next_generation(&mut self, _turn: &Turn) -> Result<(), InstallError> {
         let generation = self.generation.get(&0, 0).map_err(in_map("GENERATION"))?;
         self.generation.set(0, generation.wrapping_add(1), 0).map_err(in_map("GENERATION"))
     }
@@ -406,6 +410,16 @@ fn gone(removed: Result<(), MapError>) -> Result<(), MapError> {
 /// The kernel did not say how many processors it counts on.
 fn no_cpus(why: std::io::Error) -> InstallError {
     InstallError::Map { map: "COUNTERS", source: MapError::IoError(why) }
+}
+
+/// The right to insert into a map whose entries programs hold while they run. From 6.1 on the kernel gives the
+/// memory of an entry that was replaced or removed to the next one at once, and a program that still held it
+/// would go on with another agent's. So what was freed rests until all such programs have ended, and nobody
+/// inserts meanwhile.
+pub fn turn_to_insert() -> Result<Turn, InstallError> {
+    let turn = Turn::take().map_err(InstallError::Turn)?;
+    wait_for_running_programs()?;
+    Ok(turn)
 }
 
 /// Returns when every program that was running has ended: BPF programs run inside RCU read sections,

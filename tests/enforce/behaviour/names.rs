@@ -1,14 +1,17 @@
 //! Host names: the DNS proxy, and what its answers open.
 
-use std::{net::UdpSocket, os::fd::AsRawFd};
+use std::net::UdpSocket;
 
 use agent_guard::tier::Tier;
 use serde_json::Value;
 
-use super::{Behaviour, actor, sockets::said_moved_in};
+use super::{
+    Behaviour, actor,
+    sockets::{inheritable, said_moved_in},
+};
 use crate::{
     guard::{Outcome, Run, tier},
-    queries::{INHERITED, name_server},
+    queries::name_server,
     scratch::Scratch,
     support::Setup,
 };
@@ -262,9 +265,7 @@ fn not_diverted() {
     let place = Place::new(60);
     // A socket that was made outside.
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    // SAFETY: both are descriptors of this process, and nobody else has this number.
-    assert_eq!(unsafe { libc::dup2(socket.as_raw_fd(), INHERITED) }, INHERITED);
-    let inherited = format!("inherited {SERVER} api.example A");
+    let inherited = format!("fd={} {SERVER} api.example A", inheritable(&socket));
     let (_, said) = said_moved_in(&place.scratch, place.run(RULES), &["names", &inherited]);
     if tier() == Tier::Lsm {
         assert_eq!(said, "refused\n");

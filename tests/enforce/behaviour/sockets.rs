@@ -169,8 +169,8 @@ fn netlink() {
     }
 }
 
-/// Lets the children of this process have it.
-fn inheritable(socket: impl AsFd) -> String {
+/// Lets the children of this process have it, by the number that comes back.
+pub fn inheritable(socket: impl AsFd) -> String {
     rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::empty()).unwrap();
     socket.as_fd().as_raw_fd().to_string()
 }
