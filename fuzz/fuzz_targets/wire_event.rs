@@ -2,7 +2,7 @@
 //! anything that a terminal would obey.
 #![no_main]
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use agent_guard::{
     event::{
@@ -38,6 +38,10 @@ impl Names for FuzzNames {
     fn rule(&self, _policy: u32, rule: u16) -> Option<Arc<Rule>> {
         let rule = Rule { label: format!("files[{rule}]"), line: Some(1), class: None };
         Some(Arc::new(rule))
+    }
+
+    fn host(&self, _address: IpAddr, rule: u16) -> Option<Arc<str>> {
+        (rule % 2 == 0).then(|| "host.example".into())
     }
 
     fn mounts(&self, dev: u32) -> &[Mount] {

@@ -53,7 +53,7 @@ enum Task {
         #[arg(long, value_name = "K")]
         kernel: Vec<Kernel>,
     },
-    /// What continuous integration runs: `lint`, `test`, and `fuzz` for a short time
+    /// What continuous integration runs: `lint` and `test`
     Ci,
     Vm(Vm),
     /// What runs as process 1 of a guest
@@ -100,17 +100,11 @@ impl Test {
     }
 }
 
-/// How long each target is fuzzed in continuous integration, in seconds: enough to find again what was
-/// found before.
-const CI_FUZZ_SECONDS: u64 = 20;
-
-/// Lints, and where they are clean, every test, and a short fuzzing whatever those say.
+/// Lints, and where they are clean, every test.
 fn ci() -> Result<u8> {
     let rustc = setup::setup()?;
     lint::run_all(&rustc)?;
-    let tests = Test { host: false, vm: false, kernel: Vec::new() }.run()?;
-    fuzz::run_all(&rustc, CI_FUZZ_SECONDS)?;
-    Ok(tests)
+    Test { host: false, vm: false, kernel: Vec::new() }.run()
 }
 
 /// Run a command in a virtual machine with a stock Debian kernel

@@ -4,11 +4,18 @@ use agent_guard_common::table::{Lease, LeaseKey};
 use anyhow::{Context as _, ensure};
 use aya::maps::{HashMap, MapData, MapError};
 
-use super::{Row, pins::Pins, tables::turn_to_insert};
+use super::{
+    Row,
+    pins::Pins,
+    tables::{Grace, turn_to_insert},
+};
 use crate::dns::LeaseStore;
 
 /// The map that the kernel side looks addresses up in.
-pub struct LeaseMap(HashMap<MapData, Row<LeaseKey>, Row<Lease>>);
+pub struct LeaseMap {
+    map: HashMap<MapData, Row<LeaseKey>, Row<Lease>>,
+    grace: Grace,
+}
 
 impl LeaseMap {
     /// Opens the map that is pinned at `pins`.
@@ -16,22 +23,22 @@ impl LeaseMap {
     /// # Errors
     /// It is not there.
     pub fn open(pins: &Pins) -> anyhow::Result<Self> {
-        Ok(Self(pins.map("LEASES").context("opening LEASES")?))
+        Ok(Self { map: pins.map("LEASES").context("opening LEASES")?, grace: Grace::open(pins)? })
     }
 }
 
 impl LeaseStore for LeaseMap {
     fn write(&mut self, key: &LeaseKey, lease: &Lease) -> anyhow::Result<()> {
-        let turn = turn_to_insert()?;
-        self.0.insert(Row(*key), Row(*lease), 0).context("writing LEASES")?;
+        let turn = turn_to_insert(&mut self.grace)?;
+        self.map.insert(Row(*key), Row(*lease), 0).context("writing LEASES")?;
         drop(turn);
-        let read = self.0.get(&Row(*key), 0).context("reading LEASES")?;
+        let read = self.map.get(&Row(*key), 0).context("reading LEASES")?;
         ensure!(read.0 == *lease, "LEASES holds something else than what was written to it");
         Ok(())
     }
 
     fn remove(&mut self, key: &LeaseKey) -> anyhow::Result<()> {
-        match self.0.remove(&Row(*key)) {
+        match self.map.remove(&Row(*key)) {
             Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
             Err(error) => Err(error).context("removing from LEASES"),
         }

@@ -51,13 +51,7 @@ pub enum InstallError {
     /// The guards of this host could not take turns.
     #[error("waiting for the other guards of this host: {0}")]
     Turn(std::io::Error),
-    /// The kernel did not say when no program reads the old policy any more.
-    #[error("waiting for running programs: {0}")]
-    Wait(std::io::Error),
 }
-
-/// How long programs are given to end where the kernel can not be asked.
-const UNBARRIERED_PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
 
 type Owned<K, V> = HashMap<MapData, Row<K>, Row<V>>;
 
@@ -67,6 +61,7 @@ pub struct Tables {
     agent_of_cgroup: HashMap<MapData, u64, u32>,
     generation: Array<MapData, u32>,
     rings: HashOfMaps<MapData, u32, RingBuf<MapData>>,
+    grace: Grace,
     counters: PerCpuHashMap<MapData, u32, Row<Counters>>,
     starts: Owned<StartKey, u32>,
     edges: Owned<EdgeKey, u32>,
@@ -154,6 +149,7 @@ impl Tables {
             agent_of_cgroup: map(pins, "AGENT_OF_CGROUP")?,
             generation: map(pins, "GENERATION")?,
             rings: map(pins, "RINGS")?,
+            grace: Grace::open(pins)?,
             counters: map(pins, "COUNTERS")?,
             starts: map(pins, "STARTS")?,
             edges: map(pins, "EDGES")?,
@@ -170,7 +166,7 @@ impl Tables {
 
     /// Adds an agent and returns its id. Nobody belongs to it before [`Self::bind_cgroup`].
     pub fn add_agent(&mut self, agent: Agent) -> Result<u32, InstallError> {
-        let _turn = turn_to_insert()?;
+        let _turn = turn_to_insert(&mut self.grace)?;
         let agents = &mut self.agents;
         let id = fresh_id("AGENTS", |id| agents.insert(id, Row(agent), NO_EXIST))?;
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| no_cpus(error))?;
@@ -181,12 +177,8 @@ impl Tables {
 
     /// Makes the ring buffer that an agent's events go to.
     pub fn make_ring(&mut self, id: u32) -> Result<RingBuf<MapData>, InstallError> {
-        let ring = || {
-            let shape = aya_obj::Map::new_from_params(RINGBUF, 0, 0, RING_BYTES as u32, 0);
-            RingBuf::try_from(Map::from_map_data(MapData::create(shape, "events", None)?)?)
-        };
-        let ring = ring().map_err(in_map("RINGS"))?;
-        let _turn = turn_to_insert()?;
+        let ring = new_ring(RING_BYTES as u32)?;
+        let _turn = turn_to_insert(&mut self.grace)?;
         self.rings.insert(id, &ring, 0).map_err(in_map("RINGS"))?;
         Ok(ring)
     }
@@ -271,14 +263,14 @@ impl Tables {
     /// before is removed once no program can be reading it.
     pub fn set_agent(&mut self, id: u32, agent: Agent) -> Result<(), InstallError> {
         let before = self.agents.get(&id, 0).ok().map(|row| row.0.policy);
-        let turn = turn_to_insert()?;
+        let turn = turn_to_insert(&mut self.grace)?;
         self.agents.insert(id, Row(agent), 0).map_err(in_map("AGENTS"))?;
         drop(turn);
         if self.agents.get(&id, 0).map_err(in_map("AGENTS"))?.0 != agent {
             return Err(InstallError::ReadBack { map: "AGENTS" });
         }
         if let Some(old) = before.filter(|old| *old != agent.policy) {
-            wait_for_running_programs()?;
+            self.grace.wait()?;
             self.remove_policy(old);
         }
         Ok(())
@@ -286,7 +278,7 @@ impl Tables {
 
     /// Puts the processes of a cgroup, and of all below it, under agent `id`.
     pub fn bind_cgroup(&mut self, cgroup: u64, id: u32) -> Result<(), InstallError> {
-        let turn = turn_to_insert()?;
+        let turn = turn_to_insert(&mut self.grace)?;
         self.agent_of_cgroup.insert(cgroup, id, 0).map_err(in_map("AGENT_OF_CGROUP"))?;
         self.next_generation(&turn)
     }
@@ -317,7 +309,7 @@ impl Tables {
         for lease in leases.iter().filter(|lease| lease.0.cgroup == cgroup) {
             gone(self.leases.remove(lease)).map_err(in_map("LEASES"))?;
         }
-        wait_for_running_programs()?;
+        self.grace.wait()?;
         self.remove_policy(policy);
         Ok(())
     }
@@ -416,23 +408,42 @@ fn no_cpus(why: std::io::Error) -> InstallError {
 /// memory of an entry that was replaced or removed to the next one at once, and a program that still held it
 /// would go on with another agent's. So what was freed rests until all such programs have ended, and nobody
 /// inserts meanwhile.
-pub fn turn_to_insert() -> Result<Turn, InstallError> {
+pub fn turn_to_insert(grace: &mut Grace) -> Result<Turn, InstallError> {
     let turn = Turn::take().map_err(InstallError::Turn)?;
-    wait_for_running_programs()?;
+    grace.wait()?;
     Ok(turn)
 }
 
-/// Returns when every program that was running has ended: BPF programs run inside RCU read sections,
-/// and `membarrier(MEMBARRIER_CMD_GLOBAL)` waits for a grace period. Hosts with `nohz_full` refuse it;
-/// there a pause many times longer than a program's run stands in, and [`Tables::remove_policy`] takes
-/// entries out in an order in which a program that was overtaken denies.
-fn wait_for_running_programs() -> Result<(), InstallError> {
-    match rustix::thread::membarrier(rustix::thread::MembarrierCommand::Global) {
-        Ok(()) => Ok(()),
-        Err(rustix::io::Errno::INVAL) => {
-            std::thread::sleep(UNBARRIERED_PAUSE);
-            Ok(())
-        }
-        Err(error) => Err(InstallError::Wait(error.into())),
+/// What waits until every program that was running has ended: a write to a map of maps returns only then
+/// (`maybe_wait_bpf_programs` in `kernel/bpf/syscall.c`). `membarrier` does not do: it waits for nobody where
+/// one processor is online, and a program can be preempted there too.
+pub struct Grace {
+    rings: HashOfMaps<MapData, u32, RingBuf<MapData>>,
+    idle: RingBuf<MapData>,
+}
+
+/// The key in `RINGS` that no agent has.
+const NOBODY: u32 = 0;
+
+/// Bytes of the ring buffer that is written there: the least that there is.
+const IDLE_BYTES: u32 = 4096;
+
+impl Grace {
+    /// Over the maps that are pinned at `pins`.
+    pub fn open(pins: &Pins) -> Result<Self, InstallError> {
+        let rings = pins.map("RINGS").map_err(in_map("RINGS"))?;
+        Ok(Self { rings, idle: new_ring(IDLE_BYTES)? })
     }
+
+    fn wait(&mut self) -> Result<(), InstallError> {
+        self.rings.insert(NOBODY, &self.idle, 0).map_err(in_map("RINGS"))
+    }
+}
+
+fn new_ring(bytes: u32) -> Result<RingBuf<MapData>, InstallError> {
+    let ring = || {
+        let shape = aya_obj::Map::new_from_params(RINGBUF, 0, 0, bytes, 0);
+        RingBuf::try_from(Map::from_map_data(MapData::create(shape, "events", None)?)?)
+    };
+    ring().map_err(in_map("RINGS"))
 }
