@@ -302,9 +302,6 @@ hooks! {
 }
 
 impl Hook {
-    /// Number of hooks.
-    pub const COUNT: u32 = Self::TABLE.len() as u32;
-
     /// The hook with this number.
     pub fn from_number(number: u8) -> Option<Self> {
         Self::TABLE.get(usize::from(number)).map(|spec| spec.hook)

@@ -78,8 +78,6 @@ offsets! {
     task_leader: "task_struct.group_leader",
     task_pid: "task_struct.thread_pid",
     task_status: "task_struct.thread_info.status",
-    task_signal: "task_struct.signal",
-    signal_threads: "signal_struct.nr_threads",
     files_count: "files_struct.count",
     files_fdt: "files_struct.fdt",
     fdt_fd: "fdtable.fd",

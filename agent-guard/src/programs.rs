@@ -16,6 +16,7 @@ use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
+    bytes::hexadecimal,
     cgroup::{Cgroup, CgroupError},
     handover,
     kernel::{
@@ -37,7 +38,7 @@ pub enum ProgramsError {
     Pins(#[from] PinsError),
     /// What is pinned is not what was.
     #[error(
-        "the programs in force are not whole: {what} for {hook}; end every agent, then remove {BROKEN_REMEDY}"
+        "the programs in force are not whole: {what} for {hook}; end every agent, then remove {ROOT}", ROOT = pins::ROOT
     )]
     Broken {
         /// What is wrong.
@@ -52,8 +53,6 @@ pub enum ProgramsError {
     #[error("in {PATH}: {0}", PATH = state_dir::PATH)]
     State(#[from] io::Error),
 }
-
-const BROKEN_REMEDY: &str = "/sys/fs/bpf/agent-guard";
 
 /// The programs of a tier, in force.
 #[derive(Debug)]
@@ -164,8 +163,8 @@ impl Programs {
 /// Programs differ by tier and by build: each build uses its own.
 fn name_of(tier: Tier) -> String {
     let digest = Sha256::digest(load::OBJECT);
-    let digest: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    format!("{tier}-{digest}")
+    let [a, b, c, d, e, f, g, h, ..] = digest.0;
+    format!("{tier}-{}", hexadecimal(&[a, b, c, d, e, f, g, h]))
 }
 
 /// Loads the programs and pins them, all or none.

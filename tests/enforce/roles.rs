@@ -56,7 +56,8 @@ pub fn play(arguments: &[String]) {
         ["io-uring"] => say(try_in_child(io_uring)),
         ["raw-tcp"] => say(try_in_child(raw_tcp)),
         ["packet-in-disguise"] => say(try_in_child(packet_in_disguise)),
-        ["share-descriptors"] => say(try_in_child(share_descriptors)),
+        ["share-descriptors"] => say(share_descriptors()),
+        ["make-threads"] => say(try_in_child(make_threads)),
         ["names", steps @ ..] => perform(steps),
         ["open-as", name, path] => open_as(name, path),
         ["socket", ..] | ["netlink", ..] | ["send-on", ..] | ["accept-on", _] => {
@@ -399,8 +400,8 @@ fn packet_in_disguise() -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a process that shares its descriptors, and waits for it.
-fn share_descriptors() -> io::Result<()> {
+/// Makes a process that shares its descriptors, and says how that one ended.
+fn share_descriptors() -> Report {
     // SAFETY: without CLONE_VM it is a fork; the child ends at once.
     let pid =
         unsafe { libc::syscall(libc::SYS_clone, libc::CLONE_FILES | libc::SIGCHLD, 0, 0, 0, 0) };
@@ -408,9 +409,40 @@ fn share_descriptors() -> io::Result<()> {
         // SAFETY: ends the process without running what belongs to the parent.
         unsafe { libc::_exit(0) };
     }
-    let pid = done(pid)?;
+    let pid = done(pid).unwrap();
+    let mut status = 0;
     // SAFETY: the child is ours.
-    done(unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) }.into())?;
+    done(unsafe { libc::waitpid(pid, &mut status, 0) }.into()).unwrap();
+    let end =
+        if libc::WIFSIGNALED(status) { End::Signal(libc::WTERMSIG(status)) } else { End::Done };
+    Report { pid: u32::try_from(pid).unwrap(), end }
+}
+
+/// Makes threads in several threads at once, and processes beside them.
+fn make_threads() -> io::Result<()> {
+    std::thread::scope(|scope| {
+        let makers: Vec<_> = (0..4).map(|_| scope.spawn(make_many)).collect();
+        makers.into_iter().try_for_each(|maker| maker.join().unwrap())
+    })
+}
+
+fn make_many() -> io::Result<()> {
+    for _ in 0..200 {
+        std::thread::Builder::new().spawn(|| ())?.join().unwrap();
+        // SAFETY: the child ends at once.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            // SAFETY: ends the process without running what belongs to the parent.
+            unsafe { libc::_exit(0) };
+        }
+        let pid = done(pid.into())?;
+        let mut status = 0;
+        // SAFETY: the child is ours.
+        done(unsafe { libc::waitpid(pid, &mut status, 0) }.into())?;
+        if status != 0 {
+            return Err(io::Error::from_raw_os_error(libc::ECHILD));
+        }
+    }
     Ok(())
 }
 

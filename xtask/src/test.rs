@@ -35,13 +35,13 @@ pub struct Selection {
 
 /// Runs the tests and prints a line for each place and the sum; true when all passed.
 pub fn run_all(rustc: &Rustc, selection: &Selection) -> Result<bool> {
-    let mut results: Vec<(String, Counts)> = Vec::new();
-    let mut add = |place: &str, done: Result<Counts>| {
-        let counts = done.unwrap_or_else(|error| {
-            say(format!("{place}: {error:#}"));
-            Counts::FAILED
+    let mut results: Vec<(String, Outcome)> = Vec::new();
+    let mut add = |place: &str, done: Result<Outcome>| {
+        let outcome = done.unwrap_or_else(|error| Outcome {
+            counts: Counts::FAILED,
+            failures: vec![format!("{error:#}")],
         });
-        results.push((place.to_owned(), counts));
+        results.push((place.to_owned(), outcome));
     };
 
     if selection.host {
@@ -64,26 +64,33 @@ pub fn run_all(rustc: &Rustc, selection: &Selection) -> Result<bool> {
         Err(error) => add("tests that need a kernel", Err(error)),
     }
 
-    for (place, counts) in &results {
-        println!("{place}: {counts}");
+    // Once more, where whoever reads the end of a long log finds it.
+    for (place, outcome) in &results {
+        for line in &outcome.failures {
+            println!("{place} failed | {line}");
+        }
     }
-    let sum = results.iter().fold(Counts::default(), |sum, (_, counts)| sum.plus(*counts));
+    for (place, outcome) in &results {
+        println!("{place}: {}", outcome.counts);
+    }
+    let counts = results.iter().map(|(_, outcome)| outcome.counts);
+    let sum = counts.fold(Counts::default(), Counts::plus);
     println!("{sum}");
     Ok(sum.failed == 0)
 }
 
-fn workspace(rustc: &Rustc) -> Result<Counts> {
+fn workspace(rustc: &Rustc) -> Result<Outcome> {
     counted(&mut build::cargo(rustc, &["test", "--no-fail-fast"])?)
 }
 
 /// The tests that hold events against the published schema.
-fn schema(rustc: &Rustc) -> Result<Counts> {
+fn schema(rustc: &Rustc) -> Result<Outcome> {
     let python = ocsf_python()?;
     let mut cargo = build::cargo(rustc, &["test", "--package=agent-guard", "--test=ocsf_schema"])?;
     counted(cargo.env("AGENT_GUARD_OCSF_PYTHON", python))
 }
 
-fn on_host(bin: &Path, tests: &Path) -> Result<Counts> {
+fn on_host(bin: &Path, tests: &Path) -> Result<Outcome> {
     let root = build::root()?;
     let mut tests = Command::new(tests);
     tests
@@ -109,7 +116,7 @@ impl fmt::Display for Place {
 
 /// Runs the tests in a guest for each kernel at tier `lsm`, and in one without `bpf` at tier `trace`:
 /// as many at once as there are processors, since a guest has one.
-fn in_guests(rustc: &Rustc, tests: &Path, kernels: &[Kernel]) -> Vec<(String, Result<Counts>)> {
+fn in_guests(rustc: &Rustc, tests: &Path, kernels: &[Kernel]) -> Vec<(String, Result<Outcome>)> {
     let lsm = kernels.iter().map(|kernel| Place { kernel: *kernel, append: "", tier: "lsm" });
     let trace = kernels.iter().filter(|kernel| **kernel == Kernel::V6_12);
     let trace = trace.map(|kernel| Place { kernel: *kernel, append: WITHOUT_BPF, tier: "trace" });
@@ -144,7 +151,7 @@ pub fn guest_command(tests: &Path, tier: &str) -> Result<Vec<OsString>> {
     ])
 }
 
-fn in_guest(rustc: &Rustc, tests: &Path, place: &Place) -> Result<Counts> {
+fn in_guest(rustc: &Rustc, tests: &Path, place: &Place) -> Result<Outcome> {
     let guest = Guest {
         kernel: place.kernel,
         append: place.append.to_owned(),
@@ -160,34 +167,41 @@ fn in_guest(rustc: &Rustc, tests: &Path, place: &Place) -> Result<Counts> {
     let ended = guest.run(rustc, &end);
     // The counting ends when the pipe does.
     drop(end);
-    let counts = counting.join().map_err(|_| anyhow!("counting failed"))??;
-    Ok(counts.for_exit(ended? == 0))
+    let outcome = counting.join().map_err(|_| anyhow!("counting failed"))??;
+    Ok(outcome.for_exit(ended? == 0))
 }
 
 /// Runs a program of tests here, shown on standard output, and counts their results.
-fn counted(tests: &mut Command) -> Result<Counts> {
+fn counted(tests: &mut Command) -> Result<Outcome> {
     let started = tests.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
     let mut child = started.with_context(|| format!("cannot start {:?}", tests.get_program()))?;
     let output = child.stdout.take().context("the tests' standard output")?;
-    let counts = count(output, "", io::stdout())?;
-    Ok(counts.for_exit(child.wait()?.success()))
+    let outcome = count(output, "", io::stdout())?;
+    Ok(outcome.for_exit(child.wait()?.success()))
 }
 
-/// Passes on what tests print `to` there, line by line behind `prefix`, and adds up libtest's result
-/// lines in it.
-fn count(output: impl Read, prefix: &str, mut to: impl Write) -> Result<Counts> {
-    let mut counts = Counts::default();
+/// Passes on what tests print `to` there, line by line behind `prefix`, adds up libtest's result lines in
+/// it and keeps what it says of failures.
+fn count(output: impl Read, prefix: &str, mut to: impl Write) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
+    let mut in_failures = false;
     let mut lines = BufReader::new(output);
     let mut line = Vec::new();
     while lines.read_until(b'\n', &mut line)? > 0 {
         // In one write, so that lines of several guests stay whole.
         to.write_all(&[prefix.as_bytes(), &line].concat())?;
-        if let Some(result) = Counts::in_line(&String::from_utf8_lossy(&line)) {
-            counts = counts.plus(result);
+        let text = String::from_utf8_lossy(&line);
+        if let Some(result) = Counts::in_line(&text) {
+            outcome.counts = outcome.counts.plus(result);
+            in_failures = false;
+        }
+        in_failures |= text.trim_end() == "failures:";
+        if in_failures {
+            outcome.failures.push(text.trim_end().to_owned());
         }
         line.clear();
     }
-    Ok(counts)
+    Ok(outcome)
 }
 
 /// The Python that has the OCSF validator, in a virtual environment under `target`.
@@ -209,6 +223,25 @@ fn ocsf_python() -> Result<PathBuf> {
     })?;
     fs::write(&done, packages)?;
     Ok(python)
+}
+
+/// What tests in one place came to.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Outcome {
+    counts: Counts,
+    /// The lines that tell of failures, in libtest's words.
+    failures: Vec<String>,
+}
+
+impl Outcome {
+    /// Tests that said nothing, or that failed without saying so, count as one failure.
+    fn for_exit(mut self, success: bool) -> Self {
+        if self.counts.failed == 0 && (!success || self.counts.passed == 0) {
+            self.counts = self.counts.plus(Counts::FAILED);
+            self.failures.push("the tests' program failed, or ran no test".to_owned());
+        }
+        self
+    }
 }
 
 /// How many tests passed and failed.
@@ -235,14 +268,6 @@ impl Counts {
         };
         Some(Self { passed: number(" passed")?, failed: number(" failed")? })
     }
-
-    /// Tests that said nothing, or that failed without saying so, count as one failure.
-    fn for_exit(self, success: bool) -> Self {
-        if self.failed == 0 && (!success || self.passed == 0) {
-            return self.plus(Self::FAILED);
-        }
-        self
-    }
 }
 
 impl fmt::Display for Counts {
@@ -261,8 +286,8 @@ mod tests {
                       0 filtered out; finished in 0.01s\nno newline \u{1b}\n\
                       test result: FAILED. 3 passed; 4 failed; 0 ignored; 0 measured; 0 filtered out\n";
         let mut passed_on = Vec::new();
-        let counts = count(output.as_bytes(), "", &mut passed_on).unwrap();
-        assert_eq!(counts, Counts { passed: 5, failed: 4 });
+        let outcome = count(output.as_bytes(), "", &mut passed_on).unwrap();
+        assert_eq!(outcome.counts, Counts { passed: 5, failed: 4 });
         assert_eq!(passed_on, output.as_bytes());
     }
 
@@ -270,21 +295,34 @@ mod tests {
     fn a_guests_lines_say_whose_they_are() {
         let mut passed_on = Vec::new();
         let output = &b"test a ... ok\ntest result: ok. 1 passed; 0 failed"[..];
-        let counts = count(output, "vm 6.1 lsm | ", &mut passed_on).unwrap();
-        assert_eq!(counts, Counts { passed: 1, failed: 0 });
+        let outcome = count(output, "vm 6.1 lsm | ", &mut passed_on).unwrap();
+        assert_eq!(outcome.counts, Counts { passed: 1, failed: 0 });
         let lines = "vm 6.1 lsm | test a ... ok\nvm 6.1 lsm | test result: ok. 1 passed; 0 failed";
         assert_eq!(passed_on, lines.as_bytes());
     }
 
     #[test]
+    fn what_is_said_of_failures_is_kept() {
+        let output = "running 1 test\ntest a ... FAILED\n\nfailures:\n\n---- a ----\nwhy\n\nfailures:\n    \
+                      a\n\ntest result: FAILED. 0 passed; 1 failed\nrunning 1 test\n";
+        let outcome = count(output.as_bytes(), "", io::sink()).unwrap();
+        let kept = ["failures:", "", "---- a ----", "why", "", "failures:", "    a", ""];
+        assert_eq!(outcome.failures, kept);
+    }
+
+    fn passed(passed: u64, failed: u64) -> Outcome {
+        Outcome { counts: Counts { passed, failed }, failures: Vec::new() }
+    }
+
+    #[test]
     fn tests_that_said_nothing_have_failed() {
-        assert_eq!(Counts::default().for_exit(true), Counts::FAILED);
-        assert_eq!(Counts { passed: 3, failed: 0 }.for_exit(true).failed, 0);
+        assert_eq!(Outcome::default().for_exit(true).counts, Counts::FAILED);
+        assert_eq!(passed(3, 0).for_exit(true), passed(3, 0));
     }
 
     #[test]
     fn an_exit_status_of_failure_is_never_a_pass() {
-        assert_eq!(Counts { passed: 3, failed: 0 }.for_exit(false).failed, 1);
-        assert_eq!(Counts { passed: 3, failed: 2 }.for_exit(false).failed, 2);
+        assert_eq!(passed(3, 0).for_exit(false).counts.failed, 1);
+        assert_eq!(passed(3, 2).for_exit(false).counts.failed, 2);
     }
 }

@@ -8,7 +8,9 @@ use agent_guard_common::{
     table::Counter,
 };
 use aya_ebpf::{
-    helpers::{bpf_get_current_task, bpf_probe_read_user, bpf_send_signal},
+    helpers::{
+        bpf_get_current_pid_tgid, bpf_get_current_task, bpf_probe_read_user, bpf_send_signal,
+    },
     macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
@@ -38,8 +40,8 @@ enum Call {
     Opens { truncates: bool },
     /// It set up an io_uring, whose opens and connects pass no tracepoint of this tier.
     IoUring,
-    /// It made a process or a thread.
-    Clones,
+    /// It made the process or the thread that now returns from it for the first time.
+    Begins,
     /// It locked or unlocked the terminal whose other end is this descriptor.
     Unlocks { descriptor: u64 },
     /// Nothing judged here.
@@ -54,7 +56,7 @@ fn sys_exit(ctx: RawTracePointContext) -> i32 {
         return 0;
     }
     let regs: u64 = ctx.arg(0);
-    let call = match call(regs) {
+    let call = match call(regs, returned) {
         Call::Other => return 0,
         Call::Unlocks { descriptor } => {
             if let Ok(file) = file_of_descriptor(descriptor) {
@@ -80,10 +82,10 @@ fn sys_exit(ctx: RawTracePointContext) -> i32 {
         }
         Call::IoUring => guard::close_interface(caller, Action::IoUring),
         // What one process of the two opened before its end, the other would keep.
-        Call::Clones if shares_descriptors().unwrap_or(true) => {
+        Call::Begins if shares_descriptors().unwrap_or(true) => {
             guard::close_interface(caller, Action::ShareDescriptors)
         }
-        Call::Clones => Verdict::Proceed,
+        Call::Begins => Verdict::Proceed,
         Call::Unlocks { .. } | Call::Other => Verdict::Proceed,
     };
     kill_if(caller, verdict)
@@ -113,7 +115,7 @@ fn kill_if(caller: Caller, verdict: Verdict) -> i32 {
 /// Sorts a call by its number, in the table of the ABI that it was made through. The kernel goes by 32 bits of
 /// the number, and keeps whatever the caller had above.
 #[inline(always)]
-fn call(regs: u64) -> Call {
+fn call(regs: u64, returned: i64) -> Call {
     let Ok(number) = read::<u32>(regs, offset!(regs_orig_ax)) else {
         return Call::Opens { truncates: true };
     };
@@ -133,8 +135,10 @@ fn call(regs: u64) -> Call {
         // creat, which opens for writing, and pidfd_getfd, which opens nothing
         (true, 8 | 438) | (false, 85 | 438) => Ok(0),
         (_, 425) => return Call::IoUring,
-        // fork, clone, vfork, clone3
-        (true, 2 | 120 | 190 | 435) | (false, 56..=58 | 435) => return Call::Clones,
+        // fork, clone, vfork, clone3: zero is what the new task returns
+        (true, 2 | 120 | 190 | 435) | (false, 56..=58 | 435) if returned == 0 => {
+            return Call::Begins;
+        }
         // ioctl
         (true, 54) if is_unlocking(regs, offset!(regs_cx)) => {
             return unlocks(regs, offset!(regs_bx));
@@ -160,15 +164,22 @@ fn unlocks(regs: u64, descriptor: u32) -> Call {
     Call::Unlocks { descriptor: descriptor.into() }
 }
 
-/// Whether the descriptors of the current process are another process's too (`CLONE_FILES` without
-/// `CLONE_THREAD`): more users of the table than threads of the process.
+/// Whether the current task, which has just begun, is a process with the descriptors of the one that made it
+/// (`CLONE_FILES` without `CLONE_THREAD`).
+///
+/// Asked of a new process only, whose single thread is the single user of a table of its own. Of its maker
+/// nothing can be told: `copy_process` adds a thread to the users of the table first and to the threads of
+/// the process last, so that a process that makes threads looks meanwhile as if it shared.
 #[inline(always)]
 fn shares_descriptors() -> Result<bool, Reason> {
+    let id = bpf_get_current_pid_tgid();
+    if id as u32 != (id >> 32) as u32 {
+        return Ok(false);
+    }
     // SAFETY: the helper has no preconditions.
     let task = unsafe { bpf_get_current_task() };
     let users: i32 = read(read(task, offset!(task_files))?, offset!(files_count))?;
-    let threads: i32 = read(read(task, offset!(task_signal))?, offset!(signal_threads))?;
-    Ok(users > threads)
+    Ok(users > 1)
 }
 
 /// The first word of `struct open_how`: its flags. Another thread may have changed them meanwhile, as

@@ -321,7 +321,7 @@ const ROWS: &[Row] = &[
         ),
     },
     Row {
-        action: "terminals of others, where a rule with wildcards covers them",
+        action: "terminals of others under a wildcard",
         lsm: (
             Cover::Refused,
             "file_open and the other file hooks; whose it is file_ioctl notes, EACCES",

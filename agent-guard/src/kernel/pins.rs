@@ -34,7 +34,7 @@ use super::root_cause;
 const BPFFS: &str = "/sys/fs/bpf";
 
 /// The directory of everything that is pinned.
-const ROOT: &str = "/sys/fs/bpf/agent-guard";
+pub const ROOT: &str = "/sys/fs/bpf/agent-guard";
 
 /// What the directory of a cgroup's links begins with; it ends with the cgroup's id.
 const CGROUP: &str = "cgroup-";

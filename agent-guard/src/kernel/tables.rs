@@ -18,7 +18,7 @@ use aya::{
 };
 
 use super::{Row, pins::Pins};
-use crate::{policy::compile::Compiled, state_dir::Turn};
+use crate::{bytes::random, policy::compile::Compiled, state_dir::Turn};
 
 /// Why a policy is not in the kernel. The one before it is still in force.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +60,6 @@ pub struct Tables {
     agents: HashMap<MapData, u32, Row<Agent>>,
     agent_of_cgroup: HashMap<MapData, u64, u32>,
     generation: Array<MapData, u32>,
-    rings: HashOfMaps<MapData, u32, RingBuf<MapData>>,
     grace: Grace,
     counters: PerCpuHashMap<MapData, u32, Row<Counters>>,
     starts: Owned<StartKey, u32>,
@@ -118,10 +117,7 @@ fn fresh_id(
 ) -> Result<u32, InstallError> {
     let mut taken = MapError::KeyNotFound;
     for _ in 0..ID_DRAWS {
-        let mut bytes = [0; 4];
-        rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-            .map_err(InstallError::Id)?;
-        let id = u32::from_ne_bytes(bytes).max(1);
+        let id = u32::from_ne_bytes(random().map_err(InstallError::Id)?).max(1);
         match take(id) {
             Ok(()) => return Ok(id),
             Err(MapError::SyscallError(SyscallError { call, io_error }))
@@ -148,7 +144,6 @@ impl Tables {
             agents: map(pins, "AGENTS")?,
             agent_of_cgroup: map(pins, "AGENT_OF_CGROUP")?,
             generation: map(pins, "GENERATION")?,
-            rings: map(pins, "RINGS")?,
             grace: Grace::open(pins)?,
             counters: map(pins, "COUNTERS")?,
             starts: map(pins, "STARTS")?,
@@ -179,13 +174,13 @@ impl Tables {
     pub fn make_ring(&mut self, id: u32) -> Result<RingBuf<MapData>, InstallError> {
         let ring = new_ring(RING_BYTES as u32)?;
         let _turn = turn_to_insert(&mut self.grace)?;
-        self.rings.insert(id, &ring, 0).map_err(in_map("RINGS"))?;
+        self.grace.rings.insert(id, &ring, 0).map_err(in_map("RINGS"))?;
         Ok(ring)
     }
 
     /// The ring buffer that an agent's events go to.
     pub fn ring(&self, id: u32) -> Result<RingBuf<MapData>, InstallError> {
-        self.rings.get(&id, 0).map_err(in_map("RINGS"))
+        self.grace.rings.get(&id, 0).map_err(in_map("RINGS"))
     }
 
     /// Writes `compiled` under a fresh id and returns that id. No agent has it yet. On an error what
@@ -303,7 +298,7 @@ impl Tables {
         gone(self.agent_of_cgroup.remove(&cgroup)).map_err(in_map("AGENT_OF_CGROUP"))?;
         self.next_generation(&Turn::take().map_err(InstallError::Turn)?)?;
         gone(self.agents.remove(&id)).map_err(in_map("AGENTS"))?;
-        gone(self.rings.remove(&id)).map_err(in_map("RINGS"))?;
+        gone(self.grace.rings.remove(&id)).map_err(in_map("RINGS"))?;
         gone(self.counters.remove(&id)).map_err(in_map("COUNTERS"))?;
         let leases: Vec<_> = self.leases.keys().flatten().collect();
         for lease in leases.iter().filter(|lease| lease.0.cgroup == cgroup) {

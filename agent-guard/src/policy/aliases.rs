@@ -6,13 +6,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{Metadata, OpenOptions},
+    fs::Metadata,
     os::{
         fd::AsRawFd,
-        unix::{
-            ffi::OsStrExt,
-            fs::{MetadataExt, OpenOptionsExt},
-        },
+        unix::{ffi::OsStrExt, fs::MetadataExt},
     },
     path::{Path as StdPath, PathBuf},
 };
@@ -25,7 +22,7 @@ use agent_guard_common::{
 use super::{
     Policy, Segment,
     compile::{Compiled, Environment, Form, MemoryTables, Note, components, forms},
-    search::{CutOff, Search, split},
+    search::{CutOff, Search, open_itself, split},
 };
 
 /// Directory entries that are looked at: a few seconds of a slow disk.
@@ -161,11 +158,7 @@ const GET_VERSION: libc::c_ulong = 0x8008_7601;
 
 /// `i_generation` of a file, where its file system tells it.
 fn generation(path: &StdPath) -> Option<u32> {
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
-        .open(path)
-        .ok()?;
+    let file = open_itself(path).ok()?;
     // File systems write an `int`, whatever the number of the call says.
     let mut version: libc::c_long = 0;
     // SAFETY: the call writes four bytes, or as many as its number says, into a `long` of this frame.

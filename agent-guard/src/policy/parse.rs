@@ -15,7 +15,7 @@ use super::{
     notes::{Notes, quoted},
     schema::{self, Document, Text},
 };
-use crate::event::words;
+use crate::{bytes::hexadecimal, event::words};
 
 /// Most rules of a policy, all sections together: a rule's number is 16 bits wide in the kernel
 /// tables, and the highest numbers are kept for defaults.
@@ -168,7 +168,7 @@ impl Parser<'_> {
                 parser.list(operations, at, "operations", "[mount, chroot]", Parser::operation)?;
             Some(head?.with(operations))
         });
-        let revision = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
+        let revision = hexadecimal(&Sha256::digest(text));
         Some(Policy {
             name: name?,
             revision,

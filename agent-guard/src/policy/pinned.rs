@@ -9,14 +9,11 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{File, Metadata, OpenOptions},
+    fs::{File, Metadata},
     io::{self, Read as _},
     os::{
         fd::AsRawFd,
-        unix::{
-            ffi::OsStrExt,
-            fs::{MetadataExt, OpenOptionsExt},
-        },
+        unix::{ffi::OsStrExt, fs::MetadataExt},
     },
     path::{Path as StdPath, PathBuf},
     time::{Duration, Instant},
@@ -32,8 +29,9 @@ use super::{
     Pin, Policy,
     aliases::MAX_ENTRIES,
     compile::{Compiled, Environment, Note, RuleRef, components, forms, rule_ref},
-    search::{CutOff, Search, split},
+    search::{CutOff, Search, open_itself, split},
 };
+use crate::bytes::hexadecimal;
 
 /// Files that could not be pinned and are told of one by one.
 const MAX_TOLD: usize = 8;
@@ -130,10 +128,6 @@ fn remedy(why: &Unfit) -> &'static str {
             "make it readable, or leave it out of the rule"
         }
     }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Pins what the rules with a pin find, into `compiled`, which is `policy` compiled in `environment`. A file
@@ -245,10 +239,7 @@ impl Found<'_> {
 
 /// The inode number of a file, and when it was changed last.
 fn examine(path: &StdPath, pin: &Pin, tells: fn(u64) -> bool) -> Result<(u64, ChangeTime), Unfit> {
-    let mut file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
-        .open(path)?;
+    let mut file = open_itself(path)?;
     let kind = rustix::fs::fstatfs(&file).map_err(io::Error::from)?.f_type as u64;
     if !tells(kind) {
         return Err(Unfit::Filesystem(kind));
@@ -353,7 +344,10 @@ fn is_open_for_writing(file: &File) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::symlink};
+    use std::{
+        fs::{self, OpenOptions},
+        os::unix::fs::symlink,
+    };
 
     use super::*;
     use crate::policy::compile::{Filesystems, HostLinks, compile};

@@ -2,9 +2,9 @@
 
 use std::{
     ffi::OsStr,
-    fs::{self, Metadata},
+    fs::{self, File, Metadata, OpenOptions},
     io,
-    os::unix::ffi::OsStrExt,
+    os::unix::{ffi::OsStrExt, fs::OpenOptionsExt},
     path::{Path as StdPath, PathBuf},
 };
 
@@ -79,6 +79,13 @@ impl<'a> Search<'a> {
         }
         Ok(())
     }
+}
+
+/// Opens a file for reading, and nothing that it links to; waits for nobody.
+pub fn open_itself(path: &StdPath) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC);
+    options.open(path)
 }
 
 /// A pattern's names before its first wildcard, as a path, and the rest of it.

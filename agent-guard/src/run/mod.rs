@@ -32,6 +32,7 @@ use self::{
     stderr::say,
 };
 use crate::{
+    bytes::random,
     cgroup::{self, Cgroup},
     dns,
     event::{Encoder, EventLog, Host, Notice, Sink},
@@ -433,9 +434,7 @@ fn take_pins(policy: &Policy, mounts: &[Mount], compiled: &mut Compiled) -> Resu
 }
 
 fn draw_key() -> anyhow::Result<[u64; 2]> {
-    let mut bytes = [0; 16];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-        .context("drawing a key")?;
+    let bytes: [u8; 16] = random().context("drawing a key")?;
     let (low, high) = bytes.split_at(8);
     Ok([u64::from_ne_bytes(low.try_into()?), u64::from_ne_bytes(high.try_into()?)])
 }

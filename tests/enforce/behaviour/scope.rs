@@ -28,6 +28,7 @@ pub const PROMISES: &[Behaviour] = &[
     ("a raw socket is not to be had, whatever protocol it names", raw_tcp),
     ("a packet socket is not to be had, whatever its address says", packet),
     ("no other process shares an agent's descriptors, where it would keep a denied file", shared),
+    ("a process makes threads and processes in all its threads at once", threads),
     ("whoever is not in an agent is not judged", outsiders),
 ];
 
@@ -191,6 +192,13 @@ fn shared() {
         // No descriptor of a denied file comes to be there, or none is denied.
         Tier::Lsm | Tier::Observe => assert_eq!(inside.end, End::Done),
     }
+}
+
+fn threads() {
+    let scratch = Scratch::new();
+    let outcome = Run::under(ALLOW_ALL).go(&actor(&scratch, &["make-threads"]));
+    outcome.exits(0);
+    assert_eq!(reports(&outcome)[0].end, End::Done);
 }
 
 fn outsiders() {
