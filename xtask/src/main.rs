@@ -53,7 +53,7 @@ enum Task {
         #[arg(long, value_name = "K")]
         kernel: Vec<Kernel>,
     },
-    /// What continuous integration runs: `lint` and `test`
+    /// What continuous integration runs: `lint`, `fuzz` for a short time, and `test`
     Ci,
     Vm(Vm),
     /// What runs as process 1 of a guest
@@ -100,10 +100,14 @@ impl Test {
     }
 }
 
-/// Lints, and where they are clean, every test.
+/// How long each target is fuzzed where every change waits for it.
+const FUZZ_IN_CI: u64 = 20;
+
+/// Lints, fuzzes, and where nothing was found, runs every test.
 fn ci() -> Result<u8> {
     let rustc = setup::setup()?;
     lint::run_all(&rustc)?;
+    fuzz::run_all(&rustc, FUZZ_IN_CI)?;
     Test { host: false, vm: false, kernel: Vec::new() }.run()
 }
 
