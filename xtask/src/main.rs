@@ -1,6 +1,7 @@
 //! Set-up, demo, tests and virtual machines of agent-guard.
 
 mod apt;
+mod bench;
 mod build;
 mod demo;
 mod fuzz;
@@ -53,12 +54,27 @@ enum Task {
         #[arg(long, value_name = "K")]
         kernel: Vec<Kernel>,
     },
+    /// Count the instructions that decisions cost, beside Landlock and beside nothing
+    Bench {
+        /// Make the record in tests/bench anew
+        #[arg(long)]
+        write: bool,
+        /// Only this kernel: 6.1, 6.12 or 7.2; may be repeated
+        #[arg(long, value_name = "K")]
+        kernel: Vec<Kernel>,
+    },
     /// What continuous integration runs: `lint`, `fuzz` for a short time, and `test`
     Ci,
     Vm(Vm),
     /// What runs as process 1 of a guest
     #[command(hide = true)]
     Guest,
+    /// The measuring, inside a guest
+    #[command(hide = true)]
+    BenchStage,
+    /// One process that is measured
+    #[command(hide = true)]
+    BenchWork(bench::stage::Measure),
     /// The demo, inside a guest
     #[command(hide = true)]
     DemoStage,
@@ -174,6 +190,13 @@ fn main() -> ExitCode {
             let run = |rustc| verifier::run(&rustc, &kernels, write);
             (setup::setup().and_then(run).map(|()| 0), 1)
         }
+        Task::Bench { write, kernel } => {
+            let kernels = if kernel.is_empty() { Kernel::ALL.into() } else { kernel };
+            let run = |rustc| bench::run(&rustc, &kernels, write);
+            (setup::setup().and_then(run).map(|()| 0), 1)
+        }
+        Task::BenchStage => (bench::in_the_guest().map(|()| 0), 1),
+        Task::BenchWork(measure) => (measure.run().map(|()| 0), 1),
         Task::Test(test) => (test.run(), 1),
         Task::Ci => (ci(), 1),
         Task::Vm(vm) => (vm.run(), VM_FAILED),
