@@ -19,12 +19,15 @@ use crate::{
 };
 
 /// What the guest has beside Debian's minimal base.
-const PACKAGES: [&str; 22] = [
+const PACKAGES: [&str; 29] = [
     "attr",
+    "bind9-dnsutils",
     "bpftool",
     "bubblewrap",
     "ca-certificates",
+    "cargo",
     "curl",
+    "dnsmasq-base",
     "gcc",
     "git",
     "iproute2",
@@ -32,6 +35,9 @@ const PACKAGES: [&str; 22] = [
     "libcap2-bin",
     "liburing-dev",
     "make",
+    "musl-tools",
+    "nodejs",
+    "npm",
     "openssh-client",
     "procps",
     "python3-minimal",
@@ -39,6 +45,7 @@ const PACKAGES: [&str; 22] = [
     "python3-venv",
     "strace",
     "python3",
+    "unbound",
     "unzip",
     "util-linux",
     "vim-tiny",
