@@ -19,13 +19,12 @@ use crate::{
 };
 
 /// What the guest has beside Debian's minimal base.
-const PACKAGES: [&str; 29] = [
+const PACKAGES: [&str; 27] = [
     "attr",
     "bind9-dnsutils",
     "bpftool",
     "bubblewrap",
     "ca-certificates",
-    "cargo",
     "curl",
     "dnsmasq-base",
     "gcc",
@@ -37,7 +36,6 @@ const PACKAGES: [&str; 29] = [
     "make",
     "musl-tools",
     "nodejs",
-    "npm",
     "openssh-client",
     "procps",
     "python3-minimal",
