@@ -23,6 +23,10 @@ mod behaviour;
 mod code;
 #[path = "enforce/guard.rs"]
 mod guard;
+#[path = "enforce/name_servers.rs"]
+mod name_servers;
+#[path = "enforce/network.rs"]
+mod network;
 #[path = "enforce/operations.rs"]
 mod operations;
 #[path = "enforce/passing.rs"]

@@ -72,7 +72,7 @@ fn one(step: &[&str]) -> io::Result<String> {
     }
 }
 
-fn query(name: &str, kind: RecordType) -> Vec<u8> {
+pub fn query(name: &str, kind: RecordType) -> Vec<u8> {
     let mut message = Message::query();
     message.metadata.recursion_desired = true;
     message.add_query(Query::query(Name::from_ascii(format!("{name}.")).unwrap(), kind));

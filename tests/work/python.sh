@@ -22,5 +22,12 @@ if __name__ == "__main__":
     assert subprocess.run(["uname"], capture_output=True, check=True).stdout
     assert ctypes.CDLL(None).getpid() == os.getpid()
     ssl.create_default_context()
+    # Another thread's name is written through /proc.
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    assert ctypes.CDLL(None).pthread_setname_np(ctypes.c_ulong(thread.ident), b"worker") == 0
+    done.set()
+    thread.join()
     uuid.uuid4()
 PYTHON

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -48,6 +49,16 @@ pub fn missing<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>> {
     let installed: Vec<&str> =
         answer.lines().filter_map(|line| line.strip_suffix(" installed")).collect();
     Ok(packages.iter().copied().filter(|name| !installed.contains(name)).collect())
+}
+
+/// Keeps a service that is about to be installed from being started, now and later.
+pub fn mask(service: &str) -> Result<()> {
+    let units = Path::new("/etc/systemd/system");
+    // A machine without systemd starts nothing by units, and an administrator's own unit is left alone.
+    if !units.is_dir() || units.join(service).symlink_metadata().is_ok() {
+        return Ok(());
+    }
+    symlink("/dev/null", units.join(service)).with_context(|| format!("masking {service}"))
 }
 
 /// Installs `packages` on this machine.

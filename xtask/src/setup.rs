@@ -1,13 +1,13 @@
 //! Installs what building and testing need on a fresh Debian machine; what is there is left alone.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::{apt, process::say, toolchain};
 
 /// Debian packages and what each is for.
-const PACKAGES: [(&str, &str); 17] = [
+const PACKAGES: [(&str, &str); 25] = [
     ("gcc", "links every Rust program"),
     ("g++", "links bpf-linker with LLVM"),
     ("libc6-dev", "links every Rust program"),
@@ -21,15 +21,33 @@ const PACKAGES: [(&str, &str); 17] = [
     ("python3-venv", "runs the OCSF validator in tests"),
     ("curl", "the demo's and the tests' agent fetches with it"),
     ("iproute2", "gives the demo a network of its own"),
+    ("unbound", "answers the tests' name queries; its service is masked"),
+    ("dnsmasq-base", "answers the tests' name queries"),
+    ("bind9-dnsutils", "the tests' agent resolves names with dig"),
+    ("musl-tools", "the tests' agent resolves names as musl does"),
+    ("nodejs", "the tests' agent resolves names, and works"),
+    ("npm", "the tests' agent installs with it"),
+    ("python3-pytest", "the tests' agent runs tests"),
+    ("vim-tiny", "the tests' agent edits"),
     ("qemu-system-x86", "runs the test kernels"),
     ("mmdebstrap", "makes the test guest"),
     ("e2fsprogs", "makes the guest's disks"),
     ("util-linux", "ties a guest's life to ours"),
 ];
 
+/// Packages whose program Node's own packages for Debian bring along, and do not go together with.
+const BROUGHT_ALONG: [(&str, &str); 1] = [("npm", "/usr/bin/npm")];
+
+/// Services of packages of which the tests need the program alone.
+const SERVICES: [(&str, &str); 1] = [("unbound", "unbound.service")];
+
 /// Installs what is missing, and gives the rustc that builds the kernel programs.
 pub fn setup() -> Result<toolchain::Rustc> {
-    let names: Vec<&str> = PACKAGES.iter().map(|(name, _)| *name).collect();
+    let is_there = |name: &str| {
+        BROUGHT_ALONG.iter().any(|(other, program)| *other == name && Path::new(program).exists())
+    };
+    let names: Vec<&str> =
+        PACKAGES.iter().map(|(name, _)| *name).filter(|name| !is_there(name)).collect();
     apt::release().with_context(would_install)?;
     let missing = apt::missing(&names)?;
     if !missing.is_empty() {
@@ -37,6 +55,9 @@ pub fn setup() -> Result<toolchain::Rustc> {
             bail!("not root, so nothing can be installed. Run this as root.\n{}", list(&missing));
         }
         say(format!("Installing Debian packages\n{}", list(&missing)));
+        for (_, service) in SERVICES.iter().filter(|(name, _)| missing.contains(name)) {
+            apt::mask(service)?;
+        }
         apt::install(&missing).context(
             "Debian's packages could not be installed; mend apt (network, sources), then run this again",
         )?;

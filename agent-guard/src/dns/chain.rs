@@ -7,7 +7,9 @@ use hickory_proto::{
     rr::{DNSClass, Name, RData, RecordType},
 };
 
-use super::upstream::{Failure, Upstreams};
+use tokio::time::Instant;
+
+use super::upstream::{Failure, PATIENCE, Upstreams};
 
 /// Aliases that one name may lead through; more are a loop or an attack.
 const MAX_ALIASES: usize = 8;
@@ -41,8 +43,9 @@ pub async fn follow(
         ttl: None,
     };
     let mut current = name.clone();
+    let until = Instant::now() + PATIENCE;
     loop {
-        let answer = upstreams.ask(&current, kind).await?;
+        let answer = upstreams.ask(&current, kind, until).await?;
         let asked = current.clone();
         while let Some(target) = found.take_alias(&answer, &current) {
             if found.aliases.len() > MAX_ALIASES {

@@ -22,7 +22,7 @@ use super::{
     limit::{Limits, Pass},
     reply::Answer,
     request::{Request, host_name, shown},
-    upstream::Upstreams,
+    upstream::{PATIENCE, Upstreams},
 };
 use crate::{
     clock,
@@ -341,7 +341,8 @@ impl Resolver {
 
     /// What the name servers say, as it is: where nothing is enforced.
     async fn anything(&self, name: &Name, kind: RecordType, lookup: &mut Lookup) -> Answer {
-        match self.upstreams.ask(name, kind).await {
+        let until = tokio::time::Instant::now() + PATIENCE;
+        match self.upstreams.ask(name, kind, until).await {
             Ok(message) => {
                 Answer { code: message.metadata.response_code, records: message.answers }
             }

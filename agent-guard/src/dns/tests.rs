@@ -595,6 +595,38 @@ async fn a_slow_server_is_asked_once_for_all_who_wait() {
 }
 
 #[tokio::test]
+async fn an_answer_may_come_after_the_next_server_was_asked() {
+    let slow = server(|_, _| {
+        Does::Delays(Duration::from_secs(2), vec![a("api.example", "198.51.100.1", 60)])
+    })
+    .await;
+    let dead = server(|_, _| Does::Nothing).await;
+    let mut bench = bench(&[slow.address, dead.address]).await;
+    let (message, _) = bench.both("api.example", RecordType::A).await;
+    assert_eq!(addresses(&message), ["198.51.100.1"]);
+    assert_eq!((slow.asked.load(Ordering::Relaxed), dead.asked.load(Ordering::Relaxed)), (1, 1));
+}
+
+#[tokio::test]
+async fn aliases_take_no_more_time_than_one_answer() {
+    // Each alias leads to the next, a second later.
+    let endless = server(|query, _| {
+        let name = query.queries[0].name().to_ascii();
+        let name = name.trim_end_matches('.');
+        Does::Delays(Duration::from_secs(1), vec![cname(name, &format!("a.{name}"))])
+    })
+    .await;
+    let mut bench = bench(&[endless.address]).await;
+    let start = Instant::now();
+    let (message, told) = bench.both("api.example", RecordType::A).await;
+    assert_eq!(
+        (code(&message), told.lookup.reason),
+        (ResponseCode::ServFail, LookupReason::Unanswered)
+    );
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
 async fn no_such_name_and_no_such_address_are_passed_on() {
     let upstream = server(|query, _| match query.queries[0].query_type() {
         RecordType::A => Does::Code(ResponseCode::NXDomain),

@@ -3,7 +3,10 @@
 use std::{
     fmt, io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -14,15 +17,22 @@ use hickory_proto::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
-    time::timeout,
+    sync::Semaphore,
+    task::JoinSet,
+    time::{Instant, timeout_at},
 };
 
-/// How long one server is waited for: two that are dead leave time for a third within the five seconds
-/// that C libraries wait.
-const PATIENCE: Duration = Duration::from_millis(1_500);
+/// How long a question may take, aliases included: C libraries wait five seconds.
+pub const PATIENCE: Duration = Duration::from_millis(4_500);
+
+/// How long one server has before the next is asked beside it: two that are dead leave time for a third.
+const LEAD: Duration = Duration::from_millis(1_500);
 
 /// How often the list of servers is gone through.
 const ROUNDS: usize = 2;
+
+/// Sockets of one agent's questions, so that the guard keeps descriptors for its other work.
+const MAX_SOCKETS: usize = 256;
 
 /// Largest answer over UDP: what passes every network in one piece.
 pub const UDP_PAYLOAD: u16 = 1232;
@@ -31,6 +41,7 @@ pub const UDP_PAYLOAD: u16 = 1232;
 pub struct Upstreams {
     servers: Vec<SocketAddr>,
     preferred: AtomicUsize,
+    sockets: Arc<Semaphore>,
 }
 
 /// Why there is no answer.
@@ -53,17 +64,41 @@ impl fmt::Display for Failure {
 
 impl Upstreams {
     pub fn new(servers: Vec<SocketAddr>) -> Self {
-        Self { servers, preferred: AtomicUsize::new(0) }
+        let sockets = Arc::new(Semaphore::new(MAX_SOCKETS));
+        Self { servers, preferred: AtomicUsize::new(0), sockets }
     }
 
-    /// Asks one server after the other, until one says what there is, or that there is nothing.
-    pub async fn ask(&self, name: &Name, kind: RecordType) -> Result<Message, Failure> {
+    /// Asks until a server says what there is, or that there is nothing, and no longer than `until`. One that
+    /// is slow may still answer while the next are asked.
+    pub async fn ask(
+        &self,
+        name: &Name,
+        kind: RecordType,
+        until: Instant,
+    ) -> Result<Message, Failure> {
         let mut failure = Failure::Silence;
         let first = self.preferred.load(Ordering::Relaxed);
-        for turn in 0..self.servers.len() * ROUNDS {
-            let index = (first + turn) % self.servers.len();
-            let Some(server) = self.servers.get(index) else { break };
-            match exchange(*server, name, kind).await {
+        let servers = self.servers.iter().copied().enumerate().cycle().skip(first);
+        let mut turns = servers.take(self.servers.len() * ROUNDS);
+        let mut asked = JoinSet::new();
+        loop {
+            let next = turns.next();
+            if let Some((index, server)) = next {
+                let (sockets, name) = (Arc::clone(&self.sockets), name.clone());
+                asked.spawn(async move {
+                    // Nobody closes it.
+                    let _permit = sockets.acquire().await;
+                    (index, server, exchange(server, &name, kind).await)
+                });
+            }
+            let wait = if next.is_some() { until.min(Instant::now() + LEAD) } else { until };
+            let (index, server, answer) = match timeout_at(wait, asked.join_next()).await {
+                Ok(Some(Ok(ended))) => ended,
+                Err(_) if wait < until => continue,
+                // Time is up, or everybody has failed.
+                _ => return Err(failure),
+            };
+            match answer {
                 Ok(answer) => {
                     let code = answer.metadata.response_code;
                     if matches!(code, ResponseCode::NoError | ResponseCode::NXDomain) {
@@ -75,7 +110,6 @@ impl Upstreams {
                 Err(error) => tracing::debug!("name server {server}: {error}"),
             }
         }
-        Err(failure)
     }
 }
 
@@ -92,11 +126,8 @@ async fn exchange(server: SocketAddr, name: &Name, kind: RecordType) -> io::Resu
     query.set_edns(edns);
     let bytes = query.to_vec().map_err(io::Error::other)?;
 
-    let answer = timeout(PATIENCE, over_udp(server, &query, &bytes)).await??;
-    if !answer.metadata.truncation {
-        return Ok(answer);
-    }
-    timeout(PATIENCE, over_tcp(server, &query, &bytes)).await?
+    let answer = over_udp(server, &query, &bytes).await?;
+    if answer.metadata.truncation { over_tcp(server, &query, &bytes).await } else { Ok(answer) }
 }
 
 async fn over_udp(server: SocketAddr, query: &Message, bytes: &[u8]) -> io::Result<Message> {

@@ -351,14 +351,21 @@ impl Display for Target<'_> {
 }
 
 /// The pattern that matches just this path. Patterns read the escapes of the text; wildcards get
-/// one of their own. A process finds itself under another number every time, and as `self` always.
+/// one of their own. A process finds itself under another number every time, and as `self` always; so do its
+/// threads, as `thread-self`.
 fn pattern(pid: u32, path: &str) -> String {
     let mut pattern = String::with_capacity(path.len());
     let own = path.strip_prefix(&format!("/proc/{pid}")).filter(|rest| rest.starts_with('/'));
-    if own.is_some() {
+    let of_thread = own
+        .and_then(|rest| rest.strip_prefix("/task/"))
+        .map(|rest| rest.trim_start_matches(|character: char| character.is_ascii_digit()))
+        .filter(|rest| rest.starts_with('/'));
+    if of_thread.is_some() {
+        pattern.push_str("/proc/thread-self");
+    } else if own.is_some() {
         pattern.push_str("/proc/self");
     }
-    let path = own.unwrap_or(path);
+    let path = of_thread.or(own).unwrap_or(path);
     for character in path.chars() {
         if matches!(character, '*' | '?' | '[' | ']' | '{' | '}') {
             pattern.push('\\');
@@ -606,6 +613,8 @@ mod tests {
     fn an_entry_of_the_process_itself_is_suggested_by_the_name_that_lasts() {
         for (path, suggested) in [
             (&b"/proc/1234/maps"[..], "\"/proc/self/maps\""),
+            (b"/proc/1234/task/1240/comm", "\"/proc/thread-self/comm\""),
+            (b"/proc/1234/task/1240", "\"/proc/self/task/1240\""),
             (b"/proc/12345/maps", "\"/proc/12345/maps\""),
             (b"/proc/1234", "\"/proc/1234\""),
         ] {

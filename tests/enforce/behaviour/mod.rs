@@ -9,6 +9,7 @@ mod exit;
 mod log;
 mod names;
 mod pin;
+mod resolvers;
 mod rings;
 mod scope;
 mod shared;
@@ -47,6 +48,7 @@ pub fn trials() -> Vec<Trial> {
         log::PROMISES,
         names::PROMISES,
         pin::PROMISES,
+        resolvers::PROMISES,
         rings::PROMISES,
         scope::PROMISES,
         shared::PROMISES,
@@ -63,7 +65,7 @@ pub fn trials() -> Vec<Trial> {
             Ok(())
         })
     };
-    all.into_iter().flatten().map(trial).chain(work::trials()).collect()
+    all.into_iter().flatten().map(trial).chain(resolvers::trials()).chain(work::trials()).collect()
 }
 
 /// A place with a file that [`DENY_SECRETS`] denies, one that it allows, and a listener on `{p0}`

@@ -1,24 +1,22 @@
 //! Ordinary work goes on under the shipped policy, and nothing of it is denied.
 //!
 //! Each piece of work is a script of `tests/work`, which fails by its exit code. Its head may say
-//! `# needs: PROGRAM …`, `# tier: NAME`, and `# denied: RULE-OR-REASON` for a denial that belongs to it.
+//! `# needs: PROGRAM[|OTHER] …`, `# tier: NAME`, and `# denied: RULE-OR-REASON` for a denial that belongs to it.
 
 use std::{
     collections::{BTreeSet, HashMap},
     fs,
-    io::{BufRead, BufReader, Write},
-    net::TcpListener,
     path::Path,
-    process::Command,
     sync::OnceLock,
-    thread,
 };
 
 use agent_guard::tier::Tier;
 use libtest_mimic::{Failed, Trial};
-use rustix::thread::{UnshareFlags, unshare_unsafe};
 
-use crate::guard::{Decided, Outcome, Run, tier};
+use crate::{
+    guard::{Decided, Outcome, Run, tier},
+    network::{in_own_network, serve_http},
+};
 
 /// What is done, the name of its script, and that.
 type Work = (&'static str, &'static str, &'static str);
@@ -62,8 +60,8 @@ fn of((does, name, script): &'static Work) -> Trial {
 }
 
 fn is_to_be_done(script: &str) -> bool {
-    said(script, "needs").all(|program| Path::new(&program).exists())
-        && said(script, "tier").all(|name| name == tier().name())
+    let is_there = |programs: String| programs.split('|').any(|one| Path::new(one).exists());
+    said(script, "needs").all(is_there) && said(script, "tier").all(|name| name == tier().name())
 }
 
 /// The words behind `# key:` in the head of a script.
@@ -152,36 +150,17 @@ fn work() -> Day {
         names.join(" ")
     );
     let command = ["/usr/bin/env", "-i", "PATH=/usr/bin:/bin", "LANG=C.UTF-8", "sh", "-c", &script];
-    let in_network = || {
-        serve();
+    let outcome = in_own_network(|| {
+        // The development server that the policy allows.
+        serve_http("127.0.0.1:8080", |_| "hello\n".to_owned());
         let run = Run::under_the_shipped_policy(workspace.path());
         let run = match tier() {
             Tier::Lsm => run,
             Tier::Trace | Tier::Observe => run.with(&["--allow-degraded", "listen,unix"]),
         };
         run.go(&command)
-    };
-    let outcome = thread::scope(|scope| scope.spawn(in_network).join().unwrap());
+    });
     let printed = |name| (name, fs::read_to_string(at(name).join("printed")).unwrap_or_default());
     outcome.exits(0);
     Day { outcome, printed: names.into_iter().map(printed).collect() }
-}
-
-/// Puts this thread, and what it starts, into a network of its own, and the development server there that
-/// the policy allows.
-fn serve() {
-    // SAFETY: changes the network of this thread alone, and no memory or descriptor.
-    unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
-    assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
-    let listener = TcpListener::bind("127.0.0.1:8080").unwrap();
-    thread::spawn(move || {
-        for mut client in listener.incoming().flatten() {
-            let lines = BufReader::new(client.try_clone().unwrap()).lines();
-            lines
-                .take_while(|line| line.as_ref().is_ok_and(|line| !line.is_empty()))
-                .for_each(drop);
-            // Who goes away early has lost its answer.
-            let _ = client.write_all(b"HTTP/1.0 200 OK\r\nContent-Length: 6\r\n\r\nhello\n");
-        }
-    });
 }

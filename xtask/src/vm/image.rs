@@ -19,12 +19,14 @@ use crate::{
 };
 
 /// What the guest has beside Debian's minimal base.
-const PACKAGES: [&str; 22] = [
+const PACKAGES: [&str; 27] = [
     "attr",
+    "bind9-dnsutils",
     "bpftool",
     "bubblewrap",
     "ca-certificates",
     "curl",
+    "dnsmasq-base",
     "gcc",
     "git",
     "iproute2",
@@ -32,6 +34,8 @@ const PACKAGES: [&str; 22] = [
     "libcap2-bin",
     "liburing-dev",
     "make",
+    "musl-tools",
+    "nodejs",
     "openssh-client",
     "procps",
     "python3-minimal",
@@ -39,6 +43,7 @@ const PACKAGES: [&str; 22] = [
     "python3-venv",
     "strace",
     "python3",
+    "unbound",
     "unzip",
     "util-linux",
     "vim-tiny",
