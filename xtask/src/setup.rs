@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{apt, process::say, toolchain};
 
 /// Debian packages and what each is for.
-const PACKAGES: [(&str, &str); 17] = [
+const PACKAGES: [(&str, &str); 20] = [
     ("gcc", "links every Rust program"),
     ("g++", "links bpf-linker with LLVM"),
     ("libc6-dev", "links every Rust program"),
@@ -21,6 +21,9 @@ const PACKAGES: [(&str, &str); 17] = [
     ("python3-venv", "runs the OCSF validator in tests"),
     ("curl", "the demo's and the tests' agent fetches with it"),
     ("iproute2", "gives the demo a network of its own"),
+    ("podman", "starts the tests' agent in a container"),
+    ("crun", "podman's containers are run by it"),
+    ("busybox-static", "what is in the tests' container"),
     ("qemu-system-x86", "runs the test kernels"),
     ("mmdebstrap", "makes the test guest"),
     ("e2fsprogs", "makes the guest's disks"),

@@ -147,6 +147,7 @@ pub fn guest_command(tests: &Path, tier: &str) -> Result<Vec<OsString>> {
         "AGENT_GUARD_SRC=/src".into(),
         format!("AGENT_GUARD_BIN={PROGRAMS}/agent-guard").into(),
         format!("AGENT_GUARD_TEST_TIER={tier}").into(),
+        "AGENT_GUARD_TEST_OWN_MACHINE=1".into(),
         Path::new(PROGRAMS).join(name).into(),
     ])
 }

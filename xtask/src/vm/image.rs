@@ -19,11 +19,13 @@ use crate::{
 };
 
 /// What the guest has beside Debian's minimal base.
-const PACKAGES: [&str; 22] = [
+const PACKAGES: [&str; 25] = [
     "attr",
     "bpftool",
     "bubblewrap",
+    "busybox-static",
     "ca-certificates",
+    "crun",
     "curl",
     "gcc",
     "git",
@@ -33,6 +35,7 @@ const PACKAGES: [&str; 22] = [
     "liburing-dev",
     "make",
     "openssh-client",
+    "podman",
     "procps",
     "python3-minimal",
     "python3-pytest",
