@@ -310,7 +310,8 @@ fn keep_trying(secret: &str) {
 const ENOUGH: u64 = 20_000;
 
 /// Opens the same in two threads, one of which keeps waking up and takes the processor from the other, in the kernel
-/// too where that can be preempted. Says how many could be opened, and how many were tried.
+/// too where that can be preempted. Says how many could be opened, how many were tried, and how often one of the
+/// threads was interrupted.
 fn preempt(path: &str, seconds: u64) {
     let path = CString::new(path).unwrap();
     let end = Instant::now() + Duration::from_secs(seconds);
@@ -341,7 +342,13 @@ fn preempt(path: &str, seconds: u64) {
         let fast = open_until_end(Some(Duration::from_micros(20)));
         (slow.join().unwrap(), fast)
     });
-    println!("{} {}", of_slow.0 + of_fast.0, of_slow.1 + of_fast.1);
+    // SAFETY: room for the answer.
+    let usage = unsafe {
+        let mut usage = std::mem::zeroed();
+        assert_eq!(libc::getrusage(libc::RUSAGE_SELF, &mut usage), 0);
+        usage
+    };
+    println!("{} {} {}", of_slow.0 + of_fast.0, of_slow.1 + of_fast.1, usage.ru_nivcsw);
 }
 
 /// Opens a terminal as each of the signs comes to be there, by a process that has left the session.
