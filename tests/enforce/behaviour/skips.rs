@@ -9,8 +9,10 @@ use crate::{
     support::Setup,
 };
 
-pub const PROMISES: &[Behaviour] =
-    &[("preemption has the kernel skip no decision, and that is watched", preempted)];
+pub const PROMISES: &[Behaviour] = &[(
+    "preemption has the kernel skip no decision of tier lsm, and what it skips elsewhere is told",
+    preempted,
+)];
 
 /// Below many directories, so that the decision takes its time.
 const SECRET: &str = "{root}/secret/{1 x 100}/key";
@@ -32,10 +34,12 @@ fn preempted() {
     let [opened, tried, interrupted] = numbers[..] else { panic!("{}", outcome.text()) };
     assert!(tried > 1000 && interrupted > 100, "{}", outcome.text());
     assert_eq!(opened, if tier() == Tier::Lsm { 0 } else { tried });
-    // Not one is missing, and the kernel's own count of what it skipped says the same.
+    // Not one is missing that the kernel's own count of what it skipped does not tell of.
     let target = scratch.place.fill(target);
     let decided = outcome.decided().filter(|event| event.path() == Some(&target)).count() as u64;
-    assert_eq!(decided + outcome.lost(), tried, "{} lost", outcome.lost());
-    assert_eq!(outcome.total("skipped"), 0);
-    assert!(!outcome.stderr.contains("the kernel skipped"), "{}", outcome.stderr);
+    let (missing, skipped) = (tried - decided - outcome.lost(), outcome.total("skipped"));
+    assert!(missing <= skipped, "{missing} of {tried} are missing, {skipped} told to be skipped");
+    assert_eq!(outcome.stderr.contains("the kernel skipped"), skipped > 0, "{}", outcome.stderr);
+    // Recent kernels can be preempted in a tracepoint's program, and then skip it: tier `trace` has that hole.
+    assert!(tier() != Tier::Lsm || skipped == 0, "{skipped} skipped");
 }
