@@ -5,7 +5,7 @@
 //! ```
 //!
 //! `AGENT_GUARD_BIN` names another program to test, `AGENT_GUARD_SRC` the repository where it is not
-//! where this was built. This program is also the agent that the tests run: see `actor`.
+//! where this was built, and `AGENT_GUARD_TEST_OWN_MACHINE` says that the clock may be set. This program is also the agent that the tests run: see `actor`.
 
 #![expect(
     clippy::unwrap_used,
@@ -74,11 +74,14 @@ fn main() {
     let holder = (!arguments.list)
         .then(|| Run::under(behaviour::ALLOW_ALL).start(&["/bin/sleep", "infinity"]));
     let conclusion = libtest_mimic::run(&arguments, trials);
+    let one_by_one = Arguments { test_threads: Some(1), ..arguments };
+    let alone = libtest_mimic::run(&one_by_one, behaviour::alone());
     if let Some(holder) = holder {
         holder.signal(rustix::process::Signal::TERM);
         holder.finish();
     }
-    conclusion.exit();
+    conclusion.exit_if_failed();
+    alone.exit();
 }
 
 /// Mounts that tests make are nobody else's, and gone with this process.

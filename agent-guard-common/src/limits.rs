@@ -21,7 +21,8 @@ pub const MAX_MESSAGES: u32 = 16;
 /// Names start on this boundary in an event's path, so that the kernel hashes whole words.
 pub const PATH_ALIGN: usize = 8;
 
-/// Levels of the cgroup tree that are searched for an agent; `run` refuses to make one deeper.
+/// Levels of the cgroup tree that are searched for an agent; `run` refuses to make one deeper, or its canary, which
+/// lies one below.
 pub const MAX_CGROUP_LEVEL: u32 = 24;
 
 /// Cells of a policy's glob table ([`crate::table::Lexer`]): 16 KiB a policy, enough for a few

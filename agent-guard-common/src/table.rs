@@ -296,6 +296,9 @@ pub struct Lexer {
     pub next: [u16; LEXER_CELLS],
     /// Glob class of a name that ends in a state.
     pub accept: [u16; LEXER_STATES],
+    /// Id of the cgroup of the agent that the policy was written for. The kernel side does not read it: once that
+    /// cgroup is gone, everything of the policy can be taken out, whether an agent came to have it or not.
+    pub cgroup: u64,
 }
 
 /// Key data of `PREFIXES`, a longest-prefix trie. Policy, family and way are always matched whole:
@@ -530,5 +533,5 @@ const _: () = {
     assert!(size_of::<Diverted>() == 24);
     assert!(size_of::<TerminalKey>() == 8);
     assert!(size_of::<Label>() == 24);
-    assert!(size_of::<Lexer>() == 256 + 8 + 2 * LEXER_CELLS + 2 * LEXER_STATES);
+    assert!(size_of::<Lexer>() == 256 + 8 + 2 * LEXER_CELLS + 2 * LEXER_STATES + 8);
 };

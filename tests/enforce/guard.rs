@@ -49,6 +49,7 @@ pub struct Run {
     events: Option<PathBuf>,
     stdin: Vec<u8>,
     redirections: Option<String>,
+    cgroup: Option<PathBuf>,
 }
 
 impl Run {
@@ -67,6 +68,7 @@ impl Run {
             events: Some(events),
             stdin: Vec::new(),
             redirections: None,
+            cgroup: None,
         }
     }
 
@@ -83,6 +85,7 @@ impl Run {
             events: Some(events),
             stdin: Vec::new(),
             redirections: None,
+            cgroup: None,
         }
     }
 
@@ -117,11 +120,23 @@ impl Run {
         self
     }
 
+    /// Started by a process in this cgroup.
+    pub fn within(mut self, cgroup: &Path) -> Self {
+        self.cgroup = Some(cgroup.to_owned());
+        self
+    }
+
     fn starter(&self, command: &[impl AsRef<OsStr>]) -> Command {
         let run = self.command(command);
-        let Some(redirections) = &self.redirections else { return run };
+        let before = match (&self.redirections, &self.cgroup) {
+            (None, None) => return run,
+            (Some(redirections), _) => format!("exec \"$@\" {redirections}"),
+            (None, Some(cgroup)) => {
+                format!("echo $$ > {}/cgroup.procs && exec \"$@\"", cgroup.display())
+            }
+        };
         let mut shell = Command::new("/bin/sh");
-        shell.arg("-c").arg(format!("exec \"$@\" {redirections}")).arg("sh");
+        shell.arg("-c").arg(before).arg("sh");
         shell.arg(run.get_program()).args(run.get_args());
         shell
     }
@@ -257,27 +272,6 @@ impl Running {
         parse_events(text.rsplit_once('\n').map_or("", |(whole, _)| whole))
     }
 
-    /// Waits until the log tells of `count` events under the rule of this label, those lost included.
-    pub fn wait_for_account(&self, rule: &str, count: u64) {
-        let path = self.run.events.as_deref().unwrap();
-        let rule = format!("{{\"name\":\"{rule}\"");
-        let since = std::time::Instant::now();
-        loop {
-            let text = fs::read_to_string(path).unwrap();
-            // A line that is being written is not there yet.
-            let text = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-            let lines = text.lines().filter(|line| line.contains(&rule)).count();
-            let losses: Vec<&str> =
-                text.lines().filter(|line| line.contains("\"losses\":")).collect();
-            let told = lines as u64 + lost(&parse_events(&losses.join("\n")));
-            if told >= count {
-                return;
-            }
-            assert!(since.elapsed() < PATIENCE, "{told} of {count} events are accounted for");
-            std::thread::sleep(Duration::from_millis(500));
-        }
-    }
-
     /// Waits for its end, within [`PATIENCE`], and until nothing of it has a pipe open any more.
     pub fn finish(self) -> Outcome {
         let Self { child, stdout, stderr, run } = self;
@@ -366,7 +360,7 @@ impl Outcome {
 }
 
 /// How many events these say are lost.
-fn lost(events: &[Value]) -> u64 {
+pub fn lost(events: &[Value]) -> u64 {
     let losses = events.iter().map(|event| &event["unmapped"]["agent_guard"]["losses"]);
     losses
         .filter(|losses| !losses.is_null())
@@ -386,7 +380,7 @@ pub struct Decided<'a> {
 }
 
 impl<'a> Decided<'a> {
-    fn of(event: &'a Value) -> Option<Self> {
+    pub fn of(event: &'a Value) -> Option<Self> {
         let decision = &event["unmapped"]["agent_guard"]["decision"];
         decision.is_object().then_some(Self { event, decision })
     }
@@ -450,7 +444,7 @@ pub fn read_events(path: &Path) -> Vec<Value> {
     parse_events(&text)
 }
 
-fn parse_events(text: &str) -> Vec<Value> {
+pub fn parse_events(text: &str) -> Vec<Value> {
     text.lines()
         .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
         .collect()

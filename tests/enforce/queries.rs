@@ -4,6 +4,7 @@ use std::{
     io::{self, Read, Write},
     net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs, UdpSocket},
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    path::Path,
     time::Duration,
 };
 
@@ -26,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Does each step and prints a line of it:
 ///
 /// ```text
-/// connect ADDRESS | wait SECONDS | resolve NAME | WAY ADDRESS NAME TYPE
+/// connect ADDRESS | wait SECONDS | await FILE | resolve NAME | WAY ADDRESS NAME TYPE
 /// ```
 ///
 /// where WAY is `udp`, `connected`, `tcp`, `fastopen`, `mptcp` or `fd=N`.
@@ -51,6 +52,13 @@ fn one(step: &[&str]) -> io::Result<String> {
         ["wait", seconds] => {
             std::thread::sleep(Duration::from_secs(seconds.parse().unwrap()));
             Ok("waited".to_owned())
+        }
+        ["await", file] => {
+            println!("awaiting {file}");
+            while !Path::new(file).exists() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Ok("it is there".to_owned())
         }
         ["resolve", name] => Ok(match (*name, 80).to_socket_addrs() {
             Ok(addresses) => {

@@ -1,13 +1,15 @@
 //! What else this program does as the agent. What a role has to say it prints, line by line.
 
 use std::{
+    ffi::CString,
     fs,
     io::{self, IsTerminal, Write},
-    net::UdpSocket,
+    net::{SocketAddr, UdpSocket},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
 };
 
 use agent_guard::mounts::{self, MountTable};
@@ -47,10 +49,12 @@ pub fn play(arguments: &[String]) {
         ["wait"] => wait(),
         ["hold-terminal", secret] => hold_terminal(secret),
         ["meet", mine, other, allowed, denied] => meet(mine, other, allowed, denied),
+        ["preempt", path, seconds] => preempt(path, seconds.parse().unwrap()),
+        ["open-when", name, signs @ ..] => open_when(name, signs),
         ["await-signals", count] => await_signals(count.parse().unwrap()),
         ["terminal"] => terminal(),
         ["keep-trying", secret] => keep_trying(secret),
-        ["burst", endpoint, count, secret] => burst(endpoint, count.parse().unwrap(), secret),
+        ["flood", endpoint, secret, parts @ ..] => flood(endpoint, secret, parts),
         ["alternate", allowed, denied, mounted] => alternate(allowed, denied, mounted),
         ["each", ways @ ..] => ways.split(|word| *word == "--").for_each(one_way),
         ["io-uring"] => say(try_in_child(io_uring)),
@@ -302,14 +306,82 @@ fn keep_trying(secret: &str) {
     }
 }
 
-/// As many connections as fast as they go, once SIGUSR1 comes; an open once it comes again.
-fn burst(endpoint: &str, count: u32, secret: &str) {
+/// How often one thread opens at most.
+const ENOUGH: u64 = 20_000;
+
+/// Opens the same in two threads, one of which keeps waking up and takes the processor from the other, in the kernel
+/// too where that can be preempted. Says how many could be opened, how many were tried, and how often one of the
+/// threads was interrupted.
+fn preempt(path: &str, seconds: u64) {
+    let path = CString::new(path).unwrap();
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let open_until_end = |pause: Option<Duration>| {
+        let (mut opened, mut tried) = (0_u64, 0_u64);
+        while Instant::now() < end && tried < ENOUGH {
+            pause.map(std::thread::sleep);
+            // SAFETY: a path with its end; what is opened is closed.
+            unsafe {
+                match libc::open(path.as_ptr(), libc::O_RDONLY) {
+                    -1 => {}
+                    fd => {
+                        opened += 1;
+                        libc::close(fd);
+                    }
+                }
+            }
+            tried += 1;
+        }
+        (opened, tried)
+    };
+    let (of_slow, of_fast) = std::thread::scope(|scope| {
+        let slow = scope.spawn(|| {
+            // SAFETY: numbers; 0 is the calling thread.
+            unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) };
+            open_until_end(None)
+        });
+        let fast = open_until_end(Some(Duration::from_micros(20)));
+        (slow.join().unwrap(), fast)
+    });
+    // SAFETY: room for the answer.
+    let usage = unsafe {
+        let mut usage = std::mem::zeroed();
+        assert_eq!(libc::getrusage(libc::RUSAGE_SELF, &mut usage), 0);
+        usage
+    };
+    println!("{} {} {}", of_slow.0 + of_fast.0, of_slow.1 + of_fast.1, usage.ru_nivcsw);
+}
+
+/// Opens a terminal as each of the signs comes to be there, by a process that has left the session.
+fn open_when(name: &str, signs: &[&str]) {
+    println!("ready");
+    for sign in signs {
+        while !Path::new(sign).exists() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        say(try_in_child(|| terminals::attempt(&["read in another session", name])));
+    }
+}
+
+/// Connects as fast as it goes, for each part once SIGUSR1 comes: `count` times at least, and until `sign` is
+/// there. Opens once it comes again.
+fn flood(endpoint: &str, secret: &str, parts: &[&str]) {
+    let endpoint: SocketAddr = endpoint.parse().unwrap();
     let set = block(&[libc::SIGUSR1]);
     println!("ready {}", std::process::id());
-    wait_for_signal(&set);
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let through = (0..count).filter(|_| socket.connect(endpoint).is_ok()).count();
-    println!("went through {through}");
+    for (number, part) in (1..).zip(parts.chunks(2)) {
+        let (count, sign): (u64, _) = (part[0].parse().unwrap(), Path::new(part[1]));
+        wait_for_signal(&set);
+        let (mut tried, mut through) = (0, 0);
+        while tried < count || !sign.exists() {
+            through += (0..1000).filter(|_| socket.connect(endpoint).is_ok()).count();
+            tried += 1000;
+            if tried == 1000 {
+                println!("flooding");
+            }
+        }
+        println!("part {number} {through} of {tried}");
+    }
     wait_for_signal(&set);
     say(try_in_child(|| open(secret)));
 }
@@ -448,7 +520,7 @@ fn make_many() -> io::Result<()> {
 
 /// Opens `path` in a thread that calls itself `name`.
 fn open_as(name: &str, path: &str) {
-    let name = std::ffi::CString::new(crate::support::unescape(name)).unwrap();
+    let name = CString::new(crate::support::unescape(name)).unwrap();
     say(try_in_child(|| {
         // SAFETY: a name with its end.
         unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{apt, process::say, toolchain};
 
 /// Debian packages and what each is for.
-const PACKAGES: [(&str, &str); 25] = [
+const PACKAGES: [(&str, &str); 28] = [
     ("gcc", "links every Rust program"),
     ("g++", "links bpf-linker with LLVM"),
     ("libc6-dev", "links every Rust program"),
@@ -29,6 +29,9 @@ const PACKAGES: [(&str, &str); 25] = [
     ("npm", "the tests' agent installs with it"),
     ("python3-pytest", "the tests' agent runs tests"),
     ("vim-tiny", "the tests' agent edits"),
+    ("podman", "starts the tests' agent in a container"),
+    ("crun", "podman's containers are run by it"),
+    ("busybox-static", "what is in the tests' container"),
     ("qemu-system-x86", "runs the test kernels"),
     ("mmdebstrap", "makes the test guest"),
     ("e2fsprogs", "makes the guest's disks"),

@@ -24,6 +24,10 @@ use crate::{
 const GUEST_LIMIT: Duration = Duration::from_secs(3000);
 /// A boot line without `bpf`, as some distributions have it: no BPF LSM.
 const WITHOUT_BPF: &str = "lsm=landlock,yama,apparmor";
+/// A boot line under which the kernel can be preempted wherever it holds no lock.
+const PREEMPTIBLE: &str = "preempt=full";
+/// The tests that ask what comes of that.
+const OF_PREEMPTION: &str = "preemption";
 /// What the tests validate events with.
 const OCSF_PACKAGES: [&str; 2] = ["ocsf-json-schema==1.2.0", "jsonschema"];
 
@@ -102,25 +106,32 @@ fn on_host(bin: &Path, tests: &Path) -> Result<Outcome> {
 }
 
 /// A guest to run the tests in.
+#[derive(Clone, Copy)]
 struct Place {
     kernel: Kernel,
     append: &'static str,
     tier: &'static str,
+    /// What the names of the tests hold; empty for all.
+    only: &'static str,
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "vm {} {}", self.kernel, self.tier)
+        write!(f, "vm {} {}", self.kernel, self.tier)?;
+        if self.only.is_empty() { Ok(()) } else { write!(f, " {}", self.only) }
     }
 }
 
-/// Runs the tests in a guest for each kernel at tier `lsm`, and in one without `bpf` at tier `trace`:
-/// as many at once as there are processors, since a guest has one.
+/// Runs the tests in a guest for each kernel at tier `lsm`, in one without `bpf` at tier `trace`, and those of
+/// preemption where there is some: as many at once as there are processors, since a guest has one.
 fn in_guests(rustc: &Rustc, tests: &Path, kernels: &[Kernel]) -> Vec<(String, Result<Outcome>)> {
-    let lsm = kernels.iter().map(|kernel| Place { kernel: *kernel, append: "", tier: "lsm" });
-    let trace = kernels.iter().filter(|kernel| **kernel == Kernel::V6_12);
-    let trace = trace.map(|kernel| Place { kernel: *kernel, append: WITHOUT_BPF, tier: "trace" });
-    let places: Vec<Place> = lsm.chain(trace).collect();
+    let lsm = Place { kernel: Kernel::V6_12, append: "", tier: "lsm", only: "" };
+    let trace = Place { append: WITHOUT_BPF, tier: "trace", ..lsm };
+    let preemptible = Place { append: PREEMPTIBLE, only: OF_PREEMPTION, ..lsm };
+    let all = kernels.iter().map(|kernel| Place { kernel: *kernel, ..lsm });
+    let trace = kernels.contains(&trace.kernel).then_some(trace);
+    let preemptible = kernels.iter().map(|kernel| Place { kernel: *kernel, ..preemptible });
+    let places: Vec<Place> = all.chain(trace).chain(preemptible).collect();
     let waiting = Mutex::new(places.iter());
     let at_once = thread::available_parallelism().map_or(1, usize::from).min(places.len());
     let work = || {
@@ -147,11 +158,14 @@ pub fn guest_command(tests: &Path, tier: &str) -> Result<Vec<OsString>> {
         "AGENT_GUARD_SRC=/src".into(),
         format!("AGENT_GUARD_BIN={PROGRAMS}/agent-guard").into(),
         format!("AGENT_GUARD_TEST_TIER={tier}").into(),
+        "AGENT_GUARD_TEST_OWN_MACHINE=1".into(),
         Path::new(PROGRAMS).join(name).into(),
     ])
 }
 
 fn in_guest(rustc: &Rustc, tests: &Path, place: &Place) -> Result<Outcome> {
+    let mut command = guest_command(tests, place.tier)?;
+    command.push(place.only.into());
     let guest = Guest {
         kernel: place.kernel,
         append: place.append.to_owned(),
@@ -159,7 +173,7 @@ fn in_guest(rustc: &Rustc, tests: &Path, place: &Place) -> Result<Outcome> {
         share: None,
         timeout: GUEST_LIMIT,
         programs: vec![tests.to_owned()],
-        command: guest_command(tests, place.tier)?,
+        command,
     };
     let (output, end) = io::pipe()?;
     let prefix = format!("{place} | ");

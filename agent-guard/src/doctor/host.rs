@@ -143,7 +143,8 @@ pub fn types() -> [Finding; 2] {
     let (known, unknown): (Vec<_>, Vec<_>) =
         lsm_hooks.map(|spec| types.prototype(spec)).partition(Result::is_ok);
     let there = known.into_iter().flatten().flatten().count();
-    let unknown: Vec<BtfError> = unknown.into_iter().filter_map(Result::err).collect();
+    let unknown = unknown.into_iter().filter_map(Result::err);
+    let unknown: Vec<BtfError> = unknown.chain(types.runs_every_lsm_program().err()).collect();
     [
         resolved(
             MEMBERS,

@@ -32,6 +32,12 @@ pub enum BtfError {
     /// A hook is not there.
     #[error("this kernel has no LSM hook `{0}`")]
     NoHook(&'static str),
+    /// Programs of LSM hooks are skipped while they run.
+    #[error(
+        "this kernel lets calls pass an LSM hook unjudged whose program was preempted on the same processor; \
+         boot 6.1.54, 6.2 or a later one"
+    )]
+    Skips,
     /// A hook's parameters are none that the program knows.
     #[error("the LSM hook `{hook}` takes ({found}) on this kernel; agent-guard reads ({expected})")]
     Prototype {
@@ -58,6 +64,17 @@ impl KernelTypes {
         // Read at once: the parser's many small reads are slow on sysfs, which has no page cache.
         let bytes = std::fs::read(path).map_err(|error| BtfError::Unreadable(error.to_string()))?;
         Btf::from_bytes(&bytes).map(Self).map_err(|error| BtfError::Unreadable(error.to_string()))
+    }
+
+    /// Fails where the kernel may skip the program of an LSM hook, and let the call pass, because a task that was
+    /// preempted is running it. Kernels that do not, from 6.2 and 6.1.54 on ("Remove prog->active check for bpf_lsm
+    /// and bpf_iter"), pick by this type how a program is entered.
+    pub fn runs_every_lsm_program(&self) -> Result<(), BtfError> {
+        if self.has_type("bpf_trampoline_enter_t") { Ok(()) } else { Err(BtfError::Skips) }
+    }
+
+    fn has_type(&self, name: &str) -> bool {
+        self.0.resolve_types_by_name(name).is_ok_and(|types| !types.is_empty())
     }
 
     /// Every offset that the programs need, in bytes.
@@ -193,6 +210,14 @@ mod tests {
         let spec = |need| HookSpec { name: "no_such_hook", need, ..*Hook::FileOpen.spec() };
         assert!(matches!(types.prototype(&spec(Need::Optional)), Ok(None)));
         assert!(matches!(types.prototype(&spec(Need::Required)), Err(BtfError::NoHook(_))));
+    }
+
+    #[test]
+    fn a_kernel_that_skips_no_lsm_program_is_known_by_its_types() {
+        let types = KernelTypes::of_running_kernel().unwrap();
+        types.runs_every_lsm_program().unwrap();
+        assert!(!types.has_type("bpf_trampoline_enter_t_of_no_kernel"));
+        assert!(BtfError::Skips.to_string().contains("6.1.54"));
     }
 
     #[test]

@@ -154,6 +154,9 @@ impl Prototypes {
 /// Makes the maps of `tier`. Of a program that the kernel refuses its verifier will say what `log` asks for.
 pub(super) fn prepare(tier: Tier, log: VerifierLogLevel) -> Result<Prepared, LoadError> {
     let types = KernelTypes::of_running_kernel()?;
+    if tier == Tier::Lsm {
+        types.runs_every_lsm_program()?;
+    }
     let offsets: Row<Offsets> = Row(types.offsets()?);
     let enforce = u32::from(tier != Tier::Observe);
     let lsm_judges = u32::from(tier == Tier::Lsm);

@@ -183,11 +183,13 @@ impl Tables {
         self.grace.rings.get(&id, 0).map_err(in_map("RINGS"))
     }
 
-    /// Writes `compiled` under a fresh id and returns that id. No agent has it yet. On an error what
-    /// was written of it is taken out again.
-    pub fn write_policy(&mut self, compiled: &Compiled) -> Result<u32, InstallError> {
+    /// Writes `compiled` under a fresh id, for the agent with this cgroup, and returns that id. No agent has it
+    /// yet. On an error what was written of it is taken out again; what a guard leaves that is killed here
+    /// [`Self::sweep`] finds by the cgroup.
+    pub fn write_policy(&mut self, compiled: &Compiled, cgroup: u64) -> Result<u32, InstallError> {
         let lexers = &mut self.lexers;
-        let lexer = *compiled.lexer;
+        // First in and last out, so that no other row is without it.
+        let lexer = Lexer { cgroup, ..*compiled.lexer };
         let policy = fresh_id("LEXERS", |id| lexers.insert(id, Row(lexer), NO_EXIST))?;
         let mut keys = Keys::default();
         let written = self.write_tables(policy, compiled, &mut keys);
@@ -309,13 +311,20 @@ impl Tables {
         Ok(())
     }
 
-    /// Forgets the agents whose cgroup is gone: their guards died before they could say who they are.
+    /// Forgets the agents whose cgroup is gone: their guards died before they could say who they are. And the
+    /// policies that were written for them, whether as the first or as the next.
     pub fn sweep(&mut self, has_gone: impl Fn(u64) -> bool) -> Result<(), InstallError> {
         let agents: Vec<u32> = self.agents.keys().flatten().collect();
         for id in agents {
             match self.agents.get(&id, 0) {
                 Ok(agent) if has_gone(agent.0.cgroup) => self.remove_agent(agent.0.cgroup, id)?,
                 _ => {}
+            }
+        }
+        let policies: Vec<u32> = self.lexers.keys().flatten().collect();
+        for policy in policies {
+            if self.lexers.get(&policy, 0).is_ok_and(|lexer| has_gone(lexer.0.cgroup)) {
+                self.remove_policy(policy);
             }
         }
         Ok(())

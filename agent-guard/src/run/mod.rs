@@ -109,7 +109,13 @@ async fn guarded(settings: &Settings) -> anyhow::Result<u8> {
 
     let id = format!("{}-{}", settings.agent, std::process::id());
     let mut held = Held::create(&id).context("making the handover")?;
-    let cgroup = Cgroup::create(&mounts, &id)?;
+    let cgroup = match Cgroup::create(&mounts, &id) {
+        Ok(cgroup) => cgroup,
+        Err(error) => {
+            held.finish().context("removing the handover")?;
+            return Err(error.into());
+        }
+    };
     let mut place =
         Place { cgroup: &cgroup, mounts: &mounts, table: &table, held: &mut held, agent: None };
     let (outcome, guard) = match Guard::establish(settings.tier, &cgroup, &mounts) {
@@ -168,7 +174,7 @@ async fn under_guard(
         Tier::Observe => None,
     };
     let dns_ports = names.as_ref().map_or([0; 2], Plan::ports);
-    let policy = guard.tables.write_policy(&compiled)?;
+    let policy = guard.tables.write_policy(&compiled, cgroup.id())?;
     let agent = agent(settings, &compiled, cgroup, policy, dns_ports);
     let privileges = Privileges::of(guard.tier, &agent)?;
     let id = guard.tables.add_agent(agent)?;
@@ -359,7 +365,7 @@ impl Session<'_> {
         let mounts = self.table.read()?;
         let mut compiled = compile_policy(&self.settings.policy, &mounts)?;
         compiled.pins.clone_from(&self.pins);
-        let policy = self.guard.tables.write_policy(&compiled)?;
+        let policy = self.guard.tables.write_policy(&compiled, self.cgroup.id())?;
         let agent = agent(self.settings, &compiled, self.cgroup, policy, self.dns_ports);
         self.guard.tables.set_agent(self.id, agent)?;
         self.reporter.names().set_mounts(&mounts);

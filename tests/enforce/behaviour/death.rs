@@ -1,11 +1,18 @@
 //! The guard is killed.
 
-use std::{fs, os::unix::process::ExitStatusExt, path::PathBuf, time::Instant};
+use std::{
+    fs,
+    os::unix::{fs::MetadataExt, process::ExitStatusExt},
+    path::PathBuf,
+    time::Instant,
+};
 
+use agent_guard_common::table::{Agent, Lexer};
+use aya::maps::{HashMap, Map, MapData};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::{ALLOW_ALL, Behaviour, DENY_SECRETS, actor, runs, secret_place};
+use super::{ALLOW_ALL, Behaviour, DENY_SECRETS, actor, runs, secret_place, shared::programs_of};
 use crate::guard::{PATIENCE, Run, Running, tier};
 use agent_guard::tier::Tier;
 
@@ -18,6 +25,7 @@ pub const PROMISES: &[Behaviour] = &[
         killed_guard,
     ),
     ("a guard that dies before its agent has started leaves nothing for long", killed_early),
+    ("a guard that dies while it writes a policy leaves nothing of it for long", killed_writing),
     ("a stopped guard does not open the gate", stopped_guard),
 ];
 
@@ -76,6 +84,50 @@ fn killed_early() {
     }
     let left = || [&handover, &cgroup, &links].iter().any(|trace| trace.exists());
     wait_until(|| (!left()).then_some(()), "what was left is removed");
+}
+
+/// Rules enough that writing them takes a while.
+const RULES: usize = 60_000;
+
+fn killed_writing() {
+    let paths: Vec<String> = (0..RULES).map(|n| format!("\"/srv/nowhere/f{n}\"")).collect();
+    let large = format!("files: {{rules: [{{effect: allow, paths: [{}]}}]}}", paths.join(", "));
+    let holder = Run::under(ALLOW_ALL).start(&["/bin/sh", "-c", "echo ready; exec sleep 100000"]);
+    holder.stdout.wait_for("ready");
+    let pinned = |map| MapData::from_pin(programs_of(&holder).join(format!("map-{map}"))).unwrap();
+    let map = |name| Map::from_map_data(pinned(name)).unwrap();
+    let lexers = HashMap::<_, u32, [u8; size_of::<Lexer>()]>::try_from(map("LEXERS")).unwrap();
+    let edges = HashMap::<_, [u32; 4], u32>::try_from(map("EDGES")).unwrap();
+    let rows = |policy| edges.keys().flatten().filter(|[of, ..]| *of == policy).count();
+
+    let parent = traces(&holder.events())[1].parent().unwrap().to_owned();
+    let mut running = Run::under(&large).with(&["--agent", "writes"]).start(&["/bin/true"]);
+    let cgroup = parent.join(format!("agent-guard-writes-{}", running.child.id()));
+    let of_cgroup = || {
+        let id = fs::metadata(&cgroup).ok()?.ino();
+        let is_its = |policy: &u32| {
+            lexers.get(policy, 0).is_ok_and(|lexer| lexer.ends_with(&id.to_ne_bytes()))
+        };
+        lexers.keys().flatten().find(is_its)
+    };
+    let policy = wait_until(of_cgroup, "the first row of the policy");
+    wait_until(|| (rows(policy) > 0).then_some(()), "more of the policy");
+    running.signal(Signal::KILL);
+    running.child.wait().unwrap();
+    let agents = HashMap::<_, u32, [u8; size_of::<Agent>()]>::try_from(map("AGENTS")).unwrap();
+    let has_it =
+        |agent: [u8; size_of::<Agent>()]| agent.chunks(4).any(|word| word == policy.to_ne_bytes());
+    let mut all = agents.iter().map(|agent| agent.unwrap().1);
+    assert!(rows(policy) > 0 && !all.any(has_it), "it was killed too early or too late");
+
+    // One start removes the cgroup, and the next what was the cgroup's.
+    for _ in 0..2 {
+        Run::under(ALLOW_ALL).go(&["/bin/true"]).exits(0);
+    }
+    wait_until(|| (rows(policy) == 0).then_some(()), "the edges are removed");
+    assert!(lexers.get(&policy, 0).is_err());
+    holder.signal(Signal::TERM);
+    holder.finish();
 }
 
 /// What there is of an agent outside its processes: the handover, the cgroup and what is attached to that.

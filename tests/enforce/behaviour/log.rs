@@ -1,15 +1,12 @@
 //! The log: every event a line, every loss accounted for.
 
-use std::{collections::BTreeMap, path::Path};
+use std::path::Path;
 
-use agent_guard::{event::SafeText, tier::Tier};
-use rustix::process::{Pid, Signal, kill_process};
+use agent_guard::event::SafeText;
 
-use super::{
-    Behaviour, DENY_SECRETS, actor, denied_connect_outcome, is_denied_open, reports, secret_place,
-};
+use super::{Behaviour, DENY_SECRETS, actor, reports, secret_place};
 use crate::{
-    actor::{Report, Step},
+    actor::Step,
     guard::{Run, tier},
     scratch::Scratch,
     support::{Act, Call, Setup, unescape},
@@ -22,7 +19,6 @@ pub const PROMISES: &[Behaviour] = &[
     ("events go to standard output where that is asked for", to_stdout),
     ("an event file is appended to", appended),
     ("audit mode blocks nothing and tells of everything", audit),
-    ("a flood is denied and counted to the last event, and so is what comes after it", counted),
     ("a run begins and ends with an account of itself", begins_and_ends),
 ];
 
@@ -118,40 +114,6 @@ fn audit() {
     let [denial] = denials.as_slice() else { panic!("{} denials", denials.len()) };
     assert_eq!((denial.by(), denial.outcome()), ("secrets", "observed"));
     assert!(outcome.stderr.contains("observed open"), "{}", outcome.stderr);
-}
-
-/// More than the ring buffer holds, which is some 70,000.
-const BURST: u64 = 100_000;
-
-fn counted() {
-    let scratch = secret_place();
-    let count = BURST.to_string();
-    let running = Run::under(&scratch.place.fill(DENY_SECRETS))
-        .start(&actor(&scratch, &["burst", "127.0.0.1:{p0}", &count, "{root}/secret/key"]));
-    let pid: i32 = running.stdout.wait_for("ready").parse().unwrap();
-    let go = || kill_process(Pid::from_raw(pid).unwrap(), Signal::USR1).unwrap();
-    running.signal(Signal::STOP);
-    go();
-    let through = running.stdout.wait_for("went through");
-    running.signal(Signal::CONT);
-    running.wait_for_account("no-port", BURST);
-    go();
-    let outcome = running.finish();
-    outcome.exits(0);
-    let after: Report = serde_json::from_str(outcome.text().lines().last().unwrap()).unwrap();
-    assert!(is_denied_open(after.end), "{after:?}");
-    assert_eq!(outcome.decided_by(after.pid).iter().filter(|event| event.is_denial()).count(), 1);
-    assert_eq!(through, if tier() == Tier::Observe { count.as_str() } else { "0" });
-
-    let events = outcome.decided_by(pid as u32);
-    let of_burst = events.iter().filter(|event| event.by() == "no-port");
-    let mut received = BTreeMap::<&str, u64>::new();
-    of_burst.for_each(|event| *received.entry(event.outcome()).or_default() += 1);
-    let received_as_due = received.remove(denied_connect_outcome()).unwrap_or_default();
-    assert!(received.is_empty(), "{received:?}");
-    assert!(outcome.lost() > 0, "the ring buffer held {BURST} events");
-    assert_eq!(received_as_due + outcome.lost(), BURST);
-    assert!(outcome.stderr.contains("lost"), "nothing on stderr tells of the loss");
 }
 
 fn begins_and_ends() {

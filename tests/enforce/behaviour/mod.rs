@@ -2,18 +2,23 @@
 
 mod around;
 mod begin;
+mod bounds;
+mod clock;
 mod code;
 mod death;
 mod descriptors;
 mod exit;
+mod flood;
 mod log;
 mod names;
 mod pin;
+mod podman;
 mod resolvers;
 mod rings;
 mod scope;
 mod shared;
 mod signals;
+mod skips;
 mod sockets;
 mod swap;
 mod system;
@@ -41,10 +46,12 @@ pub fn trials() -> Vec<Trial> {
     let all = [
         around::PROMISES,
         begin::PROMISES,
+        bounds::PROMISES,
         code::PROMISES,
         death::PROMISES,
         descriptors::PROMISES,
         exit::PROMISES,
+        flood::PROMISES,
         log::PROMISES,
         names::PROMISES,
         pin::PROMISES,
@@ -53,19 +60,39 @@ pub fn trials() -> Vec<Trial> {
         scope::PROMISES,
         shared::PROMISES,
         signals::PROMISES,
+        skips::PROMISES,
         sockets::PROMISES,
         swap::PROMISES,
         system::PROMISES,
         terminals::PROMISES,
     ];
-    let trial = |(name, test): &Behaviour| {
-        let test = *test;
-        Trial::test(*name, move || {
-            test();
-            Ok(())
-        })
-    };
-    all.into_iter().flatten().map(trial).chain(resolvers::trials()).chain(work::trials()).collect()
+    all.into_iter()
+        .flatten()
+        .map(trial)
+        .chain(resolvers::trials())
+        .chain(work::trials())
+        .chain(podman::trials())
+        .collect()
+}
+
+/// Trials that change what others share: one by one, and after all others. The clock is set only where the machine
+/// is the tests' own.
+pub fn alone() -> Vec<Trial> {
+    let own_machine = std::env::var_os(OWN_MACHINE).is_some();
+    let clock =
+        clock::PROMISES.iter().map(|promise| trial(promise).with_ignored_flag(!own_machine));
+    bounds::ALONE.iter().map(trial).chain(clock).collect()
+}
+
+/// The environment variable that says that nobody else uses this machine.
+const OWN_MACHINE: &str = "AGENT_GUARD_TEST_OWN_MACHINE";
+
+fn trial((name, test): &Behaviour) -> Trial {
+    let test = *test;
+    Trial::test(*name, move || {
+        test();
+        Ok(())
+    })
 }
 
 /// A place with a file that [`DENY_SECRETS`] denies, one that it allows, and a listener on `{p0}`

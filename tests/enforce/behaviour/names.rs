@@ -36,7 +36,7 @@ const ZONE: &[(&str, &str)] = &[
     ("evil.example", "127.0.0.3"),
 ];
 
-const RULES: &str = r#"
+pub const RULES: &str = r#"
 egress:
   rules:
     - {name: api, effect: allow, to: ["api.example:{p0}/tcp"]}
@@ -48,21 +48,22 @@ files: {default: allow}
 "#;
 
 /// Nobody: a name server that is not there, in networks for documentation.
-const SERVER: &str = "192.0.2.53:53";
+pub const SERVER: &str = "192.0.2.53:53";
 
-struct Place {
-    scratch: Scratch,
+/// A name server, and what listens at the addresses that it tells.
+pub struct Place {
+    pub scratch: Scratch,
     upstream: String,
 }
 
 impl Place {
-    fn new(ttl: u32) -> Self {
+    pub fn new(ttl: u32) -> Self {
         let listen = |address: &str| Setup::Listen(format!("{address}:{{p0}}/tcp"));
         let scratch = Scratch::with(&["127.0.0.1", "[::1]", "127.0.0.2", "127.0.0.3"].map(listen));
         Self { scratch, upstream: name_server(ZONE, ttl).to_string() }
     }
 
-    fn run(&self, rules: &str) -> Run {
+    pub fn run(&self, rules: &str) -> Run {
         let internal = ["127.0.0.0/8", "::1/128"];
         Run::under(&self.scratch.place.fill(rules)).with(&[
             "--dns-upstream",
@@ -74,7 +75,7 @@ impl Place {
         ])
     }
 
-    fn command(&self, steps: &[&str]) -> Vec<String> {
+    pub fn command(&self, steps: &[&str]) -> Vec<String> {
         actor(&self.scratch, &[&["names"], steps].concat())
     }
 

@@ -32,7 +32,7 @@ pub const PROMISES: &[Behaviour] = &[
 ];
 
 /// The agent may write what is pinned.
-const SPEC: &str = r#"
+pub const SPEC: &str = r#"
 exec:
   rules:
     - {effect: allow, paths: [{actor}]}
@@ -43,7 +43,8 @@ files:
     - {effect: allow, paths: ["{root}/**"]}
 "#;
 
-fn place(programs: &[&str]) -> Scratch {
+/// A place with these programs, which [`SPEC`] pins.
+pub fn place(programs: &[&str]) -> Scratch {
     let program = |at: &&str| Setup::Program(format!("{{root}}/tools/{at}"));
     Scratch::on_disk(&programs.iter().map(program).collect::<Vec<_>>())
 }

@@ -32,7 +32,7 @@ const WEAKER: [&str; 2] = ["--allow-degraded", "enforce,listen,unix,system"];
 const WAIT_FOR_USR1: &str = "trap 'exec \"$@\"' USR1; echo ready; while :; do sleep 0.1; done";
 
 /// What the programs that a run uses are pinned as.
-fn programs_of(run: &Running) -> PathBuf {
+pub fn programs_of(run: &Running) -> PathBuf {
     let [handover, ..] = traces(&run.events());
     let handover: Value = serde_json::from_slice(&fs::read(handover).unwrap()).unwrap();
     Path::new(PINS).join(handover["programs"].as_str().unwrap())

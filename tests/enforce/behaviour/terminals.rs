@@ -30,7 +30,8 @@ pub const PROMISES: &[Behaviour] = &[
     ("a terminal with the number of one that the agent had is not its own", number_again),
 ];
 
-const SPEC: &str = r#"
+/// Every terminal that is not guarded may be opened.
+pub const SPEC: &str = r#"
 exec: {default: allow}
 unix: {rules: [{effect: allow, paths: ["{root}/socket"]}]}
 files:
@@ -40,7 +41,7 @@ files:
 "#;
 
 /// What of it tier `trace` has no hooks for.
-const DEGRADED: [&str; 2] = ["--allow-degraded", "listen,unix,system"];
+pub const DEGRADED: [&str; 2] = ["--allow-degraded", "listen,unix,system"];
 
 /// A terminal that a session outside of any agent has.
 struct Session {

@@ -19,12 +19,14 @@ use crate::{
 };
 
 /// What the guest has beside Debian's minimal base.
-const PACKAGES: [&str; 27] = [
+const PACKAGES: [&str; 30] = [
     "attr",
     "bind9-dnsutils",
     "bpftool",
     "bubblewrap",
+    "busybox-static",
     "ca-certificates",
+    "crun",
     "curl",
     "dnsmasq-base",
     "gcc",
@@ -37,6 +39,7 @@ const PACKAGES: [&str; 27] = [
     "musl-tools",
     "nodejs",
     "openssh-client",
+    "podman",
     "procps",
     "python3-minimal",
     "python3-pytest",
