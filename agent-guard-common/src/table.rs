@@ -466,9 +466,12 @@ pub struct Label {
     pub generation: u32,
     /// Agent id, or 0. Sticky: it outlives a change of cgroup.
     pub agent: u32,
-    /// The dentry whose denial an early hook of the call has just told of, or 0.
+    /// The dentry whose denial an early hook of the call has just told of, [`REFUSED`], or 0.
     pub foretold: u64,
 }
+
+/// In place of a dentry: a capability was just refused, and told of.
+pub const REFUSED: u64 = 1;
 
 /// What `COUNTERS` counts for each hook.
 #[repr(u32)]

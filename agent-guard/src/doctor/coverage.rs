@@ -278,7 +278,7 @@ const ROWS: &[Row] = &[
         action: "mount, umount, pivot_root, chroot",
         lsm: (
             Cover::Refused,
-            "sb_mount and its like, path_chroot, EPERM; without CAP_SYS_ADMIN most fail before they are told of",
+            "sb_mount and its like, path_chroot, EPERM; capable where they have no hook",
         ),
         trace: (
             Cover::Refused,
@@ -305,12 +305,17 @@ const ROWS: &[Row] = &[
         action: "kernel modules, kexec, reboot",
         lsm: (
             Cover::Refused,
-            "CAP_SYS_MODULE and CAP_SYS_BOOT are withheld, EPERM; kernel_read_file and kernel_load_data besides",
+            "CAP_SYS_MODULE and CAP_SYS_BOOT are withheld, EPERM; kernel_read_file, kernel_load_data and capable besides",
         ),
         trace: (
             Cover::Refused,
             "CAP_SYS_MODULE and CAP_SYS_BOOT are withheld, EPERM; nothing tells",
         ),
+    },
+    Row {
+        action: "other namespaces, clock, host name, swap, I/O ports",
+        lsm: (Cover::Refused, "the capabilities are withheld, EPERM; capable besides"),
+        trace: (Cover::Refused, "the capabilities are withheld, EPERM; nothing tells"),
     },
     Row {
         action: "typing into a terminal",
