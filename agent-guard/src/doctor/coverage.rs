@@ -313,8 +313,11 @@ const ROWS: &[Row] = &[
         ),
     },
     Row {
-        action: "other namespaces, clock, host name, swap, I/O ports",
-        lsm: (Cover::Refused, "the capabilities are withheld, EPERM; capable besides"),
+        action: "namespaces, clock, host name, swap",
+        lsm: (
+            Cover::Refused,
+            "the capabilities are withheld, EPERM; capable besides; quotas, accounting and I/O ports too",
+        ),
         trace: (Cover::Refused, "the capabilities are withheld, EPERM; nothing tells"),
     },
     Row {
