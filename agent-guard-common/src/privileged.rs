@@ -28,7 +28,7 @@ const SYS_TIME: u32 = 25;
 /// without their bit. clone(2) and clone3(2) are such calls only where they make a namespace:
 /// [`NAMESPACES`].
 #[inline(always)]
-pub fn privileged_call(compat: bool, number: u64) -> Option<PrivilegedCall> {
+pub fn privileged_call(compat: bool, number: u32) -> Option<PrivilegedCall> {
     let (operation, capability, has_hook) = match (compat, number) {
         // umount, umount2, pivot_root, move_mount
         (false, 166 | 155) | (true, 22 | 52 | 217) | (_, 429) => {

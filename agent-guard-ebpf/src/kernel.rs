@@ -310,17 +310,16 @@ fn layer_file(file: u64) -> Result<bool, Reason> {
 
 /// `thread_info.status` bit of a 32-bit call; the x32 bit of a call's number.
 const TS_COMPAT: u32 = 2;
-const X32_BIT: u64 = 0x4000_0000;
+const X32_BIT: u32 = 0x4000_0000;
 
 /// The system call that the current task is in, from its `struct pt_regs`: whether its number is of the
-/// 32-bit table, and the number.
+/// 32-bit table, and the number. The kernel goes by 32 bits of it, and keeps whatever the caller had above.
 #[inline(always)]
-pub fn system_call(regs: u64) -> Result<(bool, u64), Reason> {
-    let number: u64 = read(regs, offset!(regs_orig_ax))?;
+pub fn system_call(regs: u64) -> Result<(bool, u32), Reason> {
+    let number: u32 = read(regs, offset!(regs_orig_ax))?;
     // SAFETY: the helper has no preconditions.
     let task = unsafe { bpf_get_current_task() };
-    let compat =
-        read::<u32>(task, offset!(task_status)).is_ok_and(|status| status & TS_COMPAT != 0);
+    let compat = read::<u32>(task, offset!(task_status))? & TS_COMPAT != 0;
     Ok((compat, if compat { number } else { number & !X32_BIT }))
 }
 

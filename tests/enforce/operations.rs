@@ -181,6 +181,10 @@ acts! {
     }, &[libc::EINVAL];
     "delete_module": "module" Capability System => |_| call(libc::SYS_delete_module, [c"none".as_ptr() as c_long, 0, 0, 0, 0]), &[libc::ENOENT];
     "unshare": "namespace" Capability System => |_| call(libc::SYS_unshare, [NEWUTS, 0, 0, 0, 0]), SUCCEEDS;
+    "unshare by half of a number": "namespace" Capability System => |_| {
+        // The kernel goes by the lower one.
+        call(libc::SYS_unshare | 1 << 32, [NEWUTS, 0, 0, 0, 0])
+    }, SUCCEEDS;
     "setns": "namespace" Capability System => |_| {
         let own = pidfd(std::process::id() as i32)?;
         call(libc::SYS_setns, [fd(&own), NEWUTS, 0, 0, 0])

@@ -206,7 +206,7 @@ pub fn deed(operation: Operation) -> &'static str {
         Operation::Namespace => "make or enter a namespace",
         Operation::FileHandle => "open a file by its handle",
         Operation::Clock => "set the clock",
-        Operation::Host => "set up the host",
+        Operation::Host => "change settings of the whole host",
     }
 }
 
