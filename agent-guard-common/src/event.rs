@@ -95,7 +95,7 @@ numbered! {
         Module,
         /// Loading another kernel, or starting over.
         Kexec,
-        /// Typing into a terminal in its user's place.
+        /// Typing into a terminal in its user's place, and hanging it up.
         TerminalInput,
         /// Starting a process in another cgroup.
         Cgroup,
@@ -107,6 +107,8 @@ numbered! {
         Clock,
         /// Setting what the whole host has one of: its name, swap, accounting, quotas, I/O ports.
         Host,
+        /// Reading and changing the kernel's log.
+        KernelLog,
     }
 }
 

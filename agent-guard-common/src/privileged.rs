@@ -23,6 +23,18 @@ const SYS_PACCT: u32 = 20;
 const SYS_ADMIN: u32 = 21;
 const SYS_BOOT: u32 = 22;
 const SYS_TIME: u32 = 25;
+const SYS_TTY_CONFIG: u32 = 26;
+const SYSLOG: u32 = 34;
+
+/// The capabilities, as bits, of the calls that no other hook decides: of others nobody needs to look at the
+/// call.
+pub const UNHOOKED: u64 = 1 << SYS_MODULE
+    | 1 << SYS_RAWIO
+    | 1 << SYS_PACCT
+    | 1 << SYS_ADMIN
+    | 1 << SYS_BOOT
+    | 1 << SYS_TIME
+    | 1 << SYS_TTY_CONFIG;
 
 /// The call with this number; `compat` is whether the number is one of the 32-bit table. Those of x32 come
 /// without their bit. clone(2) and clone3(2) are such calls only where they make a namespace:
@@ -66,6 +78,12 @@ pub fn privileged_call(compat: bool, number: u32) -> Option<PrivilegedCall> {
         (false, 163) | (true, 51) => (Operation::Host, SYS_PACCT, false),
         // iopl, ioperm
         (false, 172 | 173) | (true, 110 | 101) => (Operation::Host, SYS_RAWIO, false),
+        // madvise, which takes memory away from everybody
+        (false, 28) | (true, 219) => (Operation::Host, SYS_ADMIN, false),
+        // syslog
+        (_, 103) => (Operation::KernelLog, SYSLOG, true),
+        // vhangup
+        (false, 153) | (true, 111) => (Operation::TerminalInput, SYS_TTY_CONFIG, false),
         _ => return None,
     };
     Some(PrivilegedCall { operation, capability, has_hook })
@@ -94,6 +112,16 @@ mod tests {
         for compat in [false, true] {
             assert_eq!(operation(compat, 430), Some(Operation::Mount));
         }
+    }
+
+    #[test]
+    fn a_capability_is_looked_at_where_a_call_needs_it_and_nowhere_else() {
+        let calls = [false, true]
+            .into_iter()
+            .flat_map(|compat| (0..1024).filter_map(move |number| privileged_call(compat, number)));
+        let needed =
+            calls.filter(|call| !call.has_hook).fold(0, |all, call| all | 1 << call.capability);
+        assert_eq!(needed, UNHOOKED);
     }
 
     #[test]

@@ -151,8 +151,8 @@ pub struct Agent {
     pub operations: [Verdict; OPERATIONS],
 }
 
-/// Number of [`Operation`] kinds.
-pub const OPERATIONS: usize = Operation::ALL.len();
+/// Room for the verdicts on each kind of [`Operation`], in whole words of eight bytes: the last may be of none.
+pub const OPERATIONS: usize = Operation::ALL.len().next_multiple_of(2);
 
 /// Bits of [`Agent::flags`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -22,8 +22,6 @@ pub enum Refusal {
     Hook,
     /// For want of a capability, before any hook is asked; tier `lsm` tells.
     Capability,
-    /// The same, and nothing tells: the capability is asked for on behalf of another process.
-    Silently,
     /// As the distribution's settings have it.
     Either,
 }
@@ -113,16 +111,16 @@ acts! {
         let limit = libc::rlimit { rlim_cur: 0, rlim_max: libc::RLIM_INFINITY };
         call(libc::SYS_prlimit64, [scene.outside.into(), libc::RLIMIT_CORE.into(), (&raw const limit) as c_long, 0, 0])
     }, SUCCEEDS;
-    "setpriority": "tune" Silently Process => |scene| call(libc::SYS_setpriority, [0, scene.outside.into(), 19, 0, 0]), SUCCEEDS;
-    "sched_setscheduler": "tune" Silently Process => |scene| {
+    "setpriority": "tune" Capability Process => |scene| call(libc::SYS_setpriority, [0, scene.outside.into(), 19, 0, 0]), SUCCEEDS;
+    "sched_setscheduler": "tune" Capability Process => |scene| {
         let parameters = libc::sched_param { sched_priority: 0 };
         call(libc::SYS_sched_setscheduler, [scene.outside.into(), libc::SCHED_BATCH.into(), (&raw const parameters) as c_long, 0, 0])
     }, SUCCEEDS;
-    "sched_setaffinity": "tune" Silently Process => |scene| {
+    "sched_setaffinity": "tune" Capability Process => |scene| {
         let first = 1_u64;
         call(libc::SYS_sched_setaffinity, [scene.outside.into(), 8, (&raw const first) as c_long, 0, 0])
     }, SUCCEEDS;
-    "ioprio_set": "tune" Silently Process => |scene| call(libc::SYS_ioprio_set, [1, scene.outside.into(), 2 << 13 | 7, 0, 0]), SUCCEEDS;
+    "ioprio_set": "tune" Capability Process => |scene| call(libc::SYS_ioprio_set, [1, scene.outside.into(), 2 << 13 | 7, 0, 0]), SUCCEEDS;
     "mount": "mount" Hook System => |_| mount_private(), SUCCEEDS;
     "umount": "mount" Capability System => |scene| {
         let at = c_string(scene.directory);
@@ -207,6 +205,24 @@ acts! {
     "sethostname by a 32-bit call": "host" Capability System => |_| call_32(74, 0, -1), &[libc::EINVAL];
     "swapoff": "host" Capability System => |_| call(libc::SYS_swapoff, [c"/dev/null".as_ptr() as c_long, 0, 0, 0, 0]), &[libc::EINVAL];
     "iopl": "host" Capability System => |_| call(libc::SYS_iopl, [1, 0, 0, 0, 0]), &[0, LOCKED_DOWN];
+    "madvise": "host" Capability System => |_| {
+        // Memory that is not there.
+        call(libc::SYS_madvise, [0, 4096, libc::MADV_HWPOISON.into(), 0, 0])
+    }, &[libc::EFAULT, libc::ENOMEM, libc::EINVAL];
+    "syslog": "kernel-log" Either System => |_| {
+        // SYSLOG_ACTION_SIZE_BUFFER
+        call(libc::SYS_syslog, [10, 0, 0, 0, 0])
+    }, SUCCEEDS;
+    "syslog for the console": "kernel-log" Capability System => |_| {
+        // SYSLOG_ACTION_CONSOLE_LEVEL, and no level.
+        call(libc::SYS_syslog, [8, 0, 0, 0, 0])
+    }, &[libc::EINVAL];
+    "vhangup": "terminal-input" Capability System => |_| {
+        // In a session without a terminal.
+        // SAFETY: takes nothing.
+        unsafe { libc::setsid() };
+        call(libc::SYS_vhangup, [0, 0, 0, 0, 0])
+    }, SUCCEEDS;
     "TIOCSTI": "terminal-input" Hook System => |_| with_terminal(|terminal| ioctl(terminal, libc::TIOCSTI, c"x".as_ptr() as c_long)), SUCCEEDS;
 }
 

@@ -5,7 +5,7 @@ use agent_guard_common::{
     decide::Reason,
     event::Operation,
     hook::Hook,
-    privileged::{NAMESPACES, PrivilegedCall, TIME_NAMESPACE, privileged_call},
+    privileged::{NAMESPACES, PrivilegedCall, TIME_NAMESPACE, UNHOOKED, privileged_call},
     table::Counter,
 };
 use aya_ebpf::{
@@ -33,8 +33,13 @@ fn capable(ctx: LsmContext) -> i32 {
     if earlier != 0 {
         return earlier;
     }
+    let capability: u32 = ctx.arg(2);
+    // Asked on every road through the kernel, of everybody: before anything else is looked at.
+    if UNHOOKED & 1 << (capability & 63) == 0 {
+        return 0;
+    }
     let Some(caller) = Caller::current(Hook::Capable, Enforcement::Refuse) else { return 0 };
-    let (operation, fault) = match privileged(&ctx, ctx.arg(2)) {
+    let (operation, fault) = match privileged(&ctx, capability) {
         Ok(None) => return 0,
         Ok(Some(operation)) => (operation, Ok(0)),
         // What it would have been is not known.

@@ -316,9 +316,17 @@ const ROWS: &[Row] = &[
         action: "namespaces, clock, host name, swap",
         lsm: (
             Cover::Refused,
-            "the capabilities are withheld, EPERM; capable besides; quotas, accounting and I/O ports too",
+            "the capabilities are withheld, EPERM; capable besides; quotas, accounting, I/O ports and vhangup too",
         ),
         trace: (Cover::Refused, "the capabilities are withheld, EPERM; nothing tells"),
+    },
+    Row {
+        action: "the kernel's log",
+        lsm: (Cover::Refused, "syslog, EPERM; CAP_SYSLOG is withheld besides"),
+        trace: (
+            Cover::Partly,
+            "CAP_SYSLOG is withheld, without which a kernel with sysctl kernel.dmesg_restrict=1 refuses",
+        ),
     },
     Row {
         action: "typing into a terminal",
