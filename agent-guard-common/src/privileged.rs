@@ -78,8 +78,6 @@ pub fn privileged_call(compat: bool, number: u32) -> Option<PrivilegedCall> {
         (false, 163) | (true, 51) => (Operation::Host, SYS_PACCT, false),
         // iopl, ioperm
         (false, 172 | 173) | (true, 110 | 101) => (Operation::Host, SYS_RAWIO, false),
-        // madvise, which takes memory away from everybody
-        (false, 28) | (true, 219) => (Operation::Host, SYS_ADMIN, false),
         // syslog
         (_, 103) => (Operation::KernelLog, SYSLOG, true),
         // vhangup

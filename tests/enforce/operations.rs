@@ -205,10 +205,6 @@ acts! {
     "sethostname by a 32-bit call": "host" Capability System => |_| call_32(74, 0, -1), &[libc::EINVAL];
     "swapoff": "host" Capability System => |_| call(libc::SYS_swapoff, [c"/dev/null".as_ptr() as c_long, 0, 0, 0, 0]), &[libc::EINVAL];
     "iopl": "host" Capability System => |_| call(libc::SYS_iopl, [1, 0, 0, 0, 0]), &[0, LOCKED_DOWN];
-    "madvise": "host" Capability System => |_| {
-        // Memory that is not there.
-        call(libc::SYS_madvise, [0, 4096, libc::MADV_HWPOISON.into(), 0, 0])
-    }, &[libc::EFAULT, libc::ENOMEM, libc::EINVAL];
     "syslog": "kernel-log" Either System => |_| {
         // SYSLOG_ACTION_SIZE_BUFFER
         call(libc::SYS_syslog, [10, 0, 0, 0, 0])
