@@ -93,12 +93,22 @@ numbered! {
         Perf,
         /// Loading a kernel module.
         Module,
-        /// Loading another kernel.
+        /// Loading another kernel, or starting over.
         Kexec,
-        /// Typing into a terminal in its user's place.
+        /// Typing into a terminal in its user's place, and hanging it up.
         TerminalInput,
         /// Starting a process in another cgroup.
         Cgroup,
+        /// Making or entering a namespace that is none of users.
+        Namespace,
+        /// Opening a file by its handle in place of a name.
+        FileHandle,
+        /// Setting the clock.
+        Clock,
+        /// Setting what the whole host has one of: its name, swap, accounting, quotas, I/O ports.
+        Host,
+        /// Reading and changing the kernel's log.
+        KernelLog,
     }
 }
 

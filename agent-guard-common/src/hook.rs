@@ -8,6 +8,9 @@
 pub enum HookTier {
     /// A BPF LSM program.
     Lsm,
+    /// A program at the return of a kernel function, for tier `lsm`: it decides nothing, and tells of what the
+    /// kernel refuses without asking a hook.
+    Return,
     /// A raw tracepoint, for tiers `trace` and `observe`.
     Tracepoint,
     /// A program on the agent's cgroup. Tiers `trace` and `observe` judge by it; on tier `lsm` it only
@@ -265,6 +268,26 @@ hooks! {
     KernelReadFile: Lsm Required "kernel_read_file" program "kernel_read_file" ("file", "id", "contents")
         decides "handing code to the kernel from a file"
         without "a kernel module could be loaded";
+
+    Syslog: Lsm Required "syslog" program "syslog" ("type")
+        decides "using the kernel's log"
+        without "what the kernel says of others could be read where its settings let everybody";
+    Capable: Lsm Required "capable" program "capable" ("cred", "ns", "cap", "opts")
+        decides "namespaces, the clock and what else takes a capability and has no hook of its own"
+        without "who has the capability could enter namespaces, set the clock, reboot and the like";
+    CapabilityCheck: Return Optional "security_capable" program "capability_check"
+        ("cred", "ns", "cap", "opts")
+        decides "telling of what fails for want of a capability"
+        without "nothing: what fails for want of a capability fails all the same, and no event tells of it";
+    SetschedulerCheck: Return Optional "security_task_setscheduler" program "setscheduler_check" ("p")
+        decides "telling of a process outside that may not be scheduled"
+        without "nothing: it fails all the same, and no event tells of it";
+    SetniceCheck: Return Optional "security_task_setnice" program "setnice_check" ("p", "nice")
+        decides "telling of a process outside whose priority may not be changed"
+        without "nothing: it fails all the same, and no event tells of it";
+    SetioprioCheck: Return Optional "security_task_setioprio" program "setioprio_check" ("p", "ioprio")
+        decides "telling of a process outside whose disk priority may not be changed"
+        without "nothing: it fails all the same, and no event tells of it";
 
     // Tiers trace and observe
     SysExit: Tracepoint Required "sys_exit" program "sys_exit"

@@ -14,5 +14,6 @@ pub mod limits;
 pub mod mode;
 mod numbered;
 pub mod offsets;
+pub mod privileged;
 pub mod socket;
 pub mod table;

@@ -126,4 +126,5 @@ offsets! {
     regs_si: "pt_regs.si",
     regs_cx: "pt_regs.cx",
     regs_dx: "pt_regs.dx",
+    user_namespace_level: "user_namespace.level",
 }

@@ -151,8 +151,8 @@ pub struct Agent {
     pub operations: [Verdict; OPERATIONS],
 }
 
-/// Number of [`Operation`] kinds.
-pub const OPERATIONS: usize = Operation::ALL.len();
+/// Room for the verdicts on each kind of [`Operation`], in whole words of eight bytes: the last may be of none.
+pub const OPERATIONS: usize = Operation::ALL.len().next_multiple_of(2);
 
 /// Bits of [`Agent::flags`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -469,9 +469,12 @@ pub struct Label {
     pub generation: u32,
     /// Agent id, or 0. Sticky: it outlives a change of cgroup.
     pub agent: u32,
-    /// The dentry whose denial an early hook of the call has just told of, or 0.
+    /// The dentry whose denial an early hook of the call has just told of, [`REFUSED`], or 0.
     pub foretold: u64,
 }
+
+/// In place of a dentry: a capability was just refused, and told of.
+pub const REFUSED: u64 = 1;
 
 /// What `COUNTERS` counts for each hook.
 #[repr(u32)]

@@ -24,6 +24,8 @@ pub enum Enforcement {
     Refuse,
     /// The process is killed.
     Kill,
+    /// The kernel refuses the call by itself, where denials are only observed too.
+    Kernel,
 }
 
 /// A decision that the verifier knows nothing of, so that it checks what follows once, and not for each
@@ -62,12 +64,10 @@ impl Judged {
     #[inline(always)]
     pub fn outcome(self, policy: Option<&Agent>, enforcement: Enforcement) -> Outcome {
         let audit = policy.is_some_and(|agent| agent.flags & AgentFlag::AUDIT != 0);
-        if self.is_allowed() {
-            Outcome::Allowed
-        } else if audit || !enforcing() {
-            Outcome::Observed
-        } else {
-            enforcement.of_denial()
+        match enforcement {
+            _ if self.is_allowed() => Outcome::Allowed,
+            Enforcement::Refuse | Enforcement::Kill if audit || !enforcing() => Outcome::Observed,
+            enforcement => enforcement.of_denial(),
         }
     }
 }
@@ -76,7 +76,7 @@ impl Enforcement {
     #[inline(always)]
     pub fn of_denial(self) -> Outcome {
         match self {
-            Self::Refuse => Outcome::Denied,
+            Self::Refuse | Self::Kernel => Outcome::Denied,
             Self::Kill => Outcome::Killed,
         }
     }

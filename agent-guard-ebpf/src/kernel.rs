@@ -9,7 +9,7 @@ use agent_guard_common::{
     offsets::{ABSENT, Offsets},
     table::{ChangeTime, FileKey},
 };
-use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
+use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel, bpf_probe_read_user};
 
 /// Set by the loader before the programs are loaded. The verifier then knows every offset.
 #[unsafe(no_mangle)]
@@ -81,6 +81,14 @@ pub fn read<T>(base: u64, offset: u32) -> Result<T, Reason> {
     // SAFETY: the helper checks the address and fails on one that can not be read.
     unsafe { bpf_probe_read_kernel((base + u64::from(offset)) as *const T) }
         .map_err(|_| Reason::Failed)
+}
+
+/// Reads a word of the caller's memory. Another thread may have changed it since the kernel did, as it may
+/// every argument there.
+#[inline(always)]
+pub fn read_user(address: u64) -> Result<u64, Reason> {
+    // SAFETY: the helper checks the address and fails on one that can not be read.
+    unsafe { bpf_probe_read_user(address as *const u64) }.map_err(|_| Reason::Failed)
 }
 
 /// Reads of which any may fail: what could not be read is zero, and `fault` says so.
@@ -298,6 +306,21 @@ fn layer_file(file: u64) -> Result<bool, Reason> {
         return Ok(false);
     }
     Ok(read::<u64>(sb, offset!(sb_flags))? & SB_KERNMOUNT == 0)
+}
+
+/// `thread_info.status` bit of a 32-bit call; the x32 bit of a call's number.
+const TS_COMPAT: u32 = 2;
+const X32_BIT: u32 = 0x4000_0000;
+
+/// The system call that the current task is in, from its `struct pt_regs`: whether its number is of the
+/// 32-bit table, and the number. The kernel goes by 32 bits of it, and keeps whatever the caller had above.
+#[inline(always)]
+pub fn system_call(regs: u64) -> Result<(bool, u32), Reason> {
+    let number: u32 = read(regs, offset!(regs_orig_ax))?;
+    // SAFETY: the helper has no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    let compat = read::<u32>(task, offset!(task_status))? & TS_COMPAT != 0;
+    Ok((compat, if compat { number } else { number & !X32_BIT }))
 }
 
 /// `task_struct.flags` bit of io_uring's workers.

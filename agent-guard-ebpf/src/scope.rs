@@ -1,7 +1,11 @@
 //! Whose action is this? A task belongs to the agent whose root is its cgroup or one above it, and
 //! carries a label that sticks: leaving the cgroup does not shed the policy.
 
-use agent_guard_common::{decide::Reason, limits::MAX_CGROUP_LEVEL, table::Label};
+use agent_guard_common::{
+    decide::Reason,
+    limits::MAX_CGROUP_LEVEL,
+    table::{Label, REFUSED},
+};
 use aya_ebpf::{
     bindings::task_struct,
     helpers::{
@@ -173,6 +177,25 @@ pub fn foretold(dentry: u64) -> u64 {
         Some(label) => unsafe { core::mem::replace(&mut (*label).foretold, dentry) },
         None => 0,
     }
+}
+
+/// Remembers that the current task was just refused a capability, and that this was told.
+#[inline(always)]
+pub fn tell_of_refusal() {
+    foretold(REFUSED);
+}
+
+/// Whether the refusal at hand is the one that was just told.
+#[inline(always)]
+pub fn is_told_of_refusal() -> bool {
+    let Some(label) = maps::label(current()) else { return false };
+    // SAFETY: as in `agent_of`.
+    let foretold = unsafe { &mut (*label).foretold };
+    let told = *foretold == REFUSED;
+    if told {
+        *foretold = 0;
+    }
+    told
 }
 
 /// Copies the label of the current task to a child that is being made. False where an agent's child

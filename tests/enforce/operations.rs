@@ -20,7 +20,7 @@ pub struct Scene<'a> {
 pub enum Refusal {
     /// By a hook of tier `lsm`, which tells.
     Hook,
-    /// For want of a capability, before any hook is asked.
+    /// For want of a capability, before any hook is asked; tier `lsm` tells.
     Capability,
     /// As the distribution's settings have it.
     Either,
@@ -132,6 +132,16 @@ acts! {
         let tree = returned(libc::SYS_open_tree, [libc::AT_FDCWD.into(), from.as_ptr() as c_long, 1, 0, 0])?;
         call(libc::SYS_move_mount, [tree, c"".as_ptr() as c_long, libc::AT_FDCWD.into(), from.as_ptr() as c_long, 4])
     }, SUCCEEDS;
+    "open_tree": "mount" Capability System => |_| {
+        call(libc::SYS_open_tree, [libc::AT_FDCWD.into(), c"/".as_ptr() as c_long, OPEN_TREE_CLONE, 0, 0])
+    }, SUCCEEDS;
+    "fsopen": "mount" Capability System => |_| call(libc::SYS_fsopen, [c"tmpfs".as_ptr() as c_long, 0, 0, 0, 0]), SUCCEEDS;
+    "fsmount": "mount" Capability System => |_| call(libc::SYS_fsmount, [-1, 0, 0, 0, 0]), &[libc::EBADF];
+    "fspick": "mount" Capability System => |_| call(libc::SYS_fspick, [libc::AT_FDCWD.into(), c"/proc".as_ptr() as c_long, 0, 0, 0]), SUCCEEDS;
+    "mount_setattr": "mount" Capability System => |_| {
+        let nothing = [0_u64; 4];
+        call(libc::SYS_mount_setattr, [libc::AT_FDCWD.into(), c"/".as_ptr() as c_long, 0, nothing.as_ptr() as c_long, size_of_val(&nothing) as c_long])
+    }, SUCCEEDS;
     "chroot": "chroot" Hook System => |_| call(libc::SYS_chroot, [c"/".as_ptr() as c_long, 0, 0, 0, 0]), SUCCEEDS;
     "user namespace": "user-namespace" Hook System => |_| call(libc::SYS_unshare, [libc::CLONE_NEWUSER.into(), 0, 0, 0, 0]), SUCCEEDS;
     "bpf": "bpf" Hook System => |_| {
@@ -159,7 +169,89 @@ acts! {
         // KEXEC_FILE_NO_INITRAMFS
         call(libc::SYS_kexec_file_load, [file.as_raw_fd().into(), -1, 1, c"".as_ptr() as c_long, 4])
     }, NOT_CODE;
+    "kexec_load": "kexec" Capability System => |_| {
+        // More segments than there may be.
+        call(libc::SYS_kexec_load, [0, 1000, 0, 0, 0])
+    }, &[libc::EINVAL, LOCKED_DOWN];
+    "reboot": "kexec" Capability System => |_| {
+        // Numbers that are none of its own.
+        call(libc::SYS_reboot, [0, 0, 0, 0, 0])
+    }, &[libc::EINVAL];
+    "delete_module": "module" Capability System => |_| call(libc::SYS_delete_module, [c"none".as_ptr() as c_long, 0, 0, 0, 0]), &[libc::ENOENT];
+    "unshare": "namespace" Capability System => |_| call(libc::SYS_unshare, [NEWUTS, 0, 0, 0, 0]), SUCCEEDS;
+    "unshare by half of a number": "namespace" Capability System => |_| {
+        // The kernel goes by the lower one.
+        call(libc::SYS_unshare | 1 << 32, [NEWUTS, 0, 0, 0, 0])
+    }, SUCCEEDS;
+    "setns": "namespace" Capability System => |_| {
+        let own = pidfd(std::process::id() as i32)?;
+        call(libc::SYS_setns, [fd(&own), NEWUTS, 0, 0, 0])
+    }, SUCCEEDS;
+    "clone": "namespace" Capability System => |_| end_child(returned(libc::SYS_clone, [NEWUTS | SIGCHLD, 0, 0, 0, 0])?), SUCCEEDS;
+    "clone3": "namespace" Capability System => |_| {
+        // SAFETY: integers, for which zero is a value.
+        let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+        (arguments.flags, arguments.exit_signal) = (NEWUTS as u64, SIGCHLD as u64);
+        end_child(returned(libc::SYS_clone3, [(&raw const arguments) as c_long, size_of_val(&arguments) as c_long, 0, 0, 0])?)
+    }, SUCCEEDS;
+    "adjtimex": "clock" Capability System => |_| {
+        // SAFETY: integers, for which zero is a value.
+        let mut change: libc::timex = unsafe { std::mem::zeroed() };
+        // A tick of no length.
+        change.modes = libc::ADJ_TICK;
+        call(libc::SYS_adjtimex, [(&raw const change) as c_long, 0, 0, 0, 0])
+    }, &[libc::EINVAL];
+    "sethostname": "host" Capability System => |_| call(libc::SYS_sethostname, [0, -1, 0, 0, 0]), &[libc::EINVAL];
+    "sethostname by a 32-bit call": "host" Capability System => |_| call_32(74, 0, -1), &[libc::EINVAL];
+    "swapoff": "host" Capability System => |_| call(libc::SYS_swapoff, [c"/dev/null".as_ptr() as c_long, 0, 0, 0, 0]), &[libc::EINVAL];
+    "iopl": "host" Capability System => |_| call(libc::SYS_iopl, [1, 0, 0, 0, 0]), &[0, LOCKED_DOWN];
+    "syslog": "kernel-log" Either System => |_| {
+        // SYSLOG_ACTION_SIZE_BUFFER
+        call(libc::SYS_syslog, [10, 0, 0, 0, 0])
+    }, SUCCEEDS;
+    "syslog for the console": "kernel-log" Capability System => |_| {
+        // SYSLOG_ACTION_CONSOLE_LEVEL, and no level.
+        call(libc::SYS_syslog, [8, 0, 0, 0, 0])
+    }, &[libc::EINVAL];
+    "vhangup": "terminal-input" Capability System => |_| {
+        // In a session without a terminal.
+        // SAFETY: takes nothing.
+        unsafe { libc::setsid() };
+        call(libc::SYS_vhangup, [0, 0, 0, 0, 0])
+    }, SUCCEEDS;
     "TIOCSTI": "terminal-input" Hook System => |_| with_terminal(|terminal| ioctl(terminal, libc::TIOCSTI, c"x".as_ptr() as c_long)), SUCCEEDS;
+}
+
+const OPEN_TREE_CLONE: c_long = 1;
+const NEWUTS: c_long = libc::CLONE_NEWUTS as c_long;
+const SIGCHLD: c_long = libc::SIGCHLD as c_long;
+/// What a kernel says that is locked down, to whoever it is.
+const LOCKED_DOWN: i32 = libc::EPERM;
+
+fn end_child(child: c_long) -> io::Result<()> {
+    if child == 0 {
+        // SAFETY: ends the child.
+        unsafe { libc::_exit(0) };
+    }
+    Ok(())
+}
+
+/// A call with two arguments by the table of 32-bit calls.
+fn call_32(number: i32, first: i32, second: i32) -> io::Result<()> {
+    let result: i32;
+    // SAFETY: `ebx`, which can not be named, is put back; the callers pass no addresses.
+    unsafe {
+        std::arch::asm!(
+            "xchg rbx, {first}",
+            "int 0x80",
+            "xchg rbx, {first}",
+            first = inout(reg) i64::from(first) => _,
+            inlateout("eax") number => result,
+            in("ecx") second,
+            out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+        );
+    }
+    if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) }
 }
 
 /// Among an agent's own processes all of this is allowed.
@@ -209,11 +301,7 @@ pub fn clone_into(directory: &Path) -> io::Result<()> {
     arguments.cgroup = directory as u64;
     let size = size_of_val(&arguments) as c_long;
     let child = returned(libc::SYS_clone3, [(&raw const arguments) as c_long, size, 0, 0, 0])?;
-    if child == 0 {
-        // SAFETY: ends the child.
-        unsafe { libc::_exit(0) };
-    }
-    Ok(())
+    end_child(child)
 }
 
 fn mount_private() -> io::Result<()> {

@@ -1,6 +1,7 @@
 //! The entries, one file for each family. Each shows the kernel's prototype; the loader compares the
 //! parameters with the running kernel's BTF before it loads anything.
 
+mod capability;
 mod cgroup;
 mod control;
 mod exec;

@@ -1,13 +1,18 @@
 //! Processes outside the agent. Among its own an agent does what the kernel lets it.
 
-use agent_guard_common::{event::Operation, hook::Hook};
-use aya_ebpf::{bindings::task_struct, macros::lsm, programs::LsmContext};
+use agent_guard_common::{event::Operation, hook::Hook, table::Counter};
+use aya_ebpf::{
+    bindings::task_struct,
+    macros::{fexit, lsm},
+    programs::{FExitContext, LsmContext},
+};
 
-use super::operation_result;
+use super::{NOT_PERMITTED, operation_result};
 use crate::{
     emit::Enforcement,
     guard::{self, Caller, Tell},
-    process,
+    kernel::has,
+    maps, process, scope,
 };
 
 /// Decides an operation upon the process that `task` belongs to.
@@ -20,6 +25,41 @@ fn upon(hook: Hook, operation: Operation, task: *mut task_struct, tell: Tell) ->
         Err(reason) => Err(reason),
     };
     operation_result(guard::operate(caller, operation, target, tell))
+}
+
+/// As [`upon`] for [`Operation::Tune`], where the program at the return, `check`, sees the refusal too.
+#[inline(always)]
+fn tune(hook: Hook, check: Hook, task: *mut task_struct) -> i32 {
+    let result = upon(hook, Operation::Tune, task, Tell::All);
+    if result != 0 && has(check) {
+        scope::tell_of_refusal();
+    }
+    result
+}
+
+/// Tells of what the kernel refused by itself: tuning a process that has capabilities which the caller lacks,
+/// about which it asks nobody. Nothing is decided here.
+#[inline(always)]
+fn tell_of_tuning(hook: Hook, task: *mut task_struct, returned: i32) -> i32 {
+    if returned != NOT_PERMITTED {
+        return 0;
+    }
+    let Some(caller) = Caller::current(hook, Enforcement::Kernel) else { return 0 };
+    if scope::is_told_of_refusal() {
+        return 0;
+    }
+    let target = match process::is_own(caller, task) {
+        Ok(true) => return 0,
+        Ok(false) => process::id(task as u64),
+        Err(reason) => Err(reason),
+    };
+    if target.is_err() {
+        maps::count(caller.agent, hook, Counter::Failed);
+    } else {
+        // A policy that allows the operation has left the capability, and something else took it away.
+        guard::operate(caller, Operation::Tune, target, Tell::Denials);
+    }
+    0
 }
 
 /// `PTRACE_MODE_NOAUDIT`: who reads `/proc/PID/stat` of everybody, as ps does, is shown less and not told of.
@@ -80,7 +120,13 @@ fn task_setscheduler(ctx: LsmContext) -> i32 {
     if earlier != 0 {
         return earlier;
     }
-    upon(Hook::TaskSetscheduler, Operation::Tune, ctx.arg(0), Tell::All)
+    tune(Hook::TaskSetscheduler, Hook::SetschedulerCheck, ctx.arg(0))
+}
+
+/// `int security_task_setscheduler(struct task_struct *p)`
+#[fexit(function = "security_task_setscheduler")]
+fn setscheduler_check(ctx: FExitContext) -> i32 {
+    tell_of_tuning(Hook::SetschedulerCheck, ctx.arg(0), ctx.arg(1))
 }
 
 /// `int task_setnice(struct task_struct *p, int nice)`
@@ -90,7 +136,13 @@ fn task_setnice(ctx: LsmContext) -> i32 {
     if earlier != 0 {
         return earlier;
     }
-    upon(Hook::TaskSetnice, Operation::Tune, ctx.arg(0), Tell::All)
+    tune(Hook::TaskSetnice, Hook::SetniceCheck, ctx.arg(0))
+}
+
+/// `int security_task_setnice(struct task_struct *p, int nice)`
+#[fexit(function = "security_task_setnice")]
+fn setnice_check(ctx: FExitContext) -> i32 {
+    tell_of_tuning(Hook::SetniceCheck, ctx.arg(0), ctx.arg(2))
 }
 
 /// `int task_setioprio(struct task_struct *p, int ioprio)`
@@ -100,7 +152,13 @@ fn task_setioprio(ctx: LsmContext) -> i32 {
     if earlier != 0 {
         return earlier;
     }
-    upon(Hook::TaskSetioprio, Operation::Tune, ctx.arg(0), Tell::All)
+    tune(Hook::TaskSetioprio, Hook::SetioprioCheck, ctx.arg(0))
+}
+
+/// `int security_task_setioprio(struct task_struct *p, int ioprio)`
+#[fexit(function = "security_task_setioprio")]
+fn setioprio_check(ctx: FExitContext) -> i32 {
+    tell_of_tuning(Hook::SetioprioCheck, ctx.arg(0), ctx.arg(2))
 }
 
 /// `int task_movememory(struct task_struct *p)`

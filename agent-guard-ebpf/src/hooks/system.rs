@@ -1,4 +1,4 @@
-//! The kernel itself: namespaces, bpf(2), counters, code that is handed to it.
+//! The kernel itself: namespaces, bpf(2), counters, its log, code that is handed to it.
 
 use agent_guard_common::{event::Operation, hook::Hook};
 use aya_ebpf::{EbpfContext as _, macros::lsm, programs::LsmContext};
@@ -76,6 +76,18 @@ fn kernel_read_file(ctx: LsmContext) -> i32 {
         return earlier;
     }
     hand_over(Hook::KernelReadFile, ctx.arg(1))
+}
+
+/// `int syslog(int type)`
+///
+/// syslog(2), and opening and reading the files of the kernel's log, which only an exact rule opens.
+#[lsm(hook = "syslog")]
+fn syslog(ctx: LsmContext) -> i32 {
+    let earlier: i32 = ctx.arg(1);
+    if earlier != 0 {
+        return earlier;
+    }
+    operate(Hook::Syslog, Operation::KernelLog, Tell::All)
 }
 
 /// `enum kernel_load_data_id` and `enum kernel_read_file_id` have the same numbers.

@@ -8,9 +8,7 @@ use agent_guard_common::{
     table::Counter,
 };
 use aya_ebpf::{
-    helpers::{
-        bpf_get_current_pid_tgid, bpf_get_current_task, bpf_probe_read_user, bpf_send_signal,
-    },
+    helpers::{bpf_get_current_pid_tgid, bpf_get_current_task, bpf_send_signal},
     macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
@@ -19,7 +17,7 @@ use super::file::{is_path_only, open_request};
 use crate::{
     emit::Enforcement,
     guard::{self, Ask, Caller, Telling, Verdict},
-    kernel::{Object, offset, read},
+    kernel::{Object, offset, read, read_user, system_call},
     maps, scope,
     terminal::{self, TIOCSPTLCK},
 };
@@ -28,10 +26,6 @@ const SIGKILL: u32 = 9;
 
 /// Open flag that the kernel takes out of the file's own flags once it has emptied the file.
 const O_TRUNC: u64 = 0o1000;
-
-/// `thread_info.status` bit of a 32-bit call; the x32 bit of a call number.
-const TS_COMPAT: u32 = 2;
-const X32_BIT: u32 = 0x4000_0000;
 
 /// What a system call's result is good for.
 enum Call {
@@ -116,21 +110,14 @@ fn kill_if(caller: Caller, verdict: Verdict) -> i32 {
 /// the number, and keeps whatever the caller had above.
 #[inline(always)]
 fn call(regs: u64, returned: i64) -> Call {
-    let Ok(number) = read::<u32>(regs, offset!(regs_orig_ax)) else {
-        return Call::Opens { truncates: true };
-    };
-    // SAFETY: the helper has no preconditions.
-    let task = unsafe { bpf_get_current_task() };
-    let compat =
-        read::<u32>(task, offset!(task_status)).is_ok_and(|status| status & TS_COMPAT != 0);
-    let number = if compat { number } else { number & !X32_BIT };
-    let flags = match (compat, number) {
+    let Ok(call) = system_call(regs) else { return Call::Opens { truncates: true } };
+    let flags = match call {
         // open
         (true, 5) => read(regs, offset!(regs_cx)),
         (false, 2) => read(regs, offset!(regs_si)),
         // openat, open_by_handle_at
         (true, 295 | 342) | (false, 257 | 304) => read(regs, offset!(regs_dx)),
-        // openat2
+        // openat2: the first word of `struct open_how`
         (_, 437) => read(regs, offset!(regs_dx)).and_then(read_user),
         // creat, which opens for writing, and pidfd_getfd, which opens nothing
         (true, 8 | 438) | (false, 85 | 438) => Ok(0),
@@ -180,14 +167,6 @@ fn shares_descriptors() -> Result<bool, Reason> {
     let task = unsafe { bpf_get_current_task() };
     let users: i32 = read(read(task, offset!(task_files))?, offset!(files_count))?;
     Ok(users > 1)
-}
-
-/// The first word of `struct open_how`: its flags. Another thread may have changed them meanwhile, as
-/// it may with every argument in memory.
-#[inline(always)]
-fn read_user(address: u64) -> Result<u64, Reason> {
-    // SAFETY: the helper checks the address and fails on one that can not be read.
-    unsafe { bpf_probe_read_user(address as *const u64) }.map_err(|_| Reason::Failed)
 }
 
 /// The `struct file` behind a descriptor of the current task.

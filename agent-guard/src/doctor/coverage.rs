@@ -278,7 +278,7 @@ const ROWS: &[Row] = &[
         action: "mount, umount, pivot_root, chroot",
         lsm: (
             Cover::Refused,
-            "sb_mount and its like, path_chroot, EPERM; without CAP_SYS_ADMIN most fail before they are told of",
+            "sb_mount and its like, path_chroot, EPERM; capable where they have no hook",
         ),
         trace: (
             Cover::Refused,
@@ -305,11 +305,27 @@ const ROWS: &[Row] = &[
         action: "kernel modules, kexec, reboot",
         lsm: (
             Cover::Refused,
-            "CAP_SYS_MODULE and CAP_SYS_BOOT are withheld, EPERM; kernel_read_file and kernel_load_data besides",
+            "CAP_SYS_MODULE and CAP_SYS_BOOT are withheld, EPERM; kernel_read_file, kernel_load_data and capable besides",
         ),
         trace: (
             Cover::Refused,
             "CAP_SYS_MODULE and CAP_SYS_BOOT are withheld, EPERM; nothing tells",
+        ),
+    },
+    Row {
+        action: "namespaces, clock, host name, swap",
+        lsm: (
+            Cover::Refused,
+            "the capabilities are withheld, EPERM; capable besides; quotas, accounting, I/O ports and vhangup too",
+        ),
+        trace: (Cover::Refused, "the capabilities are withheld, EPERM; nothing tells"),
+    },
+    Row {
+        action: "the kernel's log",
+        lsm: (Cover::Refused, "syslog, EPERM; CAP_SYSLOG is withheld besides"),
+        trace: (
+            Cover::Partly,
+            "CAP_SYSLOG is withheld, without which a kernel with sysctl kernel.dmesg_restrict=1 refuses",
         ),
     },
     Row {

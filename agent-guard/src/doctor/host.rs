@@ -126,7 +126,7 @@ impl Privileges {
 /// its program takes.
 pub fn types() -> [Finding; 2] {
     const MEMBERS: Probe = Probe { name: "kernel types (BTF)", needed_by: &Tier::ALL };
-    const HOOKS: Probe = Probe { name: "LSM hook prototypes", needed_by: &[Tier::Lsm] };
+    const HOOKS: Probe = Probe { name: "hook prototypes", needed_by: &[Tier::Lsm] };
     let types = match KernelTypes::of_running_kernel() {
         Ok(types) => types,
         Err(error) => {
@@ -139,9 +139,10 @@ pub fn types() -> [Finding; 2] {
         }
     };
     let members = Offsets::PATHS.iter().filter_map(|path| types.offset(path).err());
-    let lsm_hooks = Hook::TABLE.iter().filter(|spec| spec.tier == HookTier::Lsm);
+    let functions =
+        Hook::TABLE.iter().filter(|spec| matches!(spec.tier, HookTier::Lsm | HookTier::Return));
     let (known, unknown): (Vec<_>, Vec<_>) =
-        lsm_hooks.map(|spec| types.prototype(spec)).partition(Result::is_ok);
+        functions.map(|spec| types.prototype(spec)).partition(Result::is_ok);
     let there = known.into_iter().flatten().flatten().count();
     let unknown = unknown.into_iter().filter_map(Result::err);
     let unknown: Vec<BtfError> = unknown.chain(types.runs_every_lsm_program().err()).collect();

@@ -35,7 +35,7 @@ pub enum Sort {
 pub struct HookFinding {
     /// Its name in the kernel.
     pub hook: &'static str,
-    /// `lsm`, `tracepoint` or `cgroup`.
+    /// `lsm`, `return`, `tracepoint` or `cgroup`.
     pub kind: &'static str,
     /// What is decided there.
     pub decides: &'static str,
@@ -59,7 +59,7 @@ pub struct HookFinding {
 /// trying.
 pub fn load_each(allowed: bool) -> Vec<HookFinding> {
     // Cgroup programs belong to both tiers.
-    let once = |tier, finding: &HookFinding| tier != Tier::Lsm || finding.tier == HookTier::Lsm;
+    let once = |tier, finding: &HookFinding| tier != Tier::Lsm || finding.tier != HookTier::Cgroup;
     let of_tier =
         |tier| load_tier(tier, allowed).into_iter().filter(move |finding| once(tier, finding));
     [Tier::Lsm, Tier::Trace].into_iter().flat_map(of_tier).collect()
@@ -166,8 +166,8 @@ fn verdict_line(log: &str) -> Option<&str> {
 }
 
 /// The answers, kind by kind, of the hooks that are there.
-pub fn summary(hooks: &[HookFinding]) -> [Finding; 3] {
-    [HookTier::Lsm, HookTier::Tracepoint, HookTier::Cgroup].map(|kind| {
+pub fn summary(hooks: &[HookFinding]) -> [Finding; 4] {
+    [HookTier::Lsm, HookTier::Return, HookTier::Tracepoint, HookTier::Cgroup].map(|kind| {
         let results =
             hooks.iter().filter(|finding| finding.tier == kind && finding.state != State::Absent);
         judge_kind(
@@ -188,6 +188,7 @@ pub fn lsm_refusal(hooks: &[HookFinding]) -> Option<&Refusal> {
 fn judge_kind(kind: HookTier, results: &[(&str, Option<&Refusal>)]) -> Finding {
     let probe = match kind {
         HookTier::Lsm => Probe { name: "LSM programs load", needed_by: &[Tier::Lsm] },
+        HookTier::Return => Probe { name: "programs at returns load", needed_by: &[Tier::Lsm] },
         HookTier::Tracepoint => {
             Probe { name: "tracepoint programs load", needed_by: &[Tier::Trace, Tier::Observe] }
         }
@@ -222,6 +223,9 @@ fn judge_kind(kind: HookTier, results: &[(&str, Option<&Refusal>)]) -> Finding {
         (HookTier::Lsm, _) => {
             "boot a kernel built with CONFIG_BPF_LSM=y and CONFIG_BPF_JIT=y; see the probes above"
         }
+        (HookTier::Return, _) => {
+            "boot a kernel built with CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS=y; see the probes above"
+        }
         (HookTier::Tracepoint, _) => {
             "boot a kernel built with CONFIG_BPF_EVENTS=y and CONFIG_FTRACE_SYSCALLS=y; see the probes above"
         }
@@ -236,6 +240,7 @@ fn judge_kind(kind: HookTier, results: &[(&str, Option<&Refusal>)]) -> Finding {
 pub fn kind(tier: HookTier) -> &'static str {
     match tier {
         HookTier::Lsm => "lsm",
+        HookTier::Return => "return",
         HookTier::Tracepoint => "tracepoint",
         HookTier::Cgroup => "cgroup",
     }

@@ -200,9 +200,14 @@ pub fn deed(operation: Operation) -> &'static str {
         Operation::Bpf => "use bpf(2)",
         Operation::Perf => "open a performance counter",
         Operation::Module => "load code into the kernel",
-        Operation::Kexec => "load another kernel",
-        Operation::TerminalInput => "type into a terminal",
+        Operation::Kexec => "load another kernel or reboot",
+        Operation::TerminalInput => "type into a terminal or hang it up",
         Operation::Cgroup => "start a process in another cgroup",
+        Operation::Namespace => "make or enter a namespace",
+        Operation::FileHandle => "open a file by its handle",
+        Operation::Clock => "set the clock",
+        Operation::Host => "change settings of the whole host",
+        Operation::KernelLog => "use the kernel's log",
     }
 }
 
@@ -221,5 +226,10 @@ pub fn operation(operation: Operation) -> &'static str {
         Operation::Kexec => "kexec",
         Operation::TerminalInput => "terminal-input",
         Operation::Cgroup => "cgroup",
+        Operation::Namespace => "namespace",
+        Operation::FileHandle => "file-handle",
+        Operation::Clock => "clock",
+        Operation::Host => "host",
+        Operation::KernelLog => "kernel-log",
     }
 }

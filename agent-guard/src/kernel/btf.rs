@@ -30,7 +30,7 @@ pub enum BtfError {
         missing: String,
     },
     /// A hook is not there.
-    #[error("this kernel has no LSM hook `{0}`")]
+    #[error("this kernel has no hook `{0}`")]
     NoHook(&'static str),
     /// Programs of LSM hooks are skipped while they run.
     #[error(
@@ -39,9 +39,9 @@ pub enum BtfError {
     )]
     Skips,
     /// A hook's parameters are none that the program knows.
-    #[error("the LSM hook `{hook}` takes ({found}) on this kernel; agent-guard reads ({expected})")]
+    #[error("the hook `{hook}` takes ({found}) on this kernel; agent-guard reads ({expected})")]
     Prototype {
-        /// Hook name without `bpf_lsm_`.
+        /// Hook name, of an LSM hook without `bpf_lsm_`.
         hook: &'static str,
         /// Parameter names in BTF.
         found: String,
@@ -146,19 +146,26 @@ impl KernelTypes {
     }
 
     /// Which of its prototypes a hook has here; `None` for an optional one that this kernel lacks. What is
-    /// no LSM hook has a fixed ABI, and is not looked up.
+    /// no function has a fixed ABI, and is not looked up.
     pub fn prototype(&self, spec: &HookSpec) -> Result<Option<u8>, BtfError> {
-        if spec.tier != HookTier::Lsm {
-            return Ok(Some(0));
-        }
-        match self.known_prototype(spec.name, spec.prototypes) {
+        let function = match spec.tier {
+            HookTier::Lsm => format!("bpf_lsm_{}", spec.name),
+            HookTier::Return => spec.name.to_owned(),
+            HookTier::Tracepoint | HookTier::Cgroup => return Ok(Some(0)),
+        };
+        match self.known_prototype(spec.name, &function, spec.prototypes) {
             Err(BtfError::NoHook(_)) if spec.need == Need::Optional => Ok(None),
             found => found.map(Some),
         }
     }
 
-    fn known_prototype(&self, hook: &'static str, known: &[&[&str]]) -> Result<u8, BtfError> {
-        let found = self.hook_parameters(hook).ok_or(BtfError::NoHook(hook))?;
+    fn known_prototype(
+        &self,
+        hook: &'static str,
+        function: &str,
+        known: &[&[&str]],
+    ) -> Result<u8, BtfError> {
+        let found = self.parameters(function).ok_or(BtfError::NoHook(hook))?;
         let number = known.iter().position(|known| found == *known);
         number.and_then(|number| u8::try_from(number).ok()).ok_or_else(|| {
             let known: Vec<String> = known.iter().map(|known| known.join(", ")).collect();
@@ -166,8 +173,8 @@ impl KernelTypes {
         })
     }
 
-    fn hook_parameters(&self, hook: &str) -> Option<Vec<String>> {
-        let types = self.0.resolve_types_by_name(&format!("bpf_lsm_{hook}")).ok()?;
+    fn parameters(&self, function: &str) -> Option<Vec<String>> {
+        let types = self.0.resolve_types_by_name(function).ok()?;
         let function = types.into_iter().find_map(|ty| match ty {
             Type::Func(function) => Some(function),
             _ => None,
@@ -227,9 +234,10 @@ mod tests {
         assert!(error.contains("no_such_member"), "{error}");
         let error = types.offset("no_such_struct.member").unwrap_err().to_string();
         assert!(error.contains("no_such_struct"), "{error}");
-        let error =
-            types.known_prototype("file_open", &[&["inode"], &["a", "b"]]).unwrap_err().to_string();
+        let known =
+            |known: &[&[&str]]| types.known_prototype("file_open", "bpf_lsm_file_open", known);
+        let error = known(&[&["inode"], &["a", "b"]]).unwrap_err().to_string();
         assert!(error.contains("(file)") && error.contains("(inode) or (a, b)"), "{error}");
-        assert_eq!(types.known_prototype("file_open", &[&["inode"], &["file"]]).unwrap(), 1);
+        assert_eq!(known(&[&["inode"], &["file"]]).unwrap(), 1);
     }
 }

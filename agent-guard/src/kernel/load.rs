@@ -9,8 +9,8 @@ use agent_guard_common::{
 use aya::{
     Btf, Ebpf, EbpfLoader, VerifierLogLevel,
     programs::{
-        CgroupAttachMode, CgroupSockAddr, CgroupSockAddrAttachType, Lsm, Program, ProgramError,
-        RawTracePoint,
+        CgroupAttachMode, CgroupSockAddr, CgroupSockAddrAttachType, FExit, Lsm, Program,
+        ProgramError, RawTracePoint,
         links::{FdLink, LinkError},
     },
 };
@@ -62,7 +62,9 @@ fn refusal(error: &dyn std::error::Error) -> String {
 /// The hooks whose programs make up a tier.
 pub fn hooks_of(tier: Tier) -> impl Iterator<Item = &'static HookSpec> {
     Hook::TABLE.iter().filter(move |spec| match tier {
-        Tier::Lsm => matches!(spec.tier, HookTier::Lsm | HookTier::Cgroup),
+        Tier::Lsm => {
+            matches!(spec.tier, HookTier::Lsm | HookTier::Return | HookTier::Cgroup)
+        }
         Tier::Trace => matches!(spec.tier, HookTier::Tracepoint | HookTier::Cgroup),
         Tier::Observe => matches!(spec.tier, HookTier::Tracepoint | HookTier::Cgroup),
     })
@@ -182,6 +184,9 @@ pub(super) fn load_program<'ebpf>(
         HookTier::Lsm => {
             <&mut Lsm>::try_from(&mut *program).and_then(|program| program.load(spec.name, btf))
         }
+        HookTier::Return => {
+            <&mut FExit>::try_from(&mut *program).and_then(|program| program.load(spec.name, btf))
+        }
         HookTier::Tracepoint => {
             <&mut RawTracePoint>::try_from(&mut *program).and_then(RawTracePoint::load)
         }
@@ -201,6 +206,11 @@ pub fn attach(ebpf: &mut Ebpf, spec: &'static HookSpec) -> Result<FdLink, LoadEr
     let attach = || -> Result<FdLink, ProgramError> {
         if spec.tier == HookTier::Lsm {
             let program = <&mut Lsm>::try_from(program)?;
+            let link = program.attach()?;
+            return Ok(program.take_link(link)?.into());
+        }
+        if spec.tier == HookTier::Return {
+            let program = <&mut FExit>::try_from(program)?;
             let link = program.attach()?;
             return Ok(program.take_link(link)?.into());
         }

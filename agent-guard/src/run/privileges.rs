@@ -41,7 +41,7 @@ struct Needed {
     is_decided: bool,
 }
 
-const NEEDED: [Needed; 9] = [
+const NEEDED: [Needed; 15] = [
     Needed { capability: CapabilitySet::SYS_CHROOT, by: &[Operation::Chroot], is_decided: true },
     Needed { capability: CapabilitySet::SYS_PTRACE, by: &[Operation::Trace], is_decided: true },
     Needed { capability: CapabilitySet::BPF, by: &[Operation::Bpf], is_decided: true },
@@ -50,10 +50,25 @@ const NEEDED: [Needed; 9] = [
         by: &[Operation::Bpf, Operation::Perf],
         is_decided: true,
     },
-    // What bpf(2) does with objects of others, beside mounting.
+    // Beside mounting, what bpf(2) does with objects of others.
     Needed {
         capability: CapabilitySet::SYS_ADMIN,
-        by: &[Operation::Bpf, Operation::Mount],
+        by: &[Operation::Bpf, Operation::Mount, Operation::Namespace, Operation::Host],
+        is_decided: false,
+    },
+    Needed {
+        capability: CapabilitySet::DAC_READ_SEARCH,
+        by: &[Operation::FileHandle],
+        is_decided: false,
+    },
+    Needed { capability: CapabilitySet::SYS_TIME, by: &[Operation::Clock], is_decided: false },
+    Needed { capability: CapabilitySet::SYS_PACCT, by: &[Operation::Host], is_decided: false },
+    Needed { capability: CapabilitySet::SYS_RAWIO, by: &[Operation::Host], is_decided: false },
+    // With it the addresses of the kernel's memory are shown too.
+    Needed { capability: CapabilitySet::SYSLOG, by: &[Operation::KernelLog], is_decided: false },
+    Needed {
+        capability: CapabilitySet::SYS_TTY_CONFIG,
+        by: &[Operation::TerminalInput],
         is_decided: false,
     },
     // Unloading a module has no hook, nor has a reboot.
@@ -220,8 +235,16 @@ mod tests {
             (Operation::Tune, CapabilitySet::SYS_NICE | CapabilitySet::SYS_RESOURCE),
             (Operation::Signal, CapabilitySet::empty()),
             (Operation::UserNamespace, CapabilitySet::empty()),
-            (Operation::TerminalInput, CapabilitySet::empty()),
+            (Operation::TerminalInput, CapabilitySet::SYS_TTY_CONFIG),
             (Operation::Cgroup, CapabilitySet::empty()),
+            (Operation::Namespace, CapabilitySet::SYS_ADMIN),
+            (Operation::FileHandle, CapabilitySet::DAC_READ_SEARCH),
+            (Operation::Clock, CapabilitySet::SYS_TIME),
+            (Operation::KernelLog, CapabilitySet::SYSLOG),
+            (
+                Operation::Host,
+                CapabilitySet::SYS_ADMIN | CapabilitySet::SYS_PACCT | CapabilitySet::SYS_RAWIO,
+            ),
         ] {
             let more =
                 kept(Tier::Trace, &allowing(&[operation])) - kept(Tier::Trace, &allowing(&[]));

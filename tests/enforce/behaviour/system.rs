@@ -21,7 +21,14 @@ use crate::{
 };
 
 pub const PROMISES: &[Behaviour] = &[
-    ("what reaches out is refused to the command, and told wherever a hook is asked", by_command),
+    ("what reaches out is refused to the command, and told", by_command),
+    (
+        "a call that is refused for want of a capability is told as denied in audit mode too",
+        audited,
+    ),
+    ("what comes with the capability of an allowed operation is judged by itself", beside_allowed),
+    ("who is not root is told of as well", by_nobody),
+    ("a file is not opened by its handle, and the attempt is told", by_handle),
     ("who is put into an agent with every capability is refused by the hooks alone", put_inside),
     ("what reaches out goes on where it is allowed, and is told once", allowed),
     ("among an agent's own processes nothing of that is judged", among_own),
@@ -111,15 +118,32 @@ fn is_otherwise(act: &Act, end: End) -> bool {
     })
 }
 
-/// Fails unless the one event of `report` is of `act` and ended as `due`.
+/// Fails unless `report` was told once, as `act`, and ended as `due`. What is allowed may be several calls,
+/// and other operations too: then no hook tells it twice, unless the kernel asks for the capability twice, as
+/// setns(2) does for both namespaces.
 #[track_caller]
 fn is_told_once(stage: &Stage, outcome: &Outcome, act: &Act, report: Report, due: &str) {
-    let events = outcome.decided_by(report.pid);
-    let told: Vec<_> = events.iter().filter(|event| event.operation().is_some()).collect();
-    let [event] = told.as_slice() else { panic!("{}: {} events", act.name, told.len()) };
-    assert_eq!((event.operation(), event.outcome()), (Some(act.operation), due), "{}", act.name);
-    let target = (act.upon == Upon::Process).then_some(u64::from(stage.outside.id()));
-    assert_eq!(event.target(), target, "{}", act.name);
+    let mut told = outcome.decided_by(report.pid);
+    let is_allowed = due == "allowed";
+    told.retain(|event| match event.operation() {
+        Some(operation) => !is_allowed || operation == act.operation,
+        None => false,
+    });
+    assert!(told.len() == 1 || is_allowed, "{}: {} events", act.name, told.len());
+    assert!(!told.is_empty(), "{}: no event", act.name);
+    for (number, event) in told.iter().enumerate() {
+        assert_eq!(
+            (event.operation(), event.outcome()),
+            (Some(act.operation), due),
+            "{}",
+            act.name
+        );
+        let target = (act.upon == Upon::Process).then_some(u64::from(stage.outside.id()));
+        assert_eq!(event.target(), target, "{}", act.name);
+        let again = event.hook() != "capable"
+            && told[..number].iter().any(|other| other.hook() == event.hook());
+        assert!(!again, "{}: {} tells twice", act.name, event.hook());
+    }
 }
 
 fn by_command() {
@@ -129,7 +153,8 @@ fn by_command() {
     let reports = reports(&outcome);
     assert_eq!(reports.len(), ACTS.len());
     for (act, report) in ACTS.iter().zip(reports) {
-        let is_told = tier() == Tier::Lsm && act.refusal == Refusal::Hook;
+        let is_told =
+            tier() == Tier::Lsm && matches!(act.refusal, Refusal::Hook | Refusal::Capability);
         if is_told {
             assert_eq!(report.end, End::Errno(libc::EPERM), "{}", act.name);
             is_told_once(&stage, &outcome, act, report, "denied");
@@ -146,6 +171,74 @@ fn by_command() {
         }
     }
     stage.control();
+}
+
+fn audited() {
+    if tier() != Tier::Lsm {
+        return;
+    }
+    let stage = Stage::new();
+    let outcome = Run::under(&format!("mode: audit\n{ALLOW_ALL}")).go(&stage.command(None));
+    outcome.exits(0);
+    for (act, report) in ACTS.iter().zip(reports(&outcome)) {
+        if act.refusal == Refusal::Capability {
+            assert_eq!(report.end, End::Errno(libc::EPERM), "{}", act.name);
+            is_told_once(&stage, &outcome, act, report, "denied");
+        }
+    }
+}
+
+fn beside_allowed() {
+    if tier() != Tier::Lsm {
+        return;
+    }
+    let stage = Stage::new();
+    let system = "system: {rules: [{effect: allow, operations: [mount]}]}";
+    let outcome = Run::under(&format!("{ALLOW_ALL}\n{system}")).go(&stage.command(None));
+    outcome.exits(0);
+    for (act, report) in ACTS.iter().zip(reports(&outcome)) {
+        match act.operation {
+            "namespace" | "clock" | "host" => {
+                assert_eq!(report.end, End::Errno(libc::EPERM), "{}", act.name);
+                is_told_once(&stage, &outcome, act, report, "denied");
+            }
+            "mount" => {
+                assert!(is_otherwise(act, report.end), "{} ends with {:?}", act.name, report.end);
+                is_told_once(&stage, &outcome, act, report, "allowed");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The denied operations that `command` is told of with, in order.
+fn told_of(command: &[&str]) -> Vec<String> {
+    let outcome = Run::under(ALLOW_ALL).go(command);
+    let denials = outcome.decided().filter(Decided::is_denial);
+    denials.filter_map(|event| event.operation().map(str::to_owned)).collect()
+}
+
+fn by_nobody() {
+    let nobody = "/usr/bin/setpriv --reuid=65534 --clear-groups";
+    let script = format!("{nobody} /usr/sbin/chroot / /bin/true; {nobody} /bin/umount /proc");
+    let due: &[&str] = if tier() == Tier::Lsm { &["chroot", "mount"] } else { &[] };
+    assert_eq!(told_of(&["/bin/sh", "-c", &script]), due);
+}
+
+/// Eight bytes of nothing as a handle: no file system has such a file.
+const OPEN_BY_HANDLE: &str = "import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+libc.syscall(304, -100, bytes([8, 0, 0, 0, 1, 0, 0, 0]) + bytes(64), 0)
+print(ctypes.get_errno())";
+
+fn by_handle() {
+    let script = ["/usr/bin/python3", "-c", OPEN_BY_HANDLE];
+    let outside = Command::new(script[0]).args(&script[1..]).output().unwrap();
+    assert!(!outside.stdout.is_empty() && outside.stdout != b"1\n", "the control");
+    let outcome = Run::under(ALLOW_ALL).go(&script);
+    assert_eq!(outcome.text().trim(), "1", "EPERM");
+    let due: &[&str] = if tier() == Tier::Lsm { &["file-handle"] } else { &[] };
+    assert_eq!(told_of(&script), due);
 }
 
 /// An agent that waits, and its cgroup.
