@@ -125,11 +125,11 @@ impl Work {
                 Box::new(move |_| done(statat(CWD, &path, AtFlags::empty())))
             }
             Self::Read => {
-                let file = open(&place.file(2), OFlags::RDONLY, Mode::empty())?;
+                let file = open(place.file(2), OFlags::RDONLY, Mode::empty())?;
                 Box::new(move |_| done(pread(&file, &mut [0; 1], 0)))
             }
             Self::Write => {
-                let file = open(&place.file(2), OFlags::WRONLY, Mode::empty())?;
+                let file = open(place.file(2), OFlags::WRONLY, Mode::empty())?;
                 Box::new(move |_| done(pwrite(&file, &[0; 1], 0)))
             }
             Self::Connect => {
