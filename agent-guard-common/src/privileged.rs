@@ -28,7 +28,8 @@ const SYSLOG: u32 = 34;
 
 /// The capabilities, as bits, of the calls that no other hook decides: of others nobody needs to look at the
 /// call.
-pub const UNHOOKED: u64 = 1 << SYS_MODULE
+pub const UNHOOKED: u64 = 1 << DAC_READ_SEARCH
+    | 1 << SYS_MODULE
     | 1 << SYS_RAWIO
     | 1 << SYS_PACCT
     | 1 << SYS_ADMIN
@@ -46,8 +47,8 @@ pub fn privileged_call(compat: bool, number: u32) -> Option<PrivilegedCall> {
         (false, 166 | 155) | (true, 22 | 52 | 217) | (_, 429) => {
             (Operation::Mount, SYS_ADMIN, true)
         }
-        // open_tree, fsopen, fsmount, fspick, mount_setattr, open_tree_attr
-        (_, 428 | 430 | 432 | 433 | 442 | 467) => (Operation::Mount, SYS_ADMIN, false),
+        // open_tree, fsopen, fsconfig, fsmount, fspick, mount_setattr, open_tree_attr
+        (_, 428 | 430..=433 | 442 | 467) => (Operation::Mount, SYS_ADMIN, false),
         // unshare, setns, clone, clone3
         (false, 272 | 308 | 56 | 435) | (true, 310 | 346 | 120 | 435) => {
             (Operation::Namespace, SYS_ADMIN, false)
@@ -63,7 +64,7 @@ pub fn privileged_call(compat: bool, number: u32) -> Option<PrivilegedCall> {
         // reboot
         (false, 169) | (true, 88) => (Operation::Kexec, SYS_BOOT, false),
         // open_by_handle_at
-        (false, 304) | (true, 342) => (Operation::FileHandle, DAC_READ_SEARCH, true),
+        (false, 304) | (true, 342) => (Operation::FileHandle, DAC_READ_SEARCH, false),
         // settimeofday, stime, adjtimex, clock_settime, clock_settime64, clock_adjtime, clock_adjtime64
         (false, 164 | 159 | 227 | 305) | (true, 79 | 25 | 124 | 264 | 404 | 343 | 405) => {
             (Operation::Clock, SYS_TIME, false)
@@ -109,6 +110,7 @@ mod tests {
         assert_eq!(operation(false, 52), None);
         for compat in [false, true] {
             assert_eq!(operation(compat, 430), Some(Operation::Mount));
+            assert_eq!(operation(compat, 431), Some(Operation::Mount));
         }
     }
 

@@ -4,6 +4,7 @@ use std::{
     fmt::Write as _,
     fs,
     net::{IpAddr, SocketAddr, UdpSocket},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
@@ -81,6 +82,16 @@ impl NameServer {
                 command
             }
         };
+        // SAFETY: the call takes numbers, and is one that a child may make before it runs a program.
+        unsafe {
+            command.pre_exec(|| {
+                // However the test ends, the server does.
+                match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+                    0 => Ok(()),
+                    _ => Err(std::io::Error::last_os_error()),
+                }
+            });
+        }
         let log = fs::File::create(directory.path().join("log")).unwrap();
         let child = command
             .stdin(Stdio::null())

@@ -333,6 +333,13 @@ fn preempt(path: &str, seconds: u64) {
         }
         (opened, tried)
     };
+    // On one processor, where each can only run in place of the other.
+    // SAFETY: a set of processors, of this process, which may be moved to where it is.
+    unsafe {
+        let mut one: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(libc::sched_getcpu() as usize, &mut one);
+        assert_eq!(libc::sched_setaffinity(0, size_of_val(&one), &one), 0);
+    }
     let (of_slow, of_fast) = std::thread::scope(|scope| {
         let slow = scope.spawn(|| {
             // SAFETY: numbers; 0 is the calling thread.

@@ -19,7 +19,7 @@ use super::{NOT_PERMITTED, operation_result};
 use crate::{
     emit::Enforcement,
     guard::{self, Caller, Tell, Verdict},
-    kernel::{offset, read, read_user, system_call},
+    kernel::{has, offset, read, read_user, system_call},
     maps, scope,
 };
 
@@ -39,6 +39,8 @@ fn capable(ctx: LsmContext) -> i32 {
         return 0;
     }
     let Some(caller) = Caller::current(Hook::Capable, Enforcement::Refuse) else { return 0 };
+    // What was told of an earlier call, and was not asked about since, is not told of this one.
+    scope::is_told_of_refusal();
     let (operation, fault) = match privileged(&ctx, capability) {
         Ok(None) => return 0,
         Ok(Some(operation)) => (operation, Ok(0)),
@@ -46,7 +48,8 @@ fn capable(ctx: LsmContext) -> i32 {
         Err(reason) => (Operation::Host, Err(reason)),
     };
     let verdict = guard::operate(caller, operation, fault, Tell::All);
-    if verdict == Verdict::Stop {
+    let options: u32 = ctx.arg(3);
+    if verdict == Verdict::Stop && options & NOAUDIT == 0 && has(Hook::CapabilityCheck) {
         scope::tell_of_refusal();
     }
     operation_result(verdict)
@@ -116,7 +119,11 @@ fn current_call() -> Result<(u64, Option<PrivilegedCall>), Reason> {
 #[inline(always)]
 fn makes_namespace(regs: u64) -> Result<bool, Reason> {
     let (compat, number) = system_call(regs)?;
-    let first = || if compat { read(regs, offset!(regs_bx)) } else { read(regs, offset!(regs_di)) };
+    // Of a 32-bit call's argument the kernel takes the lower half.
+    let first = || match compat {
+        true => read::<u32>(regs, offset!(regs_bx)).map(u64::from),
+        false => read(regs, offset!(regs_di)),
+    };
     Ok(match (compat, number) {
         (false, 56) | (true, 120) => first()? & NAMESPACES != 0,
         // The first word of `struct clone_args`

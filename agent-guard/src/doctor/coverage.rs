@@ -352,7 +352,7 @@ const ROWS: &[Row] = &[
         lsm: (Cover::Refused, "no descriptor of a denied file comes to be"),
         trace: (
             Cover::Killed,
-            "clone with CLONE_FILES and without CLONE_THREAD kills both processes",
+            "clone with CLONE_FILES and without CLONE_THREAD kills the new process",
         ),
     },
     Row {

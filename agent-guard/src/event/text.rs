@@ -8,7 +8,7 @@ use std::{
 use agent_guard_common::{
     decide::{self, Reason, Transport},
     event::{Action, Operation, Outcome},
-    hook::Hook,
+    hook::{Hook, HookTier},
     table::Family,
 };
 
@@ -431,12 +431,22 @@ impl Display for Notice {
                 f.write_str(parts.trim_end_matches(", "))
             }
             Self::DecisionsSkipped(hooks) => {
+                let is_return = |(hook, _): &&(Hook, u64)| hook.spec().tier == HookTier::Return;
+                let (returns, judging): (Vec<_>, Vec<_>) = hooks.iter().partition(is_return);
                 f.write_str("the kernel skipped ")?;
-                for (number, (hook, skipped)) in hooks.iter().enumerate() {
+                for (number, (hook, skipped)) in judging.iter().enumerate() {
                     let separator = if number == 0 { "" } else { ", " };
                     write!(f, "{separator}{skipped} decisions at hook {}", hook.spec().name)?;
                 }
-                f.write_str("; what was done there, by whomever, went on unjudged")
+                if !judging.is_empty() {
+                    f.write_str("; what was done there, by whomever, went on unjudged")?;
+                }
+                for (number, (hook, skipped)) in returns.iter().enumerate() {
+                    let separator = if number == 0 && judging.is_empty() { "" } else { "; " };
+                    write!(f, "{separator}{skipped} returns from {}", hook.spec().name)?;
+                    f.write_str(", of which each that failed for want of a right goes untold")?;
+                }
+                Ok(())
             }
         }
     }
@@ -655,6 +665,16 @@ mod tests {
             line(&record(Body::Notice(Notice::DecisionsSkipped(skipped)))),
             "agent-guard: the kernel skipped 3 decisions at hook file_open, 1 decisions at hook \
              task_kill; what was done there, by whomever, went on unjudged"
+        );
+    }
+
+    #[test]
+    fn skipped_returns_are_no_decisions() {
+        let skipped = vec![(Hook::CapabilityCheck, 2)];
+        assert_eq!(
+            line(&record(Body::Notice(Notice::DecisionsSkipped(skipped)))),
+            "agent-guard: the kernel skipped 2 returns from security_capable, of which each that failed for \
+             want of a right goes untold"
         );
     }
 

@@ -32,7 +32,7 @@ pub const PROMISES: &[Behaviour] = &[
     ("an agent lies no deeper in the cgroup tree than the kernel programs look", deep_cgroup),
 ];
 
-/// What these fill is everybody's.
+/// What these fill is everybody's: not beside others, and only where there are no others.
 pub const ALONE: &[Behaviour] = &[(
     "a terminal that can not be noted is another's, and own again once there is room",
     terminals,

@@ -55,7 +55,12 @@ impl Clock {
 
 impl Drop for Clock {
     fn drop(&mut self) {
-        self.set(0);
+        if self.offset != 0 {
+            let now = clock_gettime(ClockId::Realtime);
+            // A test that fails is told of; one that fails twice ends the whole program.
+            let right = Timespec { tv_sec: now.tv_sec - self.offset, ..now };
+            let _ = clock_settime(ClockId::Realtime, right);
+        }
     }
 }
 

@@ -75,13 +75,12 @@ pub fn trials() -> Vec<Trial> {
         .collect()
 }
 
-/// Trials that change what others share: one by one, and after all others. The clock is set only where the machine
-/// is the tests' own.
+/// Trials that change what everybody on the machine shares: one by one, after all others, and only where the machine is
+/// the tests' own.
 pub fn alone() -> Vec<Trial> {
     let own_machine = std::env::var_os(OWN_MACHINE).is_some();
-    let clock =
-        clock::PROMISES.iter().map(|promise| trial(promise).with_ignored_flag(!own_machine));
-    bounds::ALONE.iter().map(trial).chain(clock).collect()
+    let promises = bounds::ALONE.iter().chain(clock::PROMISES);
+    promises.map(|promise| trial(promise).with_ignored_flag(!own_machine)).collect()
 }
 
 /// The environment variable that says that nobody else uses this machine.

@@ -295,6 +295,10 @@ fn said(outcome: &Outcome) -> Vec<Said> {
     outcome.text().lines().map(of_line).collect()
 }
 
+fn names(said: &[Said]) -> Vec<&str> {
+    said.iter().map(|said| said.name.as_str()).collect()
+}
+
 /// Events of the proxy about `name`.
 fn lookups<'a>(outcome: &'a Outcome, name: &str) -> Vec<&'a Value> {
     let of_name = |event: &&Value| event["class_uid"] == 4003 && event["query"]["hostname"] == name;
@@ -318,8 +322,7 @@ fn resolves(client: &Client) {
         });
         outcome.exits(0);
         let said = said(&outcome);
-        let names: Vec<&str> = said.iter().map(|said| said.name.as_str()).collect();
-        assert_eq!(names, NAMES, "{program:?}");
+        assert_eq!(names(&said), NAMES, "{program:?}");
         for said in &said {
             judge(client, &zone, said, program);
         }
@@ -390,8 +393,9 @@ fn does_not_fit() {
             };
             lookups(&outcome, "many.example").iter().filter(of_kind).count()
         };
-        // glibc begins again with a larger buffer.
-        assert_eq!((over(libc::IPPROTO_UDP), over(libc::IPPROTO_TCP)), (2, 2), "{program:?}");
+        // glibc begins again with a larger buffer, some versions more often.
+        let (udp, tcp) = (over(libc::IPPROTO_UDP), over(libc::IPPROTO_TCP));
+        assert!(udp > 0 && tcp > 0, "{program:?}: {udp} by UDP, {tcp} by TCP");
     }
 }
 
@@ -427,6 +431,7 @@ fn waits() {
     assert_eq!(said[0].told, due(&zone, "api.example"));
     assert_eq!((said[0].reached.len(), said[1].told.len()), (1, 0));
     let codes = lookups(&outcome, "gone.example");
+    assert!(!codes.is_empty(), "gone.example was not asked for");
     assert!(codes.iter().all(|event| event["rcode"] == "NXDomain"), "{codes:#?}");
 }
 
@@ -440,7 +445,10 @@ fn passes_over() {
         let _silent = silent(OTHER);
         run(&[OTHER, NOBODY, LIVE]).go(&ready.with(&[PORT, "api.example", "www.example"]))
     });
-    for said in said(&outcome) {
+    outcome.exits(0);
+    let said = said(&outcome);
+    assert_eq!(names(&said), ["api.example", "www.example"]);
+    for said in said {
         assert_eq!(said.told, due(&zone, &said.name), "{said:?}");
         assert_eq!(said.reached.len(), 1, "{said:?}");
     }
@@ -458,11 +466,14 @@ fn all_dead() {
     });
     outcome.exits(0);
     assert!(since.elapsed() < Duration::from_secs(120), "{:?}", since.elapsed());
-    assert!(said(&outcome).iter().all(|said| said.told.is_empty() && said.reached.is_empty()));
+    let said = said(&outcome);
+    assert_eq!(names(&said), ["api.example", "evil.example"]);
+    assert!(said.iter().all(|said| said.told.is_empty() && said.reached.is_empty()));
     let told = lookups(&outcome, "api.example");
     assert!(!told.is_empty() && told.iter().all(|event| reason(event) == "unanswered"));
     // What is not allowed is refused without anybody's help.
-    assert!(lookups(&outcome, "evil.example").iter().all(|event| reason(event) == "default"));
+    let told = lookups(&outcome, "evil.example");
+    assert!(!told.is_empty() && told.iter().all(|event| reason(event) == "default"));
 }
 
 fn follows() {
@@ -485,8 +496,8 @@ fn follows() {
         )
     };
     let script = format!(
-        "cd {}; {client}; : > asked; until test -e moved; do sleep 0.2; done; sleep 7; {client}
-        sleep 6; {}; {}",
+        "cd {}; {client}; : > asked; until test -e moved; do sleep 0.2; done; sleep 12
+        {client}; {}; {}",
         root.display(),
         fetch(after),
         fetch(before),
