@@ -5,7 +5,8 @@
 //! ```
 //!
 //! `AGENT_GUARD_BIN` names another program to test, `AGENT_GUARD_SRC` the repository where it is not
-//! where this was built, and `AGENT_GUARD_TEST_OWN_MACHINE` says that the clock may be set. This program is also the agent that the tests run: see `actor`.
+//! where this was built, and `AGENT_GUARD_TEST_OWN_MACHINE` says that nobody else uses the machine: its
+//! clock may be set. This program is also the agent that the tests run: see `actor`.
 
 #![expect(
     clippy::unwrap_used,

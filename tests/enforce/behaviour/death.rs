@@ -111,7 +111,16 @@ fn killed_writing() {
         lexers.keys().flatten().find(is_its)
     };
     let policy = wait_until(of_cgroup, "the first row of the policy");
-    wait_until(|| (rows(policy) > 0).then_some(()), "more of the policy");
+    // It stands while it is looked at, however long that takes.
+    let has_more = || {
+        running.signal(Signal::STOP);
+        let more = rows(policy) > 0;
+        if !more {
+            running.signal(Signal::CONT);
+        }
+        more.then_some(())
+    };
+    wait_until(has_more, "more of the policy");
     running.signal(Signal::KILL);
     running.child.wait().unwrap();
     let agents = HashMap::<_, u32, [u8; size_of::<Agent>()]>::try_from(map("AGENTS")).unwrap();
