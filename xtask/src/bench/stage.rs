@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum as _};
 use rustix::{
     mount::{MountFlags, mount},
+    process::{Resource, Rlimit, setrlimit},
     system::uname,
 };
 use serde::{Deserialize, Serialize};
@@ -22,7 +23,7 @@ use super::{
     landlock, policy,
     work::{COLD_FILES, Place, Work},
 };
-use crate::process::{output, run};
+use crate::process::{command, output, run};
 
 /// Where the work is done: a file system in memory.
 const ROOT: &str = "/bench";
@@ -162,11 +163,12 @@ fn measure(setting: Setting, works: &[Work], policy: Option<&Path>) -> Result<Ve
         Some(policy) => {
             let mut guard = agent(policy);
             // A terminal would be slow to tell of denials on.
-            guard.arg(own).stderr(Stdio::null());
+            guard.args(FIRST).stderr(Stdio::null());
             guard
         }
-        None => Command::new(own),
+        None => command(FIRST[0], &FIRST[1..]),
     };
+    child.arg(own);
     child.arg("bench-work");
     if let Setting::Landlock { rules } = setting {
         child.args(["--landlock", &rules.to_string()]);
@@ -214,10 +216,14 @@ fn lay_out() -> Result<()> {
     git(&["commit", "--quiet", "--message=all"])
 }
 
-/// Has this process and those that it starts, the guard among them, run before all others and not instead of
-/// each other: one that is measured is not interrupted by the one that reads its events.
+/// Lets what is measured run before all others: [`FIRST`]. Not the guard, which would keep the kernel's own
+/// workers from what it waits for.
 fn undisturbed() -> Result<()> {
     fs::write("/proc/sys/kernel/sched_rt_runtime_us", "-1")?;
-    let own = std::process::id().to_string();
-    run(Command::new("chrt").args(["--fifo", "--pid", "1", &own]))
+    setrlimit(Resource::Rtprio, Rlimit { current: Some(1), maximum: Some(1) })?;
+    Ok(())
 }
+
+/// Runs the program behind it so that who reads its events does not interrupt it. An agent may ask for that by its
+/// limit, without the capability.
+const FIRST: [&str; 3] = ["chrt", "--fifo", "1"];
