@@ -143,8 +143,10 @@ impl Drop for NameServer {
 /// what tests write.
 fn copied(program: &str, directory: &Path) -> PathBuf {
     let copy = directory.join(Path::new(program).file_name().unwrap());
-    fs::copy(program, &copy)
-        .unwrap_or_else(|error| panic!("{program}: {error}; `cargo xtask setup` installs it"));
+    // By another process: a child that another test starts meanwhile would have the copy open for writing, and
+    // what is so does not run (ETXTBSY).
+    let copying = Command::new("cp").arg(program).arg(&copy).status().unwrap();
+    assert!(copying.success(), "{program} could not be copied; `cargo xtask setup` installs it");
     copy
 }
 

@@ -177,6 +177,11 @@ impl Vm {
     }
 }
 
+/// The kernels that were named, or every one.
+fn or_all(kernels: Vec<Kernel>) -> Vec<Kernel> {
+    if kernels.is_empty() { Kernel::ALL.into() } else { kernels }
+}
+
 fn main() -> ExitCode {
     let (done, failed) = match Cli::parse().task {
         Task::Setup => (setup::setup().map(|_| 0), 1),
@@ -186,13 +191,11 @@ fn main() -> ExitCode {
             (setup::setup().and_then(|rustc| fuzz::run_all(&rustc, seconds)).map(|()| 0), 1)
         }
         Task::Verifier { write, kernel } => {
-            let kernels = if kernel.is_empty() { Kernel::ALL.into() } else { kernel };
-            let run = |rustc| verifier::run(&rustc, &kernels, write);
+            let run = |rustc| verifier::run(&rustc, &or_all(kernel), write);
             (setup::setup().and_then(run).map(|()| 0), 1)
         }
         Task::Bench { write, kernel } => {
-            let kernels = if kernel.is_empty() { Kernel::ALL.into() } else { kernel };
-            let run = |rustc| bench::run(&rustc, &kernels, write);
+            let run = |rustc| bench::run(&rustc, &or_all(kernel), write);
             (setup::setup().and_then(run).map(|()| 0), 1)
         }
         Task::BenchStage => (bench::in_the_guest().map(|()| 0), 1),

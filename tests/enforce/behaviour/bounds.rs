@@ -1,10 +1,6 @@
 //! Bounds that the kernel side keeps: what is judged at them, and what becomes of what lies beyond.
 
-use std::{
-    fs::{self, File},
-    path::Path,
-    process::Command,
-};
+use std::{fs, path::Path, process::Command};
 
 use agent_guard::{
     cgroup::{Cgroup, CgroupError},
@@ -17,12 +13,12 @@ use aya::maps::{HashMap, Map, MapData};
 use super::{
     Behaviour, actor, is_denied_open, open_terminal, reports,
     shared::programs_of,
-    signals::lead_session,
+    signals::start_on_terminal,
     terminals::{DEGRADED, SPEC},
 };
 use crate::{
     actor::{End, Report},
-    guard::{Outcome, Reader, Run, tier, wait},
+    guard::{Outcome, Run, tier, wait},
     scratch::Scratch,
     terminals::name,
 };
@@ -64,12 +60,7 @@ fn session() {
     let mut command = Command::new("/bin/sh");
     command.args(["-c", SESSION, "sh"]).arg(scratch.path("")).arg(MAX_SESSION.to_string());
     command.arg(guard.get_program()).args(guard.get_args());
-    let end = || terminal.try_clone().unwrap();
-    command.stdin(end()).stdout(end()).stderr(end());
-    lead_session(&mut command);
-    let child = command.spawn().unwrap();
-    drop((command, terminal));
-    let screen = Reader::of(File::from(other_end));
+    let (child, screen) = start_on_terminal(command, other_end, terminal);
     screen.wait_for("ready");
     fs::write(scratch.path("started"), "\n").unwrap();
     screen.wait_for(r#"{"pid""#);

@@ -52,22 +52,22 @@ macro_rules! source {
 const CLIENTS: &[Client] = &[
     Client {
         promise: "getaddrinfo of glibc resolves what the policy allows, whatever server is behind",
-        command: &["sh", "{}"],
-        file: source!("getent.sh"),
+        command: &["sh", "{}", "getent"],
+        file: source!("lookup.sh"),
         takes: 32..=32,
         connects_to_all: false,
     },
     Client {
         promise: "glibc with larger messages resolves what the policy allows, likewise",
-        command: &["env", "RES_OPTIONS=edns0 single-request-reopen trust-ad", "sh", "{}"],
-        file: source!("getent.sh"),
+        command: &["env", "RES_OPTIONS=edns0 single-request-reopen trust-ad", "sh", "{}", "getent"],
+        file: source!("lookup.sh"),
         takes: 32..=32,
         connects_to_all: false,
     },
     Client {
         promise: "glibc over TCP resolves what the policy allows, likewise",
-        command: &["env", "RES_OPTIONS=use-vc", "sh", "{}"],
-        file: source!("getent.sh"),
+        command: &["env", "RES_OPTIONS=use-vc", "sh", "{}", "getent"],
+        file: source!("lookup.sh"),
         takes: 32..=32,
         connects_to_all: false,
     },
@@ -95,8 +95,8 @@ const CLIENTS: &[Client] = &[
     },
     Client {
         promise: "dig resolves what the policy allows, likewise",
-        command: &["sh", "{}"],
-        file: source!("dig.sh"),
+        command: &["sh", "{}", "dig"],
+        file: source!("lookup.sh"),
         takes: 32..=32,
         connects_to_all: false,
     },
@@ -379,7 +379,7 @@ fn does_not_fit() {
         return;
     }
     let zone = zone(300);
-    let ready = client("getent.sh").ready();
+    let ready = client("lookup.sh").ready();
     for (program, server) in [(Program::Unbound, LIVE), (Program::Dnsmasq, LIVE_V6)] {
         let outcome = in_place(|| {
             let _server = NameServer::start(program, server, &zone);
@@ -421,7 +421,7 @@ fn waits() {
     if !has_proxy() {
         return;
     }
-    let (zone, ready) = (zone(300), client("getent.sh").ready());
+    let (zone, ready) = (zone(300), client("lookup.sh").ready());
     let outcome = in_place(|| {
         let server = NameServer::start(Program::Unbound, LIVE, &zone);
         slow(OTHER, server.address, Duration::from_millis(2_500));
@@ -439,7 +439,7 @@ fn passes_over() {
     if !has_proxy() {
         return;
     }
-    let (zone, ready) = (zone(300), client("getent.sh").ready());
+    let (zone, ready) = (zone(300), client("lookup.sh").ready());
     let outcome = in_place(|| {
         let _server = NameServer::start(Program::Dnsmasq, LIVE, &zone);
         let _silent = silent(OTHER);
@@ -458,7 +458,7 @@ fn all_dead() {
     if !has_proxy() {
         return;
     }
-    let ready = client("getent.sh").ready();
+    let ready = client("lookup.sh").ready();
     let since = Instant::now();
     let outcome = in_place(|| {
         let _silent = silent(OTHER);
@@ -486,7 +486,7 @@ fn follows() {
         Zone { addresses: addresses.into(), ttl: 1, ..Zone::default() }
     };
     let (before, after) = ("198.51.100.30", "198.51.100.31");
-    let ready = client("getent.sh").ready();
+    let ready = client("lookup.sh").ready();
     let client = ready.line(&["v4.example"]);
     let root = ready.directory.path();
     // Answers hold for five seconds at least, and addresses for five more.

@@ -7,7 +7,7 @@ use std::{
         fd::{AsRawFd, FromRawFd, OwnedFd},
         unix::process::CommandExt,
     },
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -51,15 +51,10 @@ fn interrupt_once() {
     let scratch = Scratch::new();
     let (controller, terminal) = open_terminal();
     let run = Run::under(ALLOW_ALL);
-    let mut command = run.command(&actor(&scratch, &["terminal"]));
-    let end = || terminal.try_clone().unwrap();
-    command.stdin(end()).stdout(end()).stderr(end());
-    lead_session(&mut command);
-    let child = command.spawn().unwrap();
-    drop((command, terminal));
-    let guard = Pid::from_child(&child);
     let mut keyboard = File::from(controller.try_clone().unwrap());
-    let screen = Reader::of(File::from(controller));
+    let command = run.command(&actor(&scratch, &["terminal"]));
+    let (child, screen) = start_on_terminal(command, controller, terminal);
+    let guard = Pid::from_child(&child);
 
     assert_eq!(screen.wait_for("terminal"), "true true true");
     screen.wait_for("ready");
@@ -97,12 +92,7 @@ fn held_terminal() {
     // Whose group has its parent in the same session can be stopped by the terminal.
     let mut command = Command::new("/bin/sh");
     command.args(["-m", "-c", "\"$0\" \"$@\""]).arg(guard.get_program()).args(guard.get_args());
-    let end = || terminal.try_clone().unwrap();
-    command.stdin(end()).stdout(end()).stderr(end());
-    lead_session(&mut command);
-    let child = command.spawn().unwrap();
-    drop((command, terminal));
-    let screen = Reader::of(File::from(controller));
+    let (child, screen) = start_on_terminal(command, controller, terminal);
     let denials = || {
         let text = std::fs::read_to_string(&events).unwrap_or_default();
         text.lines().filter(|line| line.contains("\"name\":\"secrets\"")).count()
@@ -130,6 +120,21 @@ pub fn lead_session(command: &mut Command) {
             Ok(())
         });
     }
+}
+
+/// Starts `command` as the leader of a session on this terminal, and gives what it shows at its other end.
+pub fn start_on_terminal(
+    mut command: Command,
+    other_end: OwnedFd,
+    terminal: OwnedFd,
+) -> (Child, Reader) {
+    let end = || terminal.try_clone().unwrap();
+    command.stdin(end()).stdout(end()).stderr(end());
+    lead_session(&mut command);
+    let child = command.spawn().unwrap();
+    // The last of this side, so that the screen ends when the command does.
+    drop((command, terminal));
+    (child, Reader::of(File::from(other_end)))
 }
 
 /// Both ends of a new terminal.

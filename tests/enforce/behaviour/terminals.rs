@@ -13,11 +13,11 @@ use agent_guard::tier::Tier;
 
 use super::{
     Behaviour, actor, open_terminal,
-    signals::lead_session,
+    signals::{lead_session, start_on_terminal},
     ways::{AtLsm, AtTrace, Way, hold_with},
 };
 use crate::{
-    guard::{PATIENCE, Reader, Run, tier, wait},
+    guard::{PATIENCE, Run, tier, wait},
     passing::serve,
     scratch::Scratch,
     terminals::{locked, name, unlock},
@@ -134,13 +134,8 @@ fn started_from() {
     let run = Run::under(&scratch.place.fill(SPEC)).with(&DEGRADED).events_to(Some(&events));
     let ways = ["each", "terminal", "read and write", "{root}/terminal", "--"];
     let apart = ["terminal", "read in another session", "{root}/terminal"];
-    let mut command = run.command(&actor(&scratch, &[&ways[..], &apart[..]].concat()));
-    let end = || terminal.try_clone().unwrap();
-    command.stdin(end()).stdout(end()).stderr(end());
-    lead_session(&mut command);
-    let child = command.spawn().unwrap();
-    drop((command, terminal));
-    let screen = Reader::of(File::from(other_end));
+    let command = run.command(&actor(&scratch, &[&ways[..], &apart[..]].concat()));
+    let (child, screen) = start_on_terminal(command, other_end, terminal);
     assert_eq!(wait(child).code(), Some(0));
     let said = String::from_utf8(screen.finish()).unwrap();
     assert_eq!(said.matches("\"Done\"").count(), 2, "{said}");
