@@ -2,12 +2,13 @@
 
 use std::{fmt, io};
 
+use agent_guard_common::limits::MAX_RULES;
 use miette::{Diagnostic, LabeledSpan, NamedSource, Severity, SourceCode};
 use thiserror::Error;
 
 use super::{
     load::MAX_FILE_BYTES,
-    parse::{MAX_CLASS, MAX_PATTERNS, MAX_RULE_NAME, MAX_RULES},
+    parse::{MAX_CLASS, MAX_PATTERNS, MAX_RULE_NAME},
     pattern::PatternFault,
     target::TargetFault,
 };

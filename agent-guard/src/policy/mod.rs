@@ -24,7 +24,7 @@ mod target;
 
 pub use error::{Fault, PolicyError, Problem, Refusal};
 pub use load::MAX_FILE_BYTES;
-pub use parse::{MAX_CLASS, MAX_PATTERNS, MAX_RULE_NAME, MAX_RULES};
+pub use parse::{MAX_CLASS, MAX_PATTERNS, MAX_RULE_NAME};
 pub use pattern::{ComponentGlob, PathPattern, PatternError, PatternFault, Segment, SocketName};
 pub use shipped::{SHIPPED_WORKSPACE, ShippedError};
 pub use target::{Host, HostName, PortRange, Protocols, Target, TargetError, TargetFault};

@@ -2,9 +2,8 @@
 
 use std::ops::Range;
 
-use agent_guard_common::event::Operation;
+use agent_guard_common::{event::Operation, limits::MAX_RULES};
 use serde_saphyr::Spanned;
-
 use sha2::{Digest, Sha256};
 
 use super::{
@@ -17,9 +16,6 @@ use super::{
 };
 use crate::{bytes::hexadecimal, event::words};
 
-/// Most rules of a policy, all sections together: a rule's number is 16 bits wide in the kernel
-/// tables, and the highest numbers are kept for defaults.
-pub const MAX_RULES: usize = 65_000;
 /// Most paths and targets of a policy, all rules together: the tables grow with each.
 pub const MAX_PATTERNS: usize = 1 << 17;
 /// Longest name of a rule, bytes: it is carried by every event.

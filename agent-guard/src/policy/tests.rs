@@ -2,6 +2,7 @@
 
 use std::{fmt::Write as _, io::Write as _, path::Path};
 
+use agent_guard_common::limits::MAX_RULES;
 use miette::{GraphicalReportHandler, GraphicalTheme};
 use proptest::prelude::*;
 
