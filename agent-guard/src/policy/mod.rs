@@ -226,8 +226,8 @@ pub struct FileMatch {
 pub enum AccessSet {
     /// Reading only.
     Read,
-    /// Writing only: opening for write, creating, truncating by open. The contract also counts rename,
-    /// link, unlink and metadata, which this version does not judge.
+    /// Writing only: opening for write, creating, truncating; at tier `lsm` also renaming, linking, removing
+    /// and changing metadata.
     Write,
     /// Both.
     ReadWrite,
