@@ -20,3 +20,4 @@ pub mod run;
 pub mod signals;
 pub mod state_dir;
 pub mod tier;
+pub mod workload;

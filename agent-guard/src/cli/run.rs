@@ -19,6 +19,7 @@ use crate::{
     policy::{Mode, Policy, PolicyName},
     run::{self, Settings},
     tier::Tier,
+    workload::Terms,
 };
 
 /// Run a command under a policy, in a cgroup of its own
@@ -127,19 +128,22 @@ pub fn run(args: RunArgs) -> Result<u8, Failure> {
         )));
     }
     let settings = Settings {
-        agent: args.agent.unwrap_or_else(|| policy.name.clone()).to_string(),
-        policy,
-        policy_file,
+        terms: Terms {
+            agent: args.agent.unwrap_or_else(|| policy.name.clone()).to_string(),
+            policy,
+            policy_file,
+            allow_degraded: args.allow_degraded,
+            tell_allowed: args.events.is_some(),
+            dns_upstreams: args.dns_upstream,
+            dns_internal: args.dns_internal,
+        },
         tier: match args.tier {
             TierArg::Auto => TierChoice::Auto,
             TierArg::Lsm => TierChoice::Only(Tier::Lsm),
             TierArg::Trace => TierChoice::Only(Tier::Trace),
             TierArg::Observe => TierChoice::Only(Tier::Observe),
         },
-        allow_degraded: args.allow_degraded,
         events: args.events,
-        dns_upstreams: args.dns_upstream,
-        dns_internal: args.dns_internal,
         command: args.command,
     };
     run::run(&settings).map_err(failed)

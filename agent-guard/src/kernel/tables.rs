@@ -337,9 +337,11 @@ impl Tables {
         self.generation.set(0, generation.wrapping_add(1), 0).map_err(in_map("GENERATION"))
     }
 
+    /// Takes a policy that no agent has out again.
+    ///
     /// Entries that are gone already are no concern of a removal. What a decision ends with goes
     /// first, so that a program that was overtaken in spite of all waiting denies.
-    fn remove_policy(&mut self, policy: u32) {
+    pub fn remove_policy(&mut self, policy: u32) {
         if policy == NO_POLICY {
             return;
         }

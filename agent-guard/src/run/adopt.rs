@@ -9,10 +9,9 @@ use std::{
 };
 
 use super::{
-    RunNames, open_log, readable,
-    report::Reporter,
+    output::{Terminal, open_log},
+    readable,
     stderr::{self, say},
-    warn_of_unwritten,
 };
 use crate::{
     cgroup,
@@ -20,6 +19,7 @@ use crate::{
     guard::Guard,
     handover::{self, Handover, Held},
     mounts::MountTable,
+    workload::{AgentNames, Reporter},
 };
 use anyhow::Context as _;
 
@@ -100,9 +100,9 @@ async fn adopt_one(held: Held) -> anyhow::Result<()> {
 /// Reads the agent's events until no process of it is left, and removes its cgroup.
 async fn follow(handover: &Handover, guard: &Guard) -> anyhow::Result<()> {
     let mounts = MountTable::open()?.read().context("reading the mount table")?;
-    let names = RunNames::new(handover.context(), handover.rules(), &mounts);
+    let names = AgentNames::new(handover.context(), handover.rules(), &mounts);
     let log = handover.log.as_deref().map(open_log).transpose()?;
-    let mut reporter = Reporter::new(names, log);
+    let mut reporter = Reporter::new(names, Terminal::new(log));
     let counters = guard.counters(handover.agent_id)?.resume(handover.skipped.clone());
     let mut ring = readable(guard.tables.ring(handover.agent_id)?)?;
 
@@ -124,7 +124,7 @@ async fn follow(handover: &Handover, guard: &Guard) -> anyhow::Result<()> {
     while let Some(entry) = ring.get_mut().next() {
         reporter.take(&entry);
     }
-    warn_of_unwritten(reporter.finish(&counters.read()?));
+    reporter.finish(&counters.read()?).finish();
     cgroup::end(&handover.cgroup)?;
     Ok(())
 }

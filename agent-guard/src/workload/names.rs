@@ -1,4 +1,4 @@
-//! What the numbers of this run's events stand for.
+//! What the numbers in an agent's events stand for.
 
 use std::{
     collections::HashMap,
@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Names of one agent: its context, its rules, and the mounts that it sees.
-pub struct RunNames {
+pub struct AgentNames {
     context: Arc<Context>,
     rules: Vec<Arc<Rule>>,
     mounts: HashMap<u32, Vec<NamedMount>>,
@@ -25,7 +25,7 @@ pub struct RunNames {
     boot_time_ns: u64,
 }
 
-impl RunNames {
+impl AgentNames {
     /// Names for the events of an agent in `context` under these rules, by id. The ids depend on the
     /// policy file alone, so they outlive a change of mounts.
     pub fn new(context: Arc<Context>, rules: Vec<Arc<Rule>>, mounts: &[Mount]) -> Self {
@@ -57,7 +57,7 @@ impl RunNames {
         self.leases = Some(leases);
     }
 
-    /// The context of the run's own notices.
+    /// The context of notices.
     pub fn own_context(&self) -> Arc<Context> {
         Arc::clone(&self.context)
     }
@@ -73,7 +73,7 @@ pub fn rules(compiled: &[RuleInfo]) -> Vec<Arc<Rule>> {
     compiled.iter().map(|info| Arc::new(rule(info))).collect()
 }
 
-impl Names for RunNames {
+impl Names for AgentNames {
     fn context(&self, _agent: u32, _policy: u32) -> Arc<Context> {
         Arc::clone(&self.context)
     }

@@ -9,7 +9,7 @@ use std::{
 use ipnet::IpNet;
 use tokio::{sync::mpsc, task::JoinSet};
 
-use super::Settings;
+use super::Terms;
 use crate::{
     clock,
     dns::{self, LeaseBook, Proxy, Resolver, Told, nameservers},
@@ -31,18 +31,18 @@ pub struct Plan {
 
 impl Plan {
     /// Opens a proxy's sockets where `compiled` names hosts.
-    pub async fn new(settings: &Settings, compiled: &Compiled) -> anyhow::Result<Option<Self>> {
+    pub async fn new(terms: &Terms, compiled: &Compiled) -> anyhow::Result<Option<Self>> {
         if compiled.names.is_empty() {
             return Ok(None);
         }
-        let policy = &settings.policy;
+        let policy = &terms.policy;
         let resolver = dns::Settings {
             names: compiled.names.clone(),
             default_allow: policy.egress.default == Effect::Allow,
             enforce: policy.mode == Mode::Enforce,
             listed: listed(policy),
-            internal: settings.dns_internal.clone(),
-            upstreams: upstreams(&settings.dns_upstreams)?,
+            internal: terms.dns_internal.clone(),
+            upstreams: upstreams(&terms.dns_upstreams)?,
         };
         Ok(Some(Self { resolver, proxy: Proxy::bind().await? }))
     }
