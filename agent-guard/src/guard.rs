@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use agent_guard_common::table::{
-    ACCESS_KINDS, Agent, AgentFlag, Effect, NO_RULE, OPERATIONS, Verdict,
+use agent_guard_common::{
+    hook::Hook,
+    table::{ACCESS_KINDS, Agent, AgentFlag, Effect, NO_RULE, OPERATIONS, Verdict},
 };
 use aya::{maps::MapError, programs::links::FdLink};
 
@@ -11,7 +12,7 @@ use crate::{
     canary::{self, CanaryError},
     cgroup::{Cgroup, CgroupError, Cgroups},
     kernel::{
-        counters::Counters,
+        counters::{Counters, HookCounts, SkipCounters, Skips},
         pins::Pins,
         tables::{InstallError, NO_POLICY, Tables},
     },
@@ -76,6 +77,8 @@ pub struct Guard {
     /// Stronger tiers that were tried before, and why they are not in force.
     pub weaker_because: Vec<(Tier, TierError)>,
     programs: Programs,
+    counters: Counters,
+    skips: SkipCounters,
     cgroup: u64,
     /// Held here as well, so that what is attached does not hang on files alone.
     _links: Vec<FdLink>,
@@ -120,7 +123,18 @@ impl Guard {
 
     fn over(programs: Programs, tier: Tier, cgroup: u64) -> Result<Self, TierError> {
         let tables = Tables::open(programs.pins())?;
-        Ok(Self { tables, tier, weaker_because: Vec::new(), programs, cgroup, _links: Vec::new() })
+        let counters = Counters::open(programs.pins()).map_err(in_counters)?;
+        let skips = SkipCounters::new(programs.descriptors().map_err(ProgramsError::from)?);
+        Ok(Self {
+            tables,
+            counters,
+            skips,
+            tier,
+            weaker_because: Vec::new(),
+            programs,
+            cgroup,
+            _links: Vec::new(),
+        })
     }
 
     /// Takes out what guards left that died early.
@@ -159,10 +173,26 @@ impl Guard {
         self.programs.name()
     }
 
-    /// The counters of an agent.
-    pub fn counters(&self, agent: u32) -> Result<Counters, TierError> {
-        let programs = self.programs.descriptors().map_err(ProgramsError::from)?;
-        Ok(Counters::open(self.pins(), programs, agent).map_err(in_counters)?)
+    /// How often the kernel has skipped each program by now.
+    ///
+    /// # Errors
+    /// It does not say.
+    pub fn skips(&self) -> Result<Skips, TierError> {
+        Ok(self.skips.read().map_err(ProgramsError::from)?)
+    }
+
+    /// What each hook has counted for an agent that came when `before` had been skipped, of which by now it is
+    /// `now`.
+    ///
+    /// # Errors
+    /// There is no such agent.
+    pub fn counts(
+        &self,
+        agent: u32,
+        before: &Skips,
+        now: &Skips,
+    ) -> Result<Vec<(Hook, HookCounts)>, TierError> {
+        Ok(self.counters.read(agent, before, now).map_err(in_counters)?)
     }
 
     /// Takes everything of `agent`, if there is one, out of the kernel; and the programs, if nobody else uses

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     event::{AgentIdentity, Context, PolicyIdentity, Rule, SafeText},
+    kernel::counters::Skips,
     policy::Mode,
     state_dir::{self, Turn},
     tier::Tier,
@@ -46,7 +47,7 @@ pub struct Handover {
     /// Its rules, by id.
     pub rules: Vec<RuleName>,
     /// How often the kernel had skipped the program of each hook before the agent came.
-    pub skipped: Vec<u64>,
+    pub skipped: Skips,
     /// Where its events go, if to a file.
     pub log: Option<PathBuf>,
 }

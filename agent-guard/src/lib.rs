@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod event;
 pub mod guard;
 pub mod handover;
+pub mod identity;
 pub mod kernel;
 pub mod lack;
 pub mod mounts;

@@ -258,6 +258,17 @@ pub enum Fault {
         /// As written, escaped.
         found: String,
     },
+    /// A unit or container of the selector.
+    #[error("`{found}` is no name of a {kind}")]
+    #[diagnostic(help("write a name, in which `*` is any run of characters: `{example}`"))]
+    Name {
+        /// What it should be the name of.
+        kind: &'static str,
+        /// As written, escaped.
+        found: String,
+        /// Such a name.
+        example: &'static str,
+    },
     /// A rule's pin.
     #[error("`{found}` is no pin")]
     #[diagnostic(help(

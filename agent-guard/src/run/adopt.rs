@@ -103,11 +103,11 @@ async fn follow(handover: &Handover, guard: &Guard) -> anyhow::Result<()> {
     let names = AgentNames::new(handover.context(), handover.rules(), &mounts);
     let log = handover.log.as_deref().map(open_log).transpose()?;
     let mut reporter = Reporter::new(names, Terminal::new(log));
-    let counters = guard.counters(handover.agent_id)?.resume(handover.skipped.clone());
+    let counts = || guard.counts(handover.agent_id, &handover.skipped, &guard.skips()?);
     let mut ring = readable(guard.tables.ring(handover.agent_id)?)?;
 
     reporter.notice(Notice::Adopted);
-    reporter.account(&counters.read()?);
+    reporter.account(&counts()?);
     let mut ticks = tokio::time::interval(INTERVAL);
     while cgroup::is_populated(&handover.cgroup)? {
         tokio::select! {
@@ -118,13 +118,13 @@ async fn follow(handover: &Handover, guard: &Guard) -> anyhow::Result<()> {
                 }
                 ready.clear_ready();
             }
-            _ = ticks.tick() => reporter.account(&counters.read()?),
+            _ = ticks.tick() => reporter.account(&counts()?),
         }
     }
     while let Some(entry) = ring.get_mut().next() {
         reporter.take(&entry);
     }
-    reporter.finish(&counters.read()?).finish();
+    reporter.finish(&counts()?).finish();
     cgroup::end(&handover.cgroup)?;
     Ok(())
 }

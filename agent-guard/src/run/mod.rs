@@ -192,7 +192,7 @@ async fn under_guard(
             while let Some(entry) = ring.next() {
                 workload.reporter.take(&entry);
             }
-            workload.finish()?.finish();
+            workload.finish(guard)?.finish();
             say(format_args!("agent-guard: {error}"));
             error.exit_code()
         }
@@ -244,8 +244,15 @@ impl Session<'_> {
                 }
                 signal = signals.next() => forward(pid, signal?),
                 told = self.workload.next_lookup() => self.workload.reporter.lookup(told),
-                _ = losses.tick() => self.workload.tick(),
+                _ = losses.tick() => self.tick(),
             }
+        }
+    }
+
+    fn tick(&mut self) {
+        match self.guard.skips() {
+            Ok(skips) => self.workload.tick(self.guard, &skips),
+            Err(error) => say(format_args!("agent-guard: {error}")),
         }
     }
 
@@ -260,7 +267,7 @@ impl Session<'_> {
         while let Some(entry) = ring.next() {
             self.workload.reporter.take(&entry);
         }
-        self.workload.finish()?.finish();
+        self.workload.finish(self.guard)?.finish();
         Ok(())
     }
 

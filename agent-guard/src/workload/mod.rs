@@ -9,7 +9,6 @@ mod report;
 use std::{net::SocketAddr, sync::Arc};
 
 use agent_guard_common::table::{Agent, AgentFlag, ChangeTime};
-use aya::maps::MapError;
 use ipnet::IpNet;
 
 use self::proxy::Plan;
@@ -21,9 +20,9 @@ use crate::{
     cgroup::Cgroup,
     dns::Told,
     event::Notice,
-    guard::Guard,
+    guard::{Guard, TierError},
     handover::{Handover, PolicyName, RuleName},
-    kernel::{counters::Counters, tables::InstallError},
+    kernel::{counters::Skips, tables::InstallError},
     lack::Lack,
     mounts::Mount,
     policy::{Policy, compile::Compiled},
@@ -85,7 +84,6 @@ pub struct Workload<O> {
     pub row: Agent,
     /// Who tells of it.
     pub reporter: Reporter<O>,
-    counters: Counters,
     proxy: Option<proxy::Running>,
     dns_ports: [u16; 2],
     /// Taken once: what changes while the agent runs is not pinned anew.
@@ -123,9 +121,9 @@ impl<O: Output> Workload<O> {
         };
         let start = || {
             let proxy = plan.map(|plan| plan.start(guard.pins(), cgroup.id())).transpose()?;
-            anyhow::Ok((guard.counters(id)?, proxy))
+            anyhow::Ok((guard.skips()?, proxy))
         };
-        let (counters, proxy) = match start() {
+        let (skips, proxy) = match start() {
             Ok(started) => started,
             Err(error) => {
                 guard.tables.remove_agent(cgroup.id(), id)?;
@@ -148,7 +146,7 @@ impl<O: Output> Workload<O> {
                 terms.policy_file.clone(),
             ),
             rules: rules.iter().map(|rule| RuleName::from(&**rule)).collect(),
-            skipped: counters.skipped().to_vec(),
+            skipped: skips,
             log: None,
         };
         let mut names = AgentNames::new(handover.context(), rules, mounts);
@@ -156,7 +154,7 @@ impl<O: Output> Workload<O> {
             names.set_leases(Arc::clone(&proxy.book));
         }
         let reporter = Reporter::new(names, output);
-        Ok(Self { terms, handover, row, reporter, counters, proxy, dns_ports, pins: compiled.pins })
+        Ok(Self { terms, handover, row, reporter, proxy, dns_ports, pins: compiled.pins })
     }
 
     /// Puts whoever is in the cgroup, and comes to be, under the agent, and tells of it.
@@ -188,12 +186,12 @@ impl<O: Output> Workload<O> {
         Ok(())
     }
 
-    /// What is looked for from time to time: expired leases, losses, skipped decisions.
-    pub fn tick(&mut self) {
+    /// What is looked for from time to time: expired leases, losses, decisions that the kernel has skipped by now.
+    pub fn tick(&mut self, guard: &Guard, skips: &Skips) {
         if let Some(proxy) = &self.proxy {
             proxy.sweep();
         }
-        match self.counters.read() {
+        match guard.counts(self.handover.agent_id, &self.handover.skipped, skips) {
             Ok(counts) => self.reporter.account(&counts),
             Err(error) => {
                 self.reporter.warn(format_args!("the counters can not be read: {error}"));
@@ -222,7 +220,9 @@ impl<O: Output> Workload<O> {
     ///
     /// # Errors
     /// The counters can not be read.
-    pub fn finish(self) -> Result<O, MapError> {
-        Ok(self.reporter.finish(&self.counters.read()?))
+    pub fn finish(self, guard: &Guard) -> Result<O, TierError> {
+        let skips = guard.skips()?;
+        let counts = guard.counts(self.handover.agent_id, &self.handover.skipped, &skips)?;
+        Ok(self.reporter.finish(&counts))
     }
 }
