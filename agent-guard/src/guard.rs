@@ -81,7 +81,7 @@ pub struct Guard {
     skips: SkipCounters,
     cgroup: u64,
     /// Held here as well, so that what is attached does not hang on files alone.
-    _links: Vec<FdLink>,
+    links: Vec<FdLink>,
 }
 
 impl Guard {
@@ -133,7 +133,7 @@ impl Guard {
             weaker_because: Vec::new(),
             programs,
             cgroup,
-            _links: Vec::new(),
+            links: Vec::new(),
         })
     }
 
@@ -146,12 +146,15 @@ impl Guard {
 
     /// Attaches what goes to the cgroup, and sends the canary.
     fn prove(&mut self, cgroup: &Cgroup, mounts: &[Mount]) -> Result<(), TierError> {
-        for above in cgroup.above(mounts)? {
-            if let Some(agent) = self.tables.agent_of_cgroup(above)? {
-                return Err(TierError::Nested(agent));
-            }
-        }
-        self._links = self.programs.attach_to(cgroup)?;
+        self.links = self.take_in(cgroup, mounts)?;
+        self.send_canary(cgroup, mounts)
+    }
+
+    /// Fails unless the tier stops a canary in the cgroup that it was established for.
+    ///
+    /// # Errors
+    /// The canary came through, or could not be sent.
+    pub fn send_canary(&mut self, cgroup: &Cgroup, mounts: &[Mount]) -> Result<(), TierError> {
         let inner = Cgroup::create_in(cgroup.path(), mounts, "canary")?;
         let canary = self.tables.add_agent(nothing_allowed(inner.id()))?;
         let bound = self.tables.bind_cgroup(inner.id(), canary);
@@ -161,6 +164,54 @@ impl Guard {
         self.tables.remove_agent(inner.id(), canary)?;
         inner.remove()?;
         checked
+    }
+
+    /// Attaches what goes to an agent's cgroup alone. It stays attached for as long as it is pinned, or what comes
+    /// back is held.
+    ///
+    /// # Errors
+    /// The cgroup lies in an agent's, or the kernel refused.
+    pub fn take_in(&self, cgroup: &Cgroup, mounts: &[Mount]) -> Result<Vec<FdLink>, TierError> {
+        for above in cgroup.above(mounts)? {
+            if let Some(agent) = self.tables.agent_of_cgroup(above)? {
+                return Err(TierError::Nested(agent));
+            }
+        }
+        Ok(self.programs.attach_to(cgroup)?)
+    }
+
+    /// What [`Self::take_in`] of another guard has attached to the cgroup with this id.
+    ///
+    /// # Errors
+    /// It is not whole.
+    pub fn taken_in(&self, cgroup: u64) -> Result<Vec<FdLink>, TierError> {
+        Ok(self.programs.attached_to(cgroup).map_err(ProgramsError::from)?)
+    }
+
+    /// Detaches what [`Self::take_in`] has attached.
+    ///
+    /// # Errors
+    /// The pins could not be removed.
+    pub fn detach(&self, cgroup: u64) -> Result<(), TierError> {
+        Ok(self.programs.detach_from(cgroup).map_err(ProgramsError::from)?)
+    }
+
+    /// Takes an agent and what is attached to its cgroup out of the kernel. The cgroup must be empty by now.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn let_go(&mut self, cgroup: u64, agent: u32) -> Result<(), TierError> {
+        let removed = self.tables.remove_agent(cgroup, agent);
+        self.detach(cgroup)?;
+        Ok(removed?)
+    }
+
+    /// Reads back that each program is attached at its hook, and says at which.
+    ///
+    /// # Errors
+    /// One is not.
+    pub fn read_back(&self) -> Result<Vec<&'static str>, TierError> {
+        Ok(self.programs.read_back(self.tier)?)
     }
 
     /// Where the programs and their maps are pinned.

@@ -5,6 +5,7 @@ pub mod canary;
 pub mod cgroup;
 pub mod cli;
 pub mod clock;
+pub mod daemon;
 pub mod dns;
 pub mod doctor;
 pub mod event;

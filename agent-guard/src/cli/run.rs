@@ -36,7 +36,7 @@ pub struct RunArgs {
     policy: Option<PathBuf>,
 
     /// Name of the agent, for its events and its cgroup: a-z, 0-9 and -; by default the policy's name
-    #[arg(long, value_name = "NAME", value_parser = agent_name)]
+    #[arg(long, value_name = "NAME", value_parser = policy_name)]
     agent: Option<PolicyName>,
 
     /// Carry denials out, or only record them; by default what the policy says
@@ -99,7 +99,7 @@ fn name_server(text: &str) -> Result<SocketAddr, String> {
     Ok(server)
 }
 
-fn agent_name(text: &str) -> Result<PolicyName, String> {
+pub(super) fn policy_name(text: &str) -> Result<PolicyName, String> {
     PolicyName::new(text).ok_or_else(|| {
         format!(
             "a name has 1 to {} of a-z, 0-9 and -, and neither starts nor ends with -",

@@ -170,12 +170,22 @@ impl Tables {
         Ok(id)
     }
 
+    /// The row of an agent.
+    pub fn agent(&self, id: u32) -> Result<Agent, InstallError> {
+        self.agents.get(&id, 0).map(|row| row.0).map_err(in_map("AGENTS"))
+    }
+
     /// Makes the ring buffer that an agent's events go to.
     pub fn make_ring(&mut self, id: u32) -> Result<RingBuf<MapData>, InstallError> {
         let ring = new_ring(RING_BYTES as u32)?;
-        let _turn = turn_to_insert(&mut self.grace)?;
-        self.grace.rings.insert(id, &ring, 0).map_err(in_map("RINGS"))?;
+        self.set_ring(id, &ring)?;
         Ok(ring)
+    }
+
+    /// Lets an agent's events go to `ring`, which others may share.
+    pub fn set_ring(&mut self, id: u32, ring: &RingBuf<MapData>) -> Result<(), InstallError> {
+        let _turn = turn_to_insert(&mut self.grace)?;
+        self.grace.rings.insert(id, ring, 0).map_err(in_map("RINGS"))
     }
 
     /// The ring buffer that an agent's events go to.
@@ -302,12 +312,18 @@ impl Tables {
         gone(self.agents.remove(&id)).map_err(in_map("AGENTS"))?;
         gone(self.grace.rings.remove(&id)).map_err(in_map("RINGS"))?;
         gone(self.counters.remove(&id)).map_err(in_map("COUNTERS"))?;
+        self.remove_leases(cgroup)?;
+        self.grace.wait()?;
+        self.remove_policy(policy);
+        Ok(())
+    }
+
+    /// Takes away what host names have opened for the agent with this cgroup.
+    pub fn remove_leases(&mut self, cgroup: u64) -> Result<(), InstallError> {
         let leases: Vec<_> = self.leases.keys().flatten().collect();
         for lease in leases.iter().filter(|lease| lease.0.cgroup == cgroup) {
             gone(self.leases.remove(lease)).map_err(in_map("LEASES"))?;
         }
-        self.grace.wait()?;
-        self.remove_policy(policy);
         Ok(())
     }
 
@@ -446,7 +462,8 @@ impl Grace {
     }
 }
 
-fn new_ring(bytes: u32) -> Result<RingBuf<MapData>, InstallError> {
+/// Makes a ring buffer.
+pub fn new_ring(bytes: u32) -> Result<RingBuf<MapData>, InstallError> {
     let ring = || {
         let shape = aya_obj::Map::new_from_params(RINGBUF, 0, 0, bytes, 0);
         RingBuf::try_from(Map::from_map_data(MapData::create(shape, "events", None)?)?)

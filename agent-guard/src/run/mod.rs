@@ -19,14 +19,10 @@ use aya::maps::{MapData, RingBuf};
 use tokio::io::{Interest, unix::AsyncFd};
 
 pub use self::adopt::adopt_all;
-use self::{
-    descriptors::Inherited,
-    output::{Terminal, open_log},
-    privileges::Privileges,
-    stderr::say,
-};
+use self::{descriptors::Inherited, output::Terminal, privileges::Privileges, stderr::say};
 use crate::{
     cgroup::{self, Cgroup},
+    event::EventLog,
     guard::{Guard, TierChoice},
     handover::Held,
     mounts::{Mount, MountTable},
@@ -68,7 +64,7 @@ pub fn run(settings: &Settings) -> anyhow::Result<u8> {
 }
 
 async fn guarded(settings: &Settings) -> anyhow::Result<u8> {
-    let log = settings.events.as_deref().map(open_log).transpose()?;
+    let log = settings.events.as_deref().map(EventLog::open).transpose()?;
     let signals = Signals::collect().context("collecting signals")?;
     adopt::adopt_in_background().context("looking for agents whose guard is gone")?;
     let table = MountTable::open().context("opening the mount table")?;

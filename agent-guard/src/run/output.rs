@@ -4,14 +4,13 @@ use std::{
     fmt,
     fs::File,
     io::{self, IsTerminal},
-    path::Path,
     time::Instant,
 };
 
 use super::stderr::say;
 use crate::{
-    event::{Encoder, EventLog, Host, Record, Sink, TextLine},
-    workload::{Output, compile::draw_key},
+    event::{EventLog, Record, TextLine},
+    workload::Output,
 };
 
 /// Standard error, and the log where there is one.
@@ -50,16 +49,4 @@ impl Output for Terminal {
     fn warn(&mut self, text: fmt::Arguments<'_>) {
         say(format_args!("agent-guard: {text}"));
     }
-}
-
-/// Opens the log at `path`; `-` is standard output.
-pub fn open_log(path: &Path) -> anyhow::Result<EventLog<File>> {
-    let out = if path == Path::new("-") { Sink::stdout()? } else { Sink::file(path)? };
-    let system = rustix::system::uname();
-    let host = Host {
-        name: system.nodename().to_string_lossy().into_owned(),
-        kernel: system.release().to_string_lossy().into_owned(),
-    };
-    let [high, low] = draw_key()?;
-    Ok(EventLog::new(Encoder::new(host, u128::from(high) << 64 | u128::from(low)), out))
 }

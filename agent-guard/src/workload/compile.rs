@@ -60,7 +60,7 @@ fn with_remedy(error: &impl Diagnostic) -> anyhow::Error {
 }
 
 /// A key that nobody knows.
-pub fn draw_key() -> anyhow::Result<[u64; 2]> {
+fn draw_key() -> anyhow::Result<[u64; 2]> {
     let bytes: [u8; 16] = random().context("drawing a key")?;
     let (low, high) = bytes.split_at(8);
     Ok([u64::from_ne_bytes(low.try_into()?), u64::from_ne_bytes(high.try_into()?)])

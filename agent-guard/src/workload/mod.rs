@@ -10,6 +10,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use agent_guard_common::table::{Agent, AgentFlag, ChangeTime};
 use ipnet::IpNet;
+use tokio::sync::mpsc;
 
 use self::proxy::Plan;
 pub use self::{
@@ -19,9 +20,9 @@ pub use self::{
 use crate::{
     cgroup::Cgroup,
     dns::Told,
-    event::Notice,
+    event::{Notice, Rule},
     guard::{Guard, TierError},
-    handover::{Handover, PolicyName, RuleName},
+    handover::{Handover, Keeper, PolicyName, RuleName},
     kernel::{counters::Skips, tables::InstallError},
     lack::Lack,
     mounts::Mount,
@@ -64,6 +65,11 @@ impl Terms {
         Err(format!("{problems}\n`--allow-degraded {names}` runs without it all the same"))
     }
 
+    fn policy_name(&self) -> PolicyName {
+        let Policy { name, revision, .. } = &self.policy;
+        PolicyName::new(name.to_string(), revision.clone(), self.policy_file.clone())
+    }
+
     /// The agent's row under `policy`.
     fn row(&self, compiled: &Compiled, cgroup: u64, policy: u32, dns_ports: [u16; 2]) -> Agent {
         let mut agent = Agent { dns_ports, ..compiled.agent(cgroup, policy) };
@@ -80,14 +86,46 @@ pub struct Workload<O> {
     pub terms: Terms,
     /// Who it is, and what the numbers in its events mean, as a successor has to know it.
     pub handover: Handover,
-    /// Its row in the kernel when it was put there.
+    /// Its row in the kernel.
     pub row: Agent,
     /// Who tells of it.
     pub reporter: Reporter<O>,
     proxy: Option<proxy::Running>,
-    dns_ports: [u16; 2],
     /// Taken once: what changes while the agent runs is not pinned anew.
     pins: Vec<((u32, u64), ChangeTime)>,
+}
+
+/// A policy that is written to the tables, and that no agent has yet.
+struct Draft {
+    row: Agent,
+    plan: Option<Plan>,
+    rules: Vec<Arc<Rule>>,
+    pins: Vec<((u32, u64), ChangeTime)>,
+    degraded: Vec<String>,
+}
+
+impl Draft {
+    async fn write(
+        terms: &Terms,
+        guard: &mut Guard,
+        cgroup: u64,
+        compiled: Compiled,
+    ) -> anyhow::Result<Self> {
+        let lacks = terms.lacks(guard.tier).map_err(anyhow::Error::msg)?;
+        let plan = match guard.tier {
+            Tier::Lsm | Tier::Trace => Plan::new(terms, &compiled).await?,
+            Tier::Observe => None,
+        };
+        let dns_ports = plan.as_ref().map_or([0; 2], Plan::ports);
+        let policy = guard.tables.write_policy(&compiled, cgroup)?;
+        Ok(Self {
+            row: terms.row(&compiled, cgroup, policy, dns_ports),
+            plan,
+            rules: names::rules(&compiled.rules),
+            pins: compiled.pins,
+            degraded: lacks.iter().map(|lack| lack.name().to_owned()).collect(),
+        })
+    }
 }
 
 impl<O: Output> Workload<O> {
@@ -104,18 +142,12 @@ impl<O: Output> Workload<O> {
         mounts: &[Mount],
         output: O,
     ) -> anyhow::Result<Self> {
-        let lacks = terms.lacks(guard.tier).map_err(anyhow::Error::msg)?;
-        let plan = match guard.tier {
-            Tier::Lsm | Tier::Trace => Plan::new(&terms, &compiled).await?,
-            Tier::Observe => None,
-        };
-        let dns_ports = plan.as_ref().map_or([0; 2], Plan::ports);
-        let policy = guard.tables.write_policy(&compiled, cgroup.id())?;
-        let row = terms.row(&compiled, cgroup.id(), policy, dns_ports);
+        let Draft { row, plan, rules, pins, degraded } =
+            Draft::write(&terms, guard, cgroup.id(), compiled).await?;
         let id = match guard.tables.add_agent(row) {
             Ok(id) => id,
             Err(error) => {
-                guard.tables.remove_policy(policy);
+                guard.tables.remove_policy(row.policy);
                 return Err(error.into());
             }
         };
@@ -130,7 +162,6 @@ impl<O: Output> Workload<O> {
                 return Err(error);
             }
         };
-        let rules = names::rules(&compiled.rules);
         let handover = Handover {
             agent: terms.agent.clone(),
             programs: guard.programs().to_owned(),
@@ -139,22 +170,77 @@ impl<O: Output> Workload<O> {
             cgroup: cgroup.path().to_owned(),
             tier: guard.tier,
             mode: terms.policy.mode,
-            degraded: lacks.iter().map(|lack| lack.name().to_owned()).collect(),
-            policy: PolicyName::new(
-                terms.policy.name.to_string(),
-                terms.policy.revision.clone(),
-                terms.policy_file.clone(),
-            ),
+            degraded,
+            policy: terms.policy_name(),
             rules: rules.iter().map(|rule| RuleName::from(&**rule)).collect(),
             skipped: skips,
             log: None,
+            keeper: Keeper::Run,
         };
         let mut names = AgentNames::new(handover.context(), rules, mounts);
         if let Some(proxy) = &proxy {
             names.set_leases(Arc::clone(&proxy.book));
         }
         let reporter = Reporter::new(names, output);
-        Ok(Self { terms, handover, row, reporter, proxy, dns_ports, pins: compiled.pins })
+        Ok(Self { terms, handover, row, reporter, proxy, pins })
+    }
+
+    /// Takes an agent over that another guard has left, under the policy of `terms`, which `compiled` is made of.
+    ///
+    /// # Errors
+    /// As for [`Self::prepare`]. The policy in force stays.
+    pub async fn adopt(
+        terms: Terms,
+        handover: Handover,
+        guard: &mut Guard,
+        compiled: Compiled,
+        mounts: &[Mount],
+        output: O,
+    ) -> anyhow::Result<Self> {
+        let row = guard.tables.agent(handover.agent_id)?;
+        let names = AgentNames::new(handover.context(), handover.rules(), mounts);
+        let reporter = Reporter::new(names, output);
+        let mut workload = Self { terms, handover, row, reporter, proxy: None, pins: Vec::new() };
+        workload.reporter.notice(Notice::Adopted);
+        workload.set_policy(workload.terms.clone(), guard, compiled).await?;
+        Ok(workload)
+    }
+
+    /// Swaps the policy of `terms` in, which `compiled` is made of, whole.
+    ///
+    /// # Errors
+    /// As for [`Self::prepare`]. The policy in force stays.
+    pub async fn set_policy(
+        &mut self,
+        terms: Terms,
+        guard: &mut Guard,
+        compiled: Compiled,
+    ) -> anyhow::Result<()> {
+        let Handover { agent_id, cgroup_id, .. } = self.handover;
+        let Draft { row, plan, rules, pins, degraded } =
+            Draft::write(&terms, guard, cgroup_id, compiled).await?;
+        // A proxy that is not started answers nobody; one of the old policy would open what that allowed.
+        self.end_lookups();
+        guard.tables.set_agent(agent_id, row)?;
+        guard.tables.remove_leases(cgroup_id)?;
+        let proxy = plan.map(|plan| plan.start(guard.pins(), cgroup_id)).transpose()?;
+        let before = std::mem::replace(&mut self.row, row).policy;
+        let replaces = self.handover.policy.revision().to_owned();
+        self.handover.mode = terms.policy.mode;
+        self.handover.degraded = degraded;
+        self.handover.policy = terms.policy_name();
+        self.handover.rules = rules.iter().map(|rule| RuleName::from(&**rule)).collect();
+        let names = self.reporter.names();
+        names.set_policy(self.handover.context(), rules, before);
+        if let Some(proxy) = &proxy {
+            names.set_leases(Arc::clone(&proxy.book));
+        }
+        (self.terms, self.proxy, self.pins) = (terms, proxy, pins);
+        self.reporter.notice(Notice::PolicyLoaded { replaces: Some(replaces) });
+        if !self.handover.degraded.is_empty() {
+            self.reporter.notice(Notice::Degraded);
+        }
+        Ok(())
     }
 
     /// Puts whoever is in the cgroup, and comes to be, under the agent, and tells of it.
@@ -180,8 +266,9 @@ impl<O: Output> Workload<O> {
         compiled.pins.clone_from(&self.pins);
         let Handover { agent_id, cgroup_id, .. } = self.handover;
         let policy = guard.tables.write_policy(&compiled, cgroup_id)?;
-        let row = self.terms.row(&compiled, cgroup_id, policy, self.dns_ports);
+        let row = self.terms.row(&compiled, cgroup_id, policy, self.row.dns_ports);
         guard.tables.set_agent(agent_id, row)?;
+        self.row = row;
         self.reporter.names().set_mounts(mounts);
         Ok(())
     }
@@ -207,6 +294,11 @@ impl<O: Output> Workload<O> {
             return told;
         }
         std::future::pending().await
+    }
+
+    /// Where the queries come that were answered, in place of [`Self::next_lookup`].
+    pub fn take_lookups(&mut self) -> Option<mpsc::Receiver<Told>> {
+        self.proxy.as_mut()?.take_told()
     }
 
     /// Ends what answers name queries, and tells of those that are left.

@@ -18,11 +18,18 @@ use crate::{
 
 /// Names of one agent: its context, its rules, and the mounts that it sees.
 pub struct AgentNames {
-    context: Arc<Context>,
-    rules: Vec<Arc<Rule>>,
+    policy: PolicyNames,
+    /// What was in force before, of which events may still come, with its id.
+    before: Option<(u32, PolicyNames)>,
     mounts: HashMap<u32, Vec<NamedMount>>,
     leases: Option<Arc<Mutex<LeaseBook>>>,
     boot_time_ns: u64,
+}
+
+/// Names under one policy.
+struct PolicyNames {
+    context: Arc<Context>,
+    rules: Vec<Arc<Rule>>,
 }
 
 impl AgentNames {
@@ -30,8 +37,8 @@ impl AgentNames {
     /// policy file alone, so they outlive a change of mounts.
     pub fn new(context: Arc<Context>, rules: Vec<Arc<Rule>>, mounts: &[Mount]) -> Self {
         let mut names = Self {
-            context,
-            rules,
+            policy: PolicyNames { context, rules },
+            before: None,
             mounts: HashMap::new(),
             leases: None,
             boot_time_ns: boot_time_ns(),
@@ -59,7 +66,20 @@ impl AgentNames {
 
     /// The context of notices.
     pub fn own_context(&self) -> Arc<Context> {
-        Arc::clone(&self.context)
+        Arc::clone(&self.policy.context)
+    }
+
+    /// Takes over another policy, in place of the one that has the id `before`.
+    pub fn set_policy(&mut self, context: Arc<Context>, rules: Vec<Arc<Rule>>, before: u32) {
+        let policy = std::mem::replace(&mut self.policy, PolicyNames { context, rules });
+        self.before = Some((before, policy));
+    }
+
+    fn policy(&self, id: u32) -> &PolicyNames {
+        match &self.before {
+            Some((before, policy)) if *before == id => policy,
+            _ => &self.policy,
+        }
     }
 }
 
@@ -74,12 +94,12 @@ pub fn rules(compiled: &[RuleInfo]) -> Vec<Arc<Rule>> {
 }
 
 impl Names for AgentNames {
-    fn context(&self, _agent: u32, _policy: u32) -> Arc<Context> {
-        Arc::clone(&self.context)
+    fn context(&self, _agent: u32, policy: u32) -> Arc<Context> {
+        Arc::clone(&self.policy(policy).context)
     }
 
-    fn rule(&self, _policy: u32, rule: u16) -> Option<Arc<Rule>> {
-        self.rules.get(usize::from(rule)).map(Arc::clone)
+    fn rule(&self, policy: u32, rule: u16) -> Option<Arc<Rule>> {
+        self.policy(policy).rules.get(usize::from(rule)).map(Arc::clone)
     }
 
     fn host(&self, address: IpAddr, rule: u16) -> Option<Arc<str>> {
