@@ -48,7 +48,7 @@ use tokio::{
 };
 
 use super::{config::Control, stream::Line, view::Refusal};
-use crate::policy::MAX_FILE_BYTES;
+use crate::{kernel::bindings::Bindings, policy::MAX_FILE_BYTES};
 
 /// Connections of those who administer: people, scripts, and who follows events.
 const MAX_ADMINISTRATORS: usize = 64;
@@ -56,12 +56,13 @@ const MAX_ADMINISTRATORS: usize = 64;
 /// Connections of everybody else. They can not keep an administrator out.
 const MAX_OTHERS: usize = 16;
 
+/// What everybody may ask.
+const OWN: &str = "/v1/self";
+
 /// A request that waits for the daemon.
 pub struct Call {
     /// What is asked.
     pub ask: Ask,
-    /// By whom.
-    pub peer: Peer,
     /// Where the answer goes.
     pub reply: oneshot::Sender<Result<Value, Failure>>,
 }
@@ -73,8 +74,8 @@ pub enum Ask {
     Status,
     /// For all workloads.
     Agents,
-    /// For the workload of who asks.
-    Own,
+    /// For the workload that this cgroup lies in.
+    Own(String),
     /// For all policies.
     Policies,
     /// For a policy's text.
@@ -85,8 +86,6 @@ pub enum Ask {
     Unload(String),
     /// To read the policy directory.
     Reload,
-    /// To be told of events.
-    Follow,
 }
 
 /// Why there is no answer.
@@ -102,11 +101,21 @@ pub enum Failure {
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer {
-    /// Whether it is root or in the group that administers.
-    pub administers: bool,
+struct Peer {
+    standing: Standing,
     /// The path of its cgroup when it connected; `None` where that is not known.
-    pub cgroup: Option<String>,
+    cgroup: Option<String>,
+}
+
+/// What somebody may ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// Everything.
+    Administrator,
+    /// For itself.
+    Agent,
+    /// Nothing.
+    Nobody,
 }
 
 /// Answers on the socket from here on.
@@ -115,6 +124,7 @@ pub struct Peer {
 /// It can not be made.
 pub fn listen(
     control: &Control,
+    bindings: Bindings,
     calls: mpsc::Sender<Call>,
     followers: broadcast::Sender<Line>,
 ) -> anyhow::Result<()> {
@@ -135,6 +145,7 @@ pub fn listen(
     let doors = Doors {
         listener,
         group,
+        bindings,
         administrators: Arc::new(Semaphore::new(MAX_ADMINISTRATORS)),
         others: Arc::new(Semaphore::new(MAX_OTHERS)),
     };
@@ -166,12 +177,12 @@ fn router(shared: Shared) -> Router {
     Router::new()
         .route("/v1/status", get(|asker: Asker| async move { asker.ask(Ask::Status).await }))
         .route("/v1/agents", get(|asker: Asker| async move { asker.ask(Ask::Agents).await }))
-        .route("/v1/self", get(|asker: Asker| async move { asker.ask(Ask::Own).await }))
+        .route(OWN, get(|asker: Asker| async move { asker.own().await }))
         .route("/v1/policies", policies)
         .route("/v1/policies/{name}", policy)
         .route("/v1/reload", post(|asker: Asker| async move { asker.ask(Ask::Reload).await }))
-        .route("/v1/events", get(|asker: Asker| async move { asker.follow(false).await }))
-        .route("/v1/events/denials", get(|asker: Asker| async move { asker.follow(true).await }))
+        .route("/v1/events", get(|asker: Asker| async move { asker.follow(false) }))
+        .route("/v1/events/denials", get(|asker: Asker| async move { asker.follow(true) }))
         .fallback(|| async { Failure::Missing("there is no such request in version 1".to_owned()) })
         .layer(DefaultBodyLimit::max(MAX_FILE_BYTES))
         .with_state(shared)
@@ -190,7 +201,17 @@ impl FromRequestParts<Shared> for Asker {
         let ConnectInfo(peer) = ConnectInfo::<Peer>::from_request_parts(parts, shared)
             .await
             .map_err(|error| Failure::Forbidden(error.to_string()))?;
-        Ok(Self { peer, shared: shared.clone() })
+        match (parts.uri.path(), peer.standing) {
+            // Before anything of a body is read.
+            (OWN, _) | (_, Standing::Administrator) => Ok(Self { peer, shared: shared.clone() }),
+            (_, Standing::Agent) => {
+                Err(Failure::Forbidden(format!("an agent may ask for `{OWN}` alone")))
+            }
+            (_, Standing::Nobody) => Err(Failure::Forbidden(
+                "this is for root, and for the group that `control.group` in the configuration names"
+                    .to_owned(),
+            )),
+        }
     }
 }
 
@@ -198,16 +219,21 @@ impl Asker {
     async fn ask(self, ask: Ask) -> Result<Json<Value>, Failure> {
         let (reply, answer) = oneshot::channel();
         let gone = |_| Failure::Refused("the daemon is ending".to_owned());
-        let call = Call { ask, peer: self.peer, reply };
+        let call = Call { ask, reply };
         self.shared.calls.send(call).await.map_err(|_| gone(()))?;
         answer.await.map_err(|_| gone(()))?.map(Json)
     }
 
+    async fn own(self) -> Result<Json<Value>, Failure> {
+        match self.peer.cgroup.clone() {
+            Some(cgroup) => self.ask(Ask::Own(cgroup)).await,
+            None => Err(Failure::Forbidden("whose request this is can not be told".to_owned())),
+        }
+    }
+
     /// Lines from now on. Who is too slow is told how many it has missed, and goes on.
-    async fn follow(self, denials: bool) -> Result<Response, Failure> {
-        // Before the answer, so that nothing is missed between the two.
+    fn follow(&self, denials: bool) -> Response {
         let lines = self.shared.followers.subscribe();
-        self.ask(Ask::Follow).await.map(drop)?;
         let next = move |mut lines: broadcast::Receiver<Line>| async move {
             loop {
                 match lines.recv().await {
@@ -224,7 +250,7 @@ impl Asker {
             }
         };
         let body = Body::from_stream(stream::unfold(lines, next));
-        Ok(([(CONTENT_TYPE, "application/x-ndjson")], body).into_response())
+        ([(CONTENT_TYPE, "application/x-ndjson")], body).into_response()
     }
 }
 
@@ -243,6 +269,7 @@ impl IntoResponse for Failure {
 struct Doors {
     listener: UnixListener,
     group: Option<u32>,
+    bindings: Bindings,
     administrators: Arc<Semaphore>,
     others: Arc<Semaphore>,
 }
@@ -261,8 +288,11 @@ impl Listener for Doors {
     async fn accept(&mut self) -> (Admitted, SocketAddr) {
         loop {
             let (stream, address) = Listener::accept(&mut self.listener).await;
-            let peer = Peer::of(&stream, self.group);
-            let bound = if peer.administers { &self.administrators } else { &self.others };
+            let peer = self.peer(&stream);
+            let bound = match peer.standing {
+                Standing::Administrator => &self.administrators,
+                Standing::Agent | Standing::Nobody => &self.others,
+            };
             // Beyond it the connection is closed at once.
             if let Ok(permit) = Arc::clone(bound).try_acquire_owned() {
                 return (Admitted { stream, peer, _permit: permit }, address);
@@ -309,18 +339,27 @@ impl AsyncWrite for Admitted {
     }
 }
 
-impl Peer {
+impl Doors {
     /// Of whom nothing is known, nothing is allowed.
-    fn of(stream: &UnixStream, group: Option<u32>) -> Self {
-        let nobody = Self { administers: false, cgroup: None };
+    fn peer(&self, stream: &UnixStream) -> Peer {
+        let nobody = Peer { standing: Standing::Nobody, cgroup: None };
         let Ok(credentials) = stream.peer_cred() else { return nobody };
+        let Some(cgroup) = credentials.pid().and_then(cgroup_of) else { return nobody };
         let is_member = |group: u32| {
             credentials.gid() == group || groups(stream).is_ok_and(|groups| groups.contains(&group))
         };
-        Self {
-            administers: credentials.uid() == 0 || group.is_some_and(is_member),
-            cgroup: credentials.pid().and_then(cgroup_of),
-        }
+        let standing = match self.bindings.is_in_agent(&cgroup) {
+            Ok(true) => Standing::Agent,
+            Ok(false) if credentials.uid() == 0 || self.group.is_some_and(is_member) => {
+                Standing::Administrator
+            }
+            Ok(false) => Standing::Nobody,
+            Err(error) => {
+                tracing::warn!("whose request it is can not be told: {error:#}");
+                return nobody;
+            }
+        };
+        Peer { standing, cgroup: Some(cgroup) }
     }
 }
 

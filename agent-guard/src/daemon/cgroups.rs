@@ -13,6 +13,8 @@ use super::watch::{Change, Watch};
 pub struct Tree {
     mount: PathBuf,
     watch: Watch,
+    /// Why a cgroup is not watched, if one is not: then it takes [`Self::scan`] to find what is made in it.
+    blind: Option<String>,
 }
 
 impl Tree {
@@ -21,7 +23,12 @@ impl Tree {
     /// # Errors
     /// What the kernel said.
     pub fn open(mount: &Path) -> io::Result<Self> {
-        Ok(Self { mount: mount.to_owned(), watch: Watch::new()? })
+        Ok(Self { mount: mount.to_owned(), watch: Watch::new()?, blind: None })
+    }
+
+    /// Whether there are cgroups of which [`Self::next`] does not tell what is made in them.
+    pub fn is_blind(&self) -> bool {
+        self.blind.is_some()
     }
 
     /// Every cgroup that there is, from the root down. What comes after is told by [`Self::next`].
@@ -29,8 +36,12 @@ impl Tree {
     /// # Errors
     /// What the kernel said.
     pub fn scan(&mut self) -> io::Result<Vec<PathBuf>> {
+        let was_blind = self.blind.take().is_some();
         let mut found = Vec::new();
         self.scan_below(self.mount.clone(), &mut found)?;
+        if let (false, Some(problem)) = (was_blind, &self.blind) {
+            tracing::error!("new cgroups are looked for every second, not waited for: {problem}");
+        }
         Ok(found)
     }
 
@@ -39,7 +50,8 @@ impl Tree {
         let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
         match self.watch.add(&directory, WatchFlags::CREATE | WatchFlags::DELETE) {
             Err(error) if gone(&error) => return Ok(()),
-            watched => watched?,
+            Err(error) => self.blind = Some(error.to_string()),
+            Ok(()) => {}
         }
         let entries = match fs::read_dir(&directory) {
             Err(error) if gone(&error) => return Ok(()),

@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fs, io,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -17,8 +16,8 @@ use aya::{
 use tokio::{sync::mpsc, task::spawn_local};
 
 use super::{
-    api::{Ask, Peer},
     config::Config,
+    frozen::Frozen,
     policies::{Choice, Loaded, Policies},
     processes,
     stream::Stream,
@@ -32,6 +31,7 @@ use crate::{
     handover::{self, Held, Keeper},
     identity::Identity,
     kernel::{
+        bindings::Bindings,
         counters::{HookCounts, Skips},
         tables,
     },
@@ -242,7 +242,12 @@ impl Host {
             Conflict::Covered => return,
             Conflict::Problem(problem) => return self.refuse(path, problem),
         }
-        let mut frozen = arrival == Arrival::Made && cgroup::freeze(path, true).is_ok();
+        let mut frozen = match arrival {
+            Arrival::Made => Frozen::hold(path)
+                .inspect_err(|error| tracing::debug!("{} can not wait: {error:#}", path.display()))
+                .ok(),
+            Arrival::Found => None,
+        };
         let put = match chosen {
             Ok(loaded) => self.put_under(path, &name, loaded, ring).await,
             Err(problem) => Err(anyhow::Error::msg(problem)),
@@ -265,14 +270,16 @@ impl Host {
                 Err(_) if !path.exists() => {}
                 Err(error) => {
                     let stopped = cgroup::freeze(path, true);
-                    frozen = false;
+                    if let Some(Err(error)) = frozen.take().map(Frozen::leave) {
+                        tracing::error!("{error}");
+                    }
                     let what = if stopped.is_ok() { "it is frozen" } else { "it runs unguarded" };
                     self.refuse(path, format!("{what}, for not even nothing could be allowed to it: {error:#}; {problem}"));
                 }
             }
         }
-        if frozen && let Err(error) = cgroup::freeze(path, false) {
-            tracing::error!("{} can not be thawed: {error}", path.display());
+        if let Some(Err(error)) = frozen.map(Frozen::release) {
+            tracing::error!("{} can not be thawed: {error:#}", path.display());
         }
     }
 
@@ -536,42 +543,12 @@ impl Host {
         (self.under(name).count(), self.under(name).filter(current).count())
     }
 
-    /// Whether `peer` may ask for it.
+    /// Which cgroups are agents', of whatever guard.
     ///
     /// # Errors
-    /// It may not; why.
-    pub fn may(&self, peer: &Peer, ask: &Ask) -> Result<(), String> {
-        let Some(cgroup) = &peer.cgroup else {
-            return Err("whose request this is can not be told: its process has ended".to_owned());
-        };
-        if *ask == Ask::Own {
-            return Ok(());
-        }
-        match self.is_in_agent(cgroup) {
-            Ok(false) => {}
-            Ok(true) => return Err("an agent may ask for `/v1/self` alone".to_owned()),
-            Err(error) => return Err(format!("whose request this is can not be told: {error:#}")),
-        }
-        match peer.administers {
-            true => Ok(()),
-            false => Err(
-                "this is for root, and for the group that `control.group` in the configuration names"
-                    .to_owned(),
-            ),
-        }
-    }
-
-    /// Whether the cgroup at this path of the tree is an agent's, of whatever guard, or lies in one.
-    fn is_in_agent(&self, cgroup: &str) -> anyhow::Result<bool> {
-        // Out of the daemon's sight, where that is in a cgroup namespace of its own.
-        anyhow::ensure!(!cgroup.split('/').any(|name| name == ".."), "its cgroup is {cgroup}");
-        let path = self.tree.join(cgroup.trim_start_matches('/'));
-        for above in path.ancestors().take_while(|above| above.starts_with(&self.tree)) {
-            if self.guard.tables.agent_of_cgroup(fs::metadata(above)?.ino())?.is_some() {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+    /// The map is not there.
+    pub fn bindings(&self) -> anyhow::Result<Bindings> {
+        Ok(Bindings::open(self.guard.pins(), &self.tree)?)
     }
 
     /// What is in force, read back from the kernel.
@@ -603,7 +580,7 @@ impl Host {
         let guarded = self.guarded.iter().map(|(path, guarded)| self.agent(path, guarded, &skips));
         let refused = self.refused.iter().map(|(path, problem)| view::Agent {
             name: agent_name(&self.name(path)),
-            cgroup: self.name(path),
+            cgroup: shown(&self.name(path)),
             problem: Some(problem.clone()),
             ..view::Agent::default()
         });
@@ -627,7 +604,7 @@ impl Host {
         let sum = |of: fn(&HookCounts) -> u64| counts.iter().map(|(_, counts)| of(counts)).sum();
         view::Agent {
             name: handover.agent.clone(),
-            cgroup: self.name(path),
+            cgroup: shown(&self.name(path)),
             id: Some(handover.agent_id),
             policy: Some(handover.policy.name().to_owned()),
             revision: Some(handover.policy.revision().to_owned()),
@@ -680,7 +657,12 @@ fn agent_name(cgroup: &str) -> String {
     let last = cgroup.rsplit('/').next().unwrap_or(cgroup);
     let container = identity.container.and_then(|container| container.id.get(..SHORT_ID));
     let name = container.or(identity.unit).unwrap_or(last);
-    SafeText::new(name.as_bytes()).to_string()
+    shown(name)
+}
+
+/// Text that whoever made a cgroup chose: printable, and on one line.
+fn shown(text: &str) -> String {
+    SafeText::new(text.as_bytes()).to_string()
 }
 
 /// Digits of a container's id that its tools show.

@@ -4,6 +4,7 @@
 pub mod api;
 mod cgroups;
 pub mod config;
+mod frozen;
 mod host;
 mod policies;
 mod processes;
@@ -30,9 +31,10 @@ use tokio::{
 };
 
 use self::{
-    api::{Ask, Call, Failure, Peer},
+    api::{Ask, Call, Failure},
     cgroups::Tree,
     config::Config,
+    frozen::Frozen,
     host::{Arrival, Host},
     policies::{Changes, Policies},
     stream::Stream,
@@ -46,6 +48,9 @@ use crate::{
 
 /// How often losses and cgroups that are gone are looked for.
 const TICK: Duration = Duration::from_secs(5);
+
+/// How often new cgroups are looked for while the kernel does not tell of them.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// How long the policy directory has to be quiet before it is read: an editor writes a file in several steps.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -101,8 +106,14 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         daemon.arrive(&cgroup, Arrival::Found).await;
     }
 
+    // Not before they are under guard.
+    for left in Frozen::left().context("looking for cgroups that wait")? {
+        left.release().context("letting a cgroup go on that a daemon left frozen")?;
+    }
+
     let (calls, mut asked) = mpsc::channel(MAX_CALLS);
-    api::listen(&daemon.config.control, calls, daemon.stream.followers())?;
+    let bindings = daemon.host.bindings()?;
+    api::listen(&daemon.config.control, bindings, calls, daemon.stream.followers())?;
     tell_manager(&[NotifyState::Ready]);
     tracing::info!("ready: {} workload(s) under guard", daemon.host.agents().len());
 
@@ -110,6 +121,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     // SAFETY: the descriptor moves into the `AsyncFd` and closes with it.
     let mounted = unsafe { AsyncFd::register_with_interest(mounted, Interest::PRIORITY) }?;
     let mut ticks = interval(sd_notify::watchdog_enabled().map_or(TICK, |due| TICK.min(due / 2)));
+    let mut looks = interval(LOOK);
     let mut settled: Option<Instant> = None;
     loop {
         let settle = async {
@@ -152,6 +164,11 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             _ = ticks.tick() => {
                 daemon.host.tick();
                 tell_manager(&[NotifyState::Watchdog]);
+            }
+            _ = looks.tick(), if tree.is_blind() => {
+                for cgroup in tree.scan().context("reading the cgroup tree")? {
+                    daemon.arrive(&cgroup, Arrival::Made).await;
+                }
             }
             Some((agent, told)) = lookups.recv() => daemon.host.lookup(agent, told),
             ready = daemon.ring.readable_mut() => {
@@ -269,31 +286,20 @@ impl Daemon {
     }
 
     async fn answer(&mut self, call: Call, tree: &mut Tree) {
-        let Call { ask, peer, reply } = call;
-        let answer = match self.host.may(&peer, &ask) {
-            Ok(()) => self.carry_out(ask, &peer, tree).await,
-            Err(reason) => Err(Failure::Forbidden(reason)),
-        };
+        let Call { ask, reply } = call;
         // Whoever asked may have gone.
-        let _ = reply.send(answer);
+        let _ = reply.send(self.carry_out(ask, tree).await);
     }
 
-    async fn carry_out(
-        &mut self,
-        ask: Ask,
-        peer: &Peer,
-        tree: &mut Tree,
-    ) -> Result<serde_json::Value, Failure> {
+    async fn carry_out(&mut self, ask: Ask, tree: &mut Tree) -> Result<serde_json::Value, Failure> {
         let refused = |error: anyhow::Error| Failure::Refused(format!("{error:#}"));
         match ask {
             Ask::Status => api::json(&self.host.status(&self.policies)),
             Ask::Agents => api::json(&self.host.agents()),
-            Ask::Own => {
-                match peer.cgroup.as_deref().and_then(|cgroup| self.host.agent_of(cgroup)) {
-                    Some(agent) => api::json(&agent),
-                    None => Err(Failure::Missing("you are in no agent of this daemon".to_owned())),
-                }
-            }
+            Ask::Own(cgroup) => match self.host.agent_of(&cgroup) {
+                Some(agent) => api::json(&agent),
+                None => Err(Failure::Missing("you are in no agent of this daemon".to_owned())),
+            },
             Ask::Policies => api::json(&self.host.policies(&self.policies)),
             Ask::Policy(name) => self.text_of(&name),
             Ask::Load(text) => api::json(&self.load(&text, tree).await.map_err(refused)?),
@@ -308,7 +314,6 @@ impl Daemon {
                     "{failed} workload(s) stay under the policy as it was; `agent-guard agents` says why"
                 ))),
             },
-            Ask::Follow => Ok(serde_json::Value::Null),
         }
     }
 

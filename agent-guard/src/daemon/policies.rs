@@ -8,6 +8,8 @@ use std::{
     sync::Arc,
 };
 
+use rustix::process::geteuid;
+
 use crate::{identity::Identity, policy::Policy};
 
 /// Bits of a file's mode by which others than its owner write it.
@@ -136,14 +138,7 @@ impl Policies {
 
 /// The policy in `file`, or what is wrong with it.
 fn load(file: &Path) -> Result<Policy, String> {
-    let metadata = fs::metadata(file).map_err(|error| format!("it can not be read: {error}"))?;
-    if metadata.mode() & WRITABLE_BY_OTHERS != 0 {
-        return Err(format!(
-            "others than its owner may write it (mode {:o}); `chmod go-w {}`",
-            metadata.mode() & 0o7777,
-            file.display()
-        ));
-    }
+    trusted(file).map_err(|error| error.to_string())?;
     let policy = Policy::load(file).map_err(|error| format!("{:?}", miette::Report::new(error)))?;
     match policy.name.to_string() == Policy::NOTHING {
         true => Err(format!("the name `{}` is the daemon's own; take another", Policy::NOTHING)),
@@ -151,8 +146,26 @@ fn load(file: &Path) -> Result<Policy, String> {
     }
 }
 
+/// Fails where others than root, or who runs this, may write what is at `path`.
+fn trusted(path: &Path) -> io::Result<()> {
+    let metadata = fs::metadata(path)?;
+    if ![0, geteuid().as_raw()].contains(&metadata.uid()) {
+        let problem = "it belongs to another user, who may write it; `chown root`";
+        return Err(io::Error::other(format!("{problem} {}", path.display())));
+    }
+    if metadata.mode() & WRITABLE_BY_OTHERS != 0 {
+        return Err(io::Error::other(format!(
+            "others than its owner may write it (mode {:o}); `chmod go-w {}`",
+            metadata.mode() & 0o7777,
+            path.display()
+        )));
+    }
+    Ok(())
+}
+
 /// Its files that are to be policies, in the order of their names.
 fn files(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    trusted(directory)?;
     let mut files = Vec::new();
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
@@ -260,6 +273,12 @@ mod tests {
         fs::set_permissions(path, fs::Permissions::from_mode(0o664)).unwrap();
         assert_eq!(directory.read(), (names(&[]), names(&[])));
         assert!(directory.problem("a.yaml").contains("chmod go-w"));
+        // So with the directory, and then nothing of it is read.
+        directory.write("a.yaml", "a", "{}");
+        let mode = fs::Permissions::from_mode(0o777);
+        fs::set_permissions(directory.directory.path(), mode).unwrap();
+        let refused = directory.policies.read(directory.directory.path()).unwrap_err();
+        assert!(refused.to_string().contains("chmod go-w"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The kernel's side as user space sees it: what the running kernel offers, loading the programs,
 //! and the maps.
 
+pub mod bindings;
 pub mod btf;
 pub mod counters;
 pub mod leases;

@@ -1,6 +1,10 @@
 //! The daemon: which workloads it guards, with which policy, and for how long.
 
-use std::{fs, process::Stdio};
+use std::{
+    fs,
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
+    process::Stdio,
+};
 
 use agent_guard::tier::Tier;
 use rustix::process::Signal;
@@ -192,9 +196,17 @@ fn killed() {
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("no daemon answers"));
 
+    // One that died while a workload waited for its policy lets it go on.
+    let cgroup = daemon.cgroup("/coding");
+    let note = format!("/run/agent-guard/frozen-{}", fs::metadata(&cgroup).unwrap().ino());
+    fs::write(&note, cgroup.as_os_str().as_bytes()).unwrap();
+    fs::write(cgroup.join("cgroup.freeze"), "1").unwrap();
+
     // What nobody was there to read is told, and a policy that has become none meanwhile changes nothing.
     fs::write(daemon.path("policies/coding.yaml"), "spec").unwrap();
     daemon.start();
+    assert_eq!(fs::read_to_string(cgroup.join("cgroup.freeze")).unwrap(), "0\n");
+    assert!(!std::path::Path::new(&note).exists());
     denials(&daemon, 2);
     let agent = daemon.agent("/coding").unwrap();
     assert_eq!((&agent["id"], &agent["policy"]), (&id, &"coding".into()));
