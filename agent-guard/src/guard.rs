@@ -139,14 +139,11 @@ impl Guard {
         }
         self._links = self.programs.attach_to(cgroup)?;
         let inner = Cgroup::create_in(cgroup.path(), mounts, "canary")?;
-        let canary = self.tables.add_agent(nothing_allowed(inner.id()))?;
-        let bound = self.tables.bind_cgroup(inner.id(), canary);
-        let checked = bound
-            .map_err(TierError::from)
-            .and_then(|()| Ok(canary::check(self.tier, inner.path())?));
+        let canary = self.tables.add_bound_agent(nothing_allowed(inner.id()))?;
+        let checked = canary::check(self.tier, inner.path());
         self.tables.remove_agent(inner.id(), canary)?;
         inner.remove()?;
-        checked
+        Ok(checked?)
     }
 
     /// Where the programs and their maps are pinned.

@@ -27,8 +27,7 @@ pub fn add(agents: u32, file: &Path, tier: Tier) -> Result<()> {
     for n in 0..agents {
         let cgroup = Cgroup::create_in(root, &mounts, &format!("crowd-{n}"))?;
         let policy = tables.write_policy(&compiled, cgroup.id())?;
-        let agent = tables.add_agent(compiled.agent(cgroup.id(), policy))?;
-        tables.bind_cgroup(cgroup.id(), agent)?;
+        tables.add_bound_agent(compiled.agent(cgroup.id(), policy))?;
     }
     programs.release()?;
     Ok(())

@@ -13,6 +13,8 @@ use super::{
 };
 
 const SIZE: (u32, u32) = (720, 400);
+/// Room above the highest point, for what the lines are called.
+const HEADROOM: f64 = 1.3;
 const FONT: &str = "sans-serif";
 const OURS: RGBColor = RGBColor(0x1f, 0x5f, 0xbf);
 const LANDLOCKS: RGBColor = RGBColor(0xd0, 0x7a, 0x1a);
@@ -21,7 +23,9 @@ const LANDLOCKS: RGBColor = RGBColor(0xd0, 0x7a, 0x1a);
 struct Plot<'a> {
     title: String,
     below: &'a str,
-    /// How a place on the axis is written.
+    /// How many places of the axis are marked.
+    places: usize,
+    /// How one is written.
     place: fn(&f64) -> String,
     lines: [Line; 2],
 }
@@ -31,14 +35,16 @@ type Line = (&'static str, RGBColor, Vec<(f64, f64)>);
 
 /// Writes the plots into `directory`.
 pub fn draw(figures: &Figures, directory: &Path) -> Result<()> {
+    let added = format!("Instructions added to open and close on {}", figures.kernel);
     let agent = Setting::Agent { rules: USUAL };
     let by_depth = |setting| {
         let works = [(2.0, Work::Open2), (8.0, Work::Open8), (32.0, Work::Open32)];
         points(works.map(|(depth, work)| (depth, figures.added(work, setting))))
     };
     let depth = Plot {
-        title: format!("Instructions added to open and close, by depth ({USUAL} rules)"),
+        title: format!("{added}, by depth (1,000 rules)"),
         below: "components of the path",
+        places: 8,
         place: |depth| format!("{depth:.0}"),
         lines: [
             ("agent-guard", OURS, by_depth(agent)?),
@@ -52,8 +58,9 @@ pub fn draw(figures: &Figures, directory: &Path) -> Result<()> {
         points(RULES.map(|rules| (f64::from(rules).log10(), added(rules))))
     };
     let rules = Plot {
-        title: "Instructions added to open and close, 8 deep, by rules".to_owned(),
+        title: format!("{added}, by rules (8 deep)"),
         below: "rules of the policy",
+        places: 4,
         place: |power| format!("{:.0}", 10_f64.powf(*power)),
         lines: [
             ("agent-guard", OURS, by_rules(|rules| Setting::Agent { rules })?),
@@ -86,7 +93,7 @@ impl Plot<'_> {
     ) -> Result<(), DrawingAreaErrorKind<<SVGBackend<'static> as DrawingBackend>::ErrorType>> {
         let all = || self.lines.iter().flat_map(|(_, _, points)| points);
         let most = |of: fn(&(f64, f64)) -> f64| all().map(of).fold(0.0, f64::max);
-        let (right, top) = (most(|point| point.0), most(|point| point.1) * 1.1);
+        let (right, top) = (most(|point| point.0), most(|point| point.1) * HEADROOM);
         let left = all().map(|point| point.0).fold(right, f64::min);
 
         let root = SVGBackend::with_string(image, SIZE).into_drawing_area();
@@ -94,6 +101,7 @@ impl Plot<'_> {
         let mut chart = ChartBuilder::on(&root)
             .caption(&self.title, (FONT, 17))
             .margin(14)
+            .margin_right(34)
             .x_label_area_size(40)
             .y_label_area_size(64)
             .build_cartesian_2d(left..right, 0.0..top)?;
@@ -102,6 +110,7 @@ impl Plot<'_> {
             .disable_x_mesh()
             .light_line_style(TRANSPARENT)
             .x_desc(self.below)
+            .x_labels(self.places)
             .x_label_formatter(&self.place)
             .y_desc("instructions")
             .y_label_formatter(&|count| format!("{count:.0}"))
