@@ -57,7 +57,7 @@ const fn goal(work: Work, setting: Setting, limit: Limit) -> Goal {
 }
 
 /// What the guard may add.
-pub const COSTS: [Goal; 22] = [
+pub const COSTS: [Goal; 23] = [
     goal(Work::Open2, AGENT, Limit::Added(350)),
     goal(Work::Open8, AGENT, Limit::Added(350)),
     goal(Work::Open32, AGENT, Limit::Added(350)),
@@ -75,6 +75,7 @@ pub const COSTS: [Goal; 22] = [
     goal(Work::Git, AGENT, Limit::Percent(2)),
     goal(Work::Python, AGENT, Limit::Percent(2)),
     goal(Work::Compile, AGENT, Limit::Percent(2)),
+    goal(Work::Cargo, AGENT, Limit::Percent(2)),
     goal(Work::Open2, Setting::Beside, Limit::Added(250)),
     goal(Work::Open8, Setting::Beside, Limit::Added(250)),
     goal(Work::Stat, Setting::Beside, Limit::Added(20)),

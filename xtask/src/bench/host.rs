@@ -8,8 +8,10 @@ use super::{
     count::Clock,
     figures::{Figures, Setting},
     measure::Bench,
+    mirror::Mirror,
     place::Place,
     policy::{MANY, USUAL},
+    rust,
     work::Work,
 };
 use crate::{build, process::say, toolchain::Rustc};
@@ -18,16 +20,27 @@ use crate::{build, process::say, toolchain::Rustc};
 /// both.
 const TURNS: usize = 5;
 /// Single calls, and programs.
-const WORKS: [Work; 7] =
-    [Work::Open8, Work::Stat, Work::Read, Work::Exec, Work::Git, Work::Python, Work::Compile];
+const WORKS: [Work; 9] = [
+    Work::Open8,
+    Work::Stat,
+    Work::Read,
+    Work::Exec,
+    Work::Git,
+    Work::Python,
+    Work::Compile,
+    Work::Cargo,
+    Work::Npm,
+];
 
 /// Measures on this host.
 pub fn measure(rustc: &Rustc) -> Result<Figures> {
     say("Measuring time on this host");
     let agent_guard = build::agent_guard(rustc)?;
     let directory = tempfile::tempdir().context("a directory to work in")?;
-    let place = Place::on_host(directory.path());
-    place.lay_out()?;
+    let packages = tempfile::tempdir().context("a directory for packages")?;
+    let mirror = Mirror::start(packages.path())?;
+    let place = Place::on_host(directory.path(), &rust::sysroot()?);
+    place.lay_out(Some(&mirror))?;
     place.lay_out_files()?;
     let beside = agent_guard.parent().context("a directory")?.to_owned();
     let before = env::var_os("PATH").context("PATH is not set")?;

@@ -37,15 +37,18 @@ pub struct Measure {
     /// Under Landlock, with this many rules
     #[arg(long)]
     landlock: Option<u32>,
-    /// On the host, in this directory
-    #[arg(long)]
-    host: Option<PathBuf>,
+    /// On the host, in the first directory, with a toolchain in the second
+    #[arg(long, num_args = 2)]
+    host: Option<Vec<PathBuf>>,
     works: Vec<Work>,
 }
 
 impl Measure {
     pub fn run(&self) -> Result<()> {
-        let place = self.host.as_deref().map_or_else(Place::in_guest, Place::on_host);
+        let place = match self.host.as_deref() {
+            Some([root, tools]) => Place::on_host(root, tools),
+            _ => Place::in_guest(),
+        };
         if let Some(rules) = self.landlock {
             let open =
                 ["/bench", "/usr", "/etc", "/src", "/proc", "/sys", "/dev", "/lib64", "/tmp"];
@@ -130,7 +133,7 @@ impl Bench {
         }
         child.arg(&self.program).args(["bench-work", "--clock", self.figures.unit.name()]);
         if let Some(host) = self.place.on_host_in() {
-            child.arg("--host").arg(host);
+            child.arg("--host").arg(host).arg(self.place.tools());
         }
         if let Setting::Landlock { rules } = setting {
             child.args(["--landlock", &rules.to_string()]);

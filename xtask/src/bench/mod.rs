@@ -8,10 +8,12 @@ mod goals;
 mod host;
 mod landlock;
 pub mod measure;
+mod mirror;
 mod page;
 mod place;
 mod plot;
 mod policy;
+mod rust;
 pub mod stage;
 mod table;
 mod work;
@@ -135,14 +137,20 @@ fn measure(rustc: &Rustc, kernel: Kernel, short: bool) -> Result<Figures> {
     command.push(PathBuf::from(PROGRAMS).join(name).into());
     command.extend(["--to".into(), PathBuf::from("/share").join(FILE).into()]);
     command.extend(short.then(|| "--short".into()));
+    let tools = tempfile::tempdir().context("a directory for a toolchain")?;
+    // As it is released: a debug build makes calls of its own.
+    let mut programs = vec![own_side, build::xtask(rustc)?];
+    if !short {
+        programs.push(tools.path().join(rust::NAME));
+        rust::copy(&rust::sysroot()?, &tools.path().join(rust::NAME))?;
+    }
     let guest = Guest {
         kernel,
         append: String::new(),
         icount: true,
         share: Some(share.path().to_owned()),
         timeout: LIMIT,
-        // As it is released: a debug build makes calls of its own.
-        programs: vec![own_side, build::xtask(rustc)?],
+        programs,
         command,
     };
     let status = guest.run(rustc, std::io::stdout())?;

@@ -11,34 +11,68 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::{
-    policy::{self, RULES},
+    mirror::Mirror,
+    policy::{self, Needs, RULES},
+    rust,
     work::COLD_FILES,
 };
-use crate::process::run;
+use crate::{process::run, vm::PROGRAMS};
 
 /// How deep the files lie that are opened.
 const DEPTHS: [usize; 3] = [2, 8, 32];
 /// Files of the repository that git looks at.
-const TRACKED: u32 = 500;
+const TRACKED: u32 = 5_000;
+const TRACKED_DIRECTORIES: u32 = 100;
 /// Longer than git's clock is fine: a file that is as new as git's index is read each time.
 const TICK: Duration = Duration::from_millis(1100);
+
+const SMALL_CRATE: &str = "[package]
+name = \"small\"
+version = \"1.0.0\"
+edition = \"2021\"
+
+[workspace]
+";
+const SMALL_PROGRAM: &str = "use std::collections::BTreeMap;
+
+fn main() {
+    let mut words = BTreeMap::new();
+    for word in std::env::args() {
+        *words.entry(word).or_insert(0) += 1;
+    }
+    println!(\"{words:?}\");
+}
+";
 
 /// The directory that the work is done in.
 pub struct Place {
     root: PathBuf,
     /// At which agents run here.
     tier: &'static str,
+    /// A Rust toolchain.
+    tools: PathBuf,
 }
 
 impl Place {
     /// A guest's, in a file system in memory.
     pub fn in_guest() -> Self {
-        Self { root: "/bench".into(), tier: "lsm" }
+        let tools = Path::new(PROGRAMS).join(rust::NAME);
+        Self { root: "/bench".into(), tier: "lsm", tools }
     }
 
     /// This host's, in a directory of its own.
-    pub fn on_host(root: &Path) -> Self {
-        Self { root: root.to_owned(), tier: "trace" }
+    pub fn on_host(root: &Path, tools: &Path) -> Self {
+        Self { root: root.to_owned(), tier: "trace", tools: tools.to_owned() }
+    }
+
+    /// A Rust toolchain.
+    pub fn tools(&self) -> &Path {
+        &self.tools
+    }
+
+    /// A crate that is built.
+    pub fn small_crate(&self) -> PathBuf {
+        self.root.join("crate")
     }
 
     /// The directory, where it is this host's.
@@ -83,11 +117,27 @@ impl Place {
         self.root.join(format!("{rules}.yaml"))
     }
 
-    /// Makes the policies and the repository.
-    pub fn lay_out(&self) -> Result<()> {
+    /// Makes the policies, the crate and the repository. The `mirror` serves packages.
+    pub fn lay_out(&self, mirror: Option<&Mirror>) -> Result<()> {
+        let needs = Needs {
+            root: self.root.clone(),
+            tools: self.tools.clone(),
+            mirror: mirror.map(|mirror| mirror.port),
+        };
         for rules in RULES {
-            fs::write(self.policy(rules), policy::text(rules, &self.root))?;
+            fs::write(self.policy(rules), policy::text(rules, &needs))?;
         }
+        if let Some(mirror) = mirror {
+            let settings = format!(
+                "registry=http://127.0.0.1:{}/\nupdate-notifier=false\naudit=false\nfund=false\n",
+                mirror.port
+            );
+            fs::write(self.root.join(".npmrc"), settings)?;
+        }
+        let source = self.small_crate().join("src");
+        fs::create_dir_all(&source)?;
+        fs::write(source.join("main.rs"), SMALL_PROGRAM)?;
+        fs::write(self.small_crate().join("Cargo.toml"), SMALL_CRATE)?;
         self.lay_out_repository()
     }
 
@@ -109,7 +159,7 @@ impl Place {
     fn lay_out_repository(&self) -> Result<()> {
         let repository = self.repository();
         for n in 0..TRACKED {
-            let directory = repository.join(format!("part-{}", n % 25));
+            let directory = repository.join(format!("part-{}", n % TRACKED_DIRECTORIES));
             fs::create_dir_all(&directory)?;
             fs::write(directory.join(format!("file-{n}")), format!("{n}\n"))?;
         }

@@ -1,12 +1,12 @@
 //! What is measured: one call of each work, made ready beforehand.
 
 use std::{
-    ffi::CString,
+    ffi::{CString, OsStr},
     fs::{self, File},
     io,
     net::{Ipv4Addr, SocketAddrV4},
     os::fd::{IntoRawFd as _, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, ExitStatus},
 };
 
@@ -19,7 +19,7 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{place::Place, policy::FEW};
+use super::{mirror::PACKAGE, place::Place, policy::FEW};
 
 /// How many files are opened for the first time.
 pub const COLD_FILES: u32 = 400;
@@ -48,6 +48,8 @@ pub enum Work {
     Git,
     Python,
     Compile,
+    Cargo,
+    Npm,
     Run,
     Bubblewrap,
     Event,
@@ -93,9 +95,11 @@ impl Work {
             Self::Rename => "rename there and back",
             Self::Create => "create, close, unlink",
             Self::Mkdir => "mkdir, rmdir",
-            Self::Git => "`git status`, 500 files",
+            Self::Git => "`git status`, 5,000 files",
             Self::Python => "`python3 -c 'import …'`",
             Self::Compile => "`gcc` of a small program",
+            Self::Cargo => "`cargo build` of a small crate",
+            Self::Npm => "`npm install` of 21 packages",
             Self::Run => "`agent-guard run -- true`",
             Self::Bubblewrap => "`bwrap --ro-bind / / true`",
             Self::Event => "an event, from the ring buffer's bytes to a line",
@@ -136,6 +140,8 @@ impl Work {
             Self::Cold2 | Self::Cold8 => (1, COLD_FILES),
             Self::Exec => (20, 8),
             Self::Git | Self::Python | Self::Compile => (4, 1),
+            // They take long.
+            Self::Cargo | Self::Npm => (2, 1),
             Self::Run | Self::Bubblewrap => (8, 1),
             // Few enough that events of denials find room while nobody reads them.
             _ => (12, 64),
@@ -209,6 +215,8 @@ impl Work {
                 fs::write(place.root().join("small.c"), "int main(void) { return 0; }\n")?;
                 spawning("/usr/bin/gcc", &["-pipe", "-o", "small", "small.c"], place.root())?
             }
+            Self::Cargo => building(place)?,
+            Self::Npm => installing(place)?,
             Self::Run => {
                 let policy = place.policy(FEW).display().to_string();
                 let words = ["run", "--tier", place.tier(), "--policy", &policy, "--", "/bin/true"];
@@ -253,14 +261,53 @@ fn failing(path: &Path, with: Errno) -> Result<Doing> {
     }))
 }
 
-/// Runs a program, with its output thrown away.
+/// Builds the crate, each time from nothing.
+fn building(place: &Place) -> Result<Doing> {
+    let mut command = silent(place.tools().join("bin/cargo"))?;
+    command.args(["build", "--quiet", "--offline"]).current_dir(place.small_crate());
+    command.env("RUSTC", place.tools().join("bin/rustc")).env("HOME", place.root());
+    command.env("CARGO_HOME", place.root().join("cargo-home"));
+    let mut fresh = fresh(place, "built");
+    Ok(Box::new(move |_| succeeded("cargo", command.env("CARGO_TARGET_DIR", fresh()).status())))
+}
+
+/// Installs the package of the mirror, each time from nothing.
+fn installing(place: &Place) -> Result<Doing> {
+    let mut command = silent("npm")?;
+    command.args(["install", PACKAGE]).env("HOME", place.root());
+    let mut fresh = fresh(place, "installed");
+    Ok(Box::new(move |_| {
+        let directory = fresh();
+        fs::create_dir(&directory)?;
+        fs::write(directory.join("package.json"), "{}")?;
+        let cache = directory.join("cache");
+        succeeded("npm", command.env("npm_config_cache", cache).current_dir(&directory).status())
+    }))
+}
+
+/// Names of directories that are not there yet.
+fn fresh(place: &Place, name: &str) -> impl FnMut() -> PathBuf + use<> {
+    let base = place.root().join(format!("{name}-{}", std::process::id()));
+    let mut count = 0;
+    move || {
+        count += 1;
+        base.with_extension(count.to_string())
+    }
+}
+
 fn spawning(program: &str, arguments: &[&str], directory: &Path) -> Result<Doing> {
-    let nowhere = File::options().read(true).write(true).open("/dev/null")?;
-    let mut command = Command::new(program);
+    let mut command = silent(program)?;
     command.args(arguments).current_dir(directory).env("HOME", directory);
-    command.stdin(nowhere.try_clone()?).stdout(nowhere.try_clone()?).stderr(nowhere);
     let program = program.to_owned();
     Ok(Box::new(move |_| succeeded(&program, command.status())))
+}
+
+/// A command with its output thrown away, but for what it has to say of errors.
+fn silent(program: impl AsRef<OsStr>) -> Result<Command> {
+    let nowhere = File::options().read(true).write(true).open("/dev/null")?;
+    let mut command = Command::new(program);
+    command.stdin(nowhere.try_clone()?).stdout(nowhere);
+    Ok(command)
 }
 
 fn succeeded(program: &str, status: io::Result<ExitStatus>) -> Result<()> {
