@@ -14,8 +14,9 @@ const PERCENT: i64 = 3;
 /// Instructions more that are let pass: a field of a kernel structure that moves to another cache line, or a
 /// different hash bucket, comes to some dozens in a call, and of little 3 % are nothing.
 const SLACK: i64 = 50;
-/// A piece of work that takes this many times the slack wobbles by more than it: so much of it is let pass as well.
-const WOBBLE: i64 = 400;
+/// The part of the bare work that is let pass in place of the slack where it is more: by so much two counts of the
+/// same differ, because the kernel's memory is laid out otherwise.
+const WOBBLE: i64 = 200;
 
 /// What is added to a piece of work, then and now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,12 +81,12 @@ pub fn compare(now: &Figures, record: &Figures) -> Result<Vec<Verdict>> {
     Ok(verdicts)
 }
 
-/// Whether a figure is the guard's doing.
+/// Whether a figure is the guard's doing, and the same each time.
 fn is_ours(work: Work, setting: Setting) -> bool {
     match setting {
         Setting::Bare => matches!(work, Work::Event | Work::EventToFile),
         Setting::Landlock { .. } => false,
-        Setting::Beside => !matches!(work, Work::Bubblewrap | Work::Run),
+        Setting::Beside => !work.waits(),
         Setting::Agent { .. } | Setting::Crowd { .. } => true,
     }
 }

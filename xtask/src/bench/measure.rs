@@ -23,9 +23,9 @@ use super::{
 };
 use crate::process::{command, output, run};
 
-/// Runs the program behind it so that who reads its events does not interrupt it. An agent may ask for that by its
-/// limit, without the capability.
-const FIRST: [&str; 3] = ["chrt", "--fifo", "1"];
+/// Runs the program behind it so that who reads its events does not interrupt it, which an agent may ask for by its
+/// limit, without the capability; and with the same addresses each time.
+const FIRST: [&str; 5] = ["chrt", "--fifo", "1", "setarch", "--addr-no-randomize"];
 /// How long an agent may take to come up under emulation.
 const PATIENCE: Duration = Duration::from_secs(120);
 

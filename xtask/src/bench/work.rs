@@ -133,6 +133,11 @@ impl Work {
         )
     }
 
+    /// Whether most of it is waiting for the kernel, which takes its time.
+    pub fn waits(self) -> bool {
+        matches!(self, Self::Run | Self::Bubblewrap | Self::PolicyInstall | Self::PolicySwap)
+    }
+
     /// Rounds, and calls in each.
     pub fn repetitions(self) -> (u32, u32) {
         match self {
