@@ -298,6 +298,7 @@ fn every_record() -> Vec<Record> {
         for notice in [
             Notice::Started,
             Notice::Adopted,
+            Notice::Uncovered { ms: 1_500 },
             Notice::Stopped { totals },
             Notice::Stopped { totals: Vec::new() },
             Notice::PolicyLoaded { replaces: None },

@@ -88,5 +88,6 @@ pub const MAX_STARTS: usize = 1 << 15;
 /// memory when it is made; room for one takes 8 to 16 bytes.
 pub const ROOM: usize = 2;
 
-/// Rules in a policy; ids are 16 bits wide and the highest says "no rule".
+/// Rules in a policy, all sections together; ids are 16 bits wide, and the highest are kept for defaults and
+/// "no rule".
 pub const MAX_RULES: usize = 65_000;

@@ -185,9 +185,9 @@ pub fn tell_of_refusal() {
     foretold(REFUSED);
 }
 
-/// Whether the refusal at hand is the one that was just told.
+/// Whether the refusal at hand is the one that was just told; the next one is not.
 #[inline(always)]
-pub fn is_told_of_refusal() -> bool {
+pub fn take_told_refusal() -> bool {
     let Some(label) = maps::label(current()) else { return false };
     // SAFETY: as in `agent_of`.
     let foretold = unsafe { &mut (*label).foretold };

@@ -55,7 +55,7 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 /// What the name of every agent's cgroup starts with; it ends with the guard's process id.
 const PREFIX: &str = "agent-guard-";
 
-/// A cgroup that this process made and removes.
+/// A cgroup.
 #[derive(Debug)]
 pub struct Cgroup {
     path: PathBuf,
@@ -79,12 +79,8 @@ impl Cgroup {
 
     /// Makes `name` in the cgroup at `parent`.
     pub fn create_in(parent: &Path, mounts: &[Mount], name: &str) -> Result<Self, CgroupError> {
-        let mount = mounts::cgroup2(mounts).ok_or(CgroupError::NotMounted)?;
         let path = parent.join(name);
-        let level = path.strip_prefix(mount).map_or(0, |inside| inside.components().count());
-        if level > MAX_CGROUP_LEVEL as usize {
-            return Err(CgroupError::TooDeep(path));
-        }
+        check_level(&path, mounts)?;
         match fs::create_dir(&path) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -99,6 +95,13 @@ impl Cgroup {
         // The inode number of a cgroup directory is the id that the kernel programs see.
         let id = fs::metadata(&path).map_err(io_error("reading", &path))?.ino();
         Ok(Self { path, id })
+    }
+
+    /// The one at `path`, which somebody else made.
+    pub fn existing(path: &Path, mounts: &[Mount]) -> Result<Self, CgroupError> {
+        check_level(path, mounts)?;
+        let id = fs::metadata(path).map_err(io_error("reading", path))?.ino();
+        Ok(Self { path: path.to_owned(), id })
     }
 
     /// The ids of the cgroups that it lies in.
@@ -138,6 +141,15 @@ impl Cgroup {
     pub fn remove(self) -> Result<(), CgroupError> {
         end(&self.path)
     }
+}
+
+fn check_level(path: &Path, mounts: &[Mount]) -> Result<(), CgroupError> {
+    let mount = mounts::cgroup2(mounts).ok_or(CgroupError::NotMounted)?;
+    let level = path.strip_prefix(mount).map_or(0, |inside| inside.components().count());
+    if level > MAX_CGROUP_LEVEL as usize {
+        return Err(CgroupError::TooDeep(path.to_owned()));
+    }
+    Ok(())
 }
 
 /// The cgroups of this host, asked for by id.
@@ -229,6 +241,20 @@ pub fn kill(path: &Path) -> Result<(), CgroupError> {
         std::thread::sleep(Duration::from_millis(5));
     }
     Ok(())
+}
+
+/// Whether the cgroup at `path` is not the one with this id any more.
+pub fn is_gone(path: &Path, id: u64) -> bool {
+    match fs::metadata(path) {
+        Ok(metadata) => metadata.ino() != id,
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
+}
+
+/// Lets nobody in the cgroup at `path` and below run on, or all of them again.
+pub fn freeze(path: &Path, frozen: bool) -> Result<(), CgroupError> {
+    let switch = path.join("cgroup.freeze");
+    fs::write(&switch, if frozen { "1" } else { "0" }).map_err(io_error("writing", &switch))
 }
 
 /// Whether a process is in the cgroup at `path` or below. In one that is gone there is none.

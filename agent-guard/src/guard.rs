@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use agent_guard_common::table::{
-    ACCESS_KINDS, Agent, AgentFlag, Effect, NO_RULE, OPERATIONS, Verdict,
+use agent_guard_common::{
+    hook::Hook,
+    table::{ACCESS_KINDS, Agent, AgentFlag, Effect, NO_RULE, OPERATIONS, Verdict},
 };
 use aya::{maps::MapError, programs::links::FdLink};
 
@@ -11,7 +12,7 @@ use crate::{
     canary::{self, CanaryError},
     cgroup::{Cgroup, CgroupError, Cgroups},
     kernel::{
-        counters::Counters,
+        counters::{Counters, HookCounts, SkipCounters, Skips},
         pins::Pins,
         tables::{InstallError, NO_POLICY, Tables},
     },
@@ -76,9 +77,11 @@ pub struct Guard {
     /// Stronger tiers that were tried before, and why they are not in force.
     pub weaker_because: Vec<(Tier, TierError)>,
     programs: Programs,
+    counters: Counters,
+    skips: SkipCounters,
     cgroup: u64,
     /// Held here as well, so that what is attached does not hang on files alone.
-    _links: Vec<FdLink>,
+    links: Vec<FdLink>,
 }
 
 impl Guard {
@@ -120,7 +123,18 @@ impl Guard {
 
     fn over(programs: Programs, tier: Tier, cgroup: u64) -> Result<Self, TierError> {
         let tables = Tables::open(programs.pins())?;
-        Ok(Self { tables, tier, weaker_because: Vec::new(), programs, cgroup, _links: Vec::new() })
+        let counters = Counters::open(programs.pins()).map_err(in_counters)?;
+        let skips = SkipCounters::new(programs.descriptors().map_err(ProgramsError::from)?);
+        Ok(Self {
+            tables,
+            counters,
+            skips,
+            tier,
+            weaker_because: Vec::new(),
+            programs,
+            cgroup,
+            links: Vec::new(),
+        })
     }
 
     /// Takes out what guards left that died early.
@@ -132,18 +146,69 @@ impl Guard {
 
     /// Attaches what goes to the cgroup, and sends the canary.
     fn prove(&mut self, cgroup: &Cgroup, mounts: &[Mount]) -> Result<(), TierError> {
-        for above in cgroup.above(mounts)? {
-            if let Some(agent) = self.tables.agent_of_cgroup(above)? {
-                return Err(TierError::Nested(agent));
-            }
-        }
-        self._links = self.programs.attach_to(cgroup)?;
+        self.links = self.take_in(cgroup, mounts)?;
+        self.send_canary(cgroup, mounts)
+    }
+
+    /// Fails unless the tier stops a canary in the cgroup that it was established for.
+    ///
+    /// # Errors
+    /// The canary came through, or could not be sent.
+    pub fn send_canary(&mut self, cgroup: &Cgroup, mounts: &[Mount]) -> Result<(), TierError> {
         let inner = Cgroup::create_in(cgroup.path(), mounts, "canary")?;
         let canary = self.tables.add_bound_agent(nothing_allowed(inner.id()))?;
         let checked = canary::check(self.tier, inner.path());
         self.tables.remove_agent(inner.id(), canary)?;
         inner.remove()?;
         Ok(checked?)
+    }
+
+    /// Attaches what goes to an agent's cgroup alone. It stays attached for as long as it is pinned, or what comes
+    /// back is held.
+    ///
+    /// # Errors
+    /// The cgroup lies in an agent's, or the kernel refused.
+    pub fn take_in(&self, cgroup: &Cgroup, mounts: &[Mount]) -> Result<Vec<FdLink>, TierError> {
+        for above in cgroup.above(mounts)? {
+            if let Some(agent) = self.tables.agent_of_cgroup(above)? {
+                return Err(TierError::Nested(agent));
+            }
+        }
+        Ok(self.programs.attach_to(cgroup)?)
+    }
+
+    /// What [`Self::take_in`] of another guard has attached to the cgroup with this id.
+    ///
+    /// # Errors
+    /// It is not whole.
+    pub fn taken_in(&self, cgroup: u64) -> Result<Vec<FdLink>, TierError> {
+        Ok(self.programs.attached_to(cgroup).map_err(ProgramsError::from)?)
+    }
+
+    /// Detaches what [`Self::take_in`] has attached.
+    ///
+    /// # Errors
+    /// The pins could not be removed.
+    pub fn detach(&self, cgroup: u64) -> Result<(), TierError> {
+        Ok(self.programs.detach_from(cgroup).map_err(ProgramsError::from)?)
+    }
+
+    /// Takes an agent and what is attached to its cgroup out of the kernel. The cgroup must be empty by now.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn let_go(&mut self, cgroup: u64, agent: u32) -> Result<(), TierError> {
+        let removed = self.tables.remove_agent(cgroup, agent);
+        self.detach(cgroup)?;
+        Ok(removed?)
+    }
+
+    /// Reads back that each program is attached at its hook, and says at which.
+    ///
+    /// # Errors
+    /// One is not.
+    pub fn read_back(&self) -> Result<Vec<&'static str>, TierError> {
+        Ok(self.programs.read_back(self.tier)?)
     }
 
     /// Where the programs and their maps are pinned.
@@ -156,10 +221,26 @@ impl Guard {
         self.programs.name()
     }
 
-    /// The counters of an agent.
-    pub fn counters(&self, agent: u32) -> Result<Counters, TierError> {
-        let programs = self.programs.descriptors().map_err(ProgramsError::from)?;
-        Ok(Counters::open(self.pins(), programs, agent).map_err(in_counters)?)
+    /// How often the kernel has skipped each program by now.
+    ///
+    /// # Errors
+    /// It does not say.
+    pub fn skips(&self) -> Result<Skips, TierError> {
+        Ok(self.skips.read().map_err(ProgramsError::from)?)
+    }
+
+    /// What each hook has counted for an agent that came when `before` had been skipped, of which by now it is
+    /// `now`.
+    ///
+    /// # Errors
+    /// There is no such agent.
+    pub fn counts(
+        &self,
+        agent: u32,
+        before: &Skips,
+        now: &Skips,
+    ) -> Result<Vec<(Hook, HookCounts)>, TierError> {
+        Ok(self.counters.read(agent, before, now).map_err(in_counters)?)
     }
 
     /// Takes everything of `agent`, if there is one, out of the kernel; and the programs, if nobody else uses

@@ -13,7 +13,9 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    cgroup::is_gone,
     event::{AgentIdentity, Context, PolicyIdentity, Rule, SafeText},
+    kernel::counters::Skips,
     policy::Mode,
     state_dir::{self, Turn},
     tier::Tier,
@@ -46,9 +48,21 @@ pub struct Handover {
     /// Its rules, by id.
     pub rules: Vec<RuleName>,
     /// How often the kernel had skipped the program of each hook before the agent came.
-    pub skipped: Vec<u64>,
+    pub skipped: Skips,
     /// Where its events go, if to a file.
     pub log: Option<PathBuf>,
+    /// Who is to look after it.
+    pub keeper: Keeper,
+}
+
+/// Who looks after an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Keeper {
+    /// The `run` that started it; the next one, should that die.
+    Run,
+    /// The daemon.
+    Daemon,
 }
 
 /// How events call the policy.
@@ -71,6 +85,18 @@ impl PolicyName {
     /// The policy `name` as it stood in `file`.
     pub fn new(name: String, revision: String, file: String) -> Self {
         Self { name, revision, file }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Hash of the file, in hexadecimal.
+    #[must_use]
+    pub fn revision(&self) -> &str {
+        &self.revision
     }
 }
 
@@ -169,16 +195,22 @@ fn read(path: &Path) -> io::Result<Option<Handover>> {
     }
 }
 
-/// Takes over what guards left that are gone. What a guard that lives still holds is not touched.
+/// Takes over what guards of this kind left that are gone. What a guard that lives still holds is not touched.
 ///
 /// # Errors
 /// The directory can not be read.
-pub fn abandoned() -> io::Result<Vec<Held>> {
+pub fn abandoned(keeper: Keeper) -> io::Result<Vec<Held>> {
     let _turn = Turn::take()?;
     let mut found = Vec::new();
     for (id, path) in files()? {
         if let Some(file) = lock_existing(&path)? {
-            found.push(Held { id, file, path });
+            let held = Held { id, file, path };
+            // One that says nothing was left before its agent had started: by whom does not matter. One that
+            // can not be read is whose finds it.
+            let handover = held.read().ok().flatten();
+            if handover.is_none_or(|handover| handover.keeper == keeper) {
+                found.push(held);
+            }
         }
     }
     Ok(found)
@@ -191,7 +223,9 @@ pub fn abandoned() -> io::Result<Vec<Held>> {
 /// The directory can not be read.
 pub fn is_left_for(programs: &str) -> io::Result<bool> {
     let is_for = |path: &Path| match read(path) {
-        Ok(Some(handover)) => handover.programs == programs,
+        Ok(Some(Handover { cgroup, cgroup_id, programs: under, .. })) => {
+            under == programs && !is_gone(&cgroup, cgroup_id)
+        }
         Ok(None) => false,
         Err(error) => error.kind() != ErrorKind::NotFound,
     };

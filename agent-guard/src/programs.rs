@@ -143,6 +143,19 @@ impl Programs {
         Ok(links)
     }
 
+    /// The links of what [`Self::attach_to`] has attached to the cgroup with this id.
+    pub fn attached_to(&self, cgroup: u64) -> Result<Vec<FdLink>, PinsError> {
+        let pins = self.pins.of_cgroup(cgroup);
+        let hooks = self.pins.hooks().filter(|spec| spec.tier == HookTier::Cgroup);
+        hooks.map(|spec| pins.link(spec)).collect()
+    }
+
+    /// Reads back that each hook of the tier has the link of its own program, and says which hooks those are.
+    pub fn read_back(&self, tier: Tier) -> Result<Vec<&'static str>, ProgramsError> {
+        read_back(tier, &self.pins)?;
+        Ok(self.pins.hooks().map(|spec| spec.name).collect())
+    }
+
     /// Detaches what [`Self::attach_to`] has attached to the cgroup with this id.
     pub fn detach_from(&self, cgroup: u64) -> Result<(), PinsError> {
         self.pins.of_cgroup(cgroup).remove()

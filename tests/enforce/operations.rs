@@ -194,6 +194,13 @@ acts! {
         (arguments.flags, arguments.exit_signal) = (NEWUTS as u64, SIGCHLD as u64);
         end_child(returned(libc::SYS_clone3, [(&raw const arguments) as c_long, size_of_val(&arguments) as c_long, 0, 0, 0])?)
     }, SUCCEEDS;
+    "open_by_handle_at": "file-handle" Capability System => |_| {
+        let directory = fs::File::open("/etc")?;
+        let mut handle = Handle { bytes: HANDLE_BYTES as u32, kind: 0, id: [0; HANDLE_BYTES] };
+        let (at, mut mount) = (directory.as_raw_fd().into(), 0_i32);
+        call(libc::SYS_name_to_handle_at, [at, c"passwd".as_ptr() as c_long, (&raw mut handle) as c_long, (&raw mut mount) as c_long, 0])?;
+        call(libc::SYS_open_by_handle_at, [at, (&raw const handle) as c_long, libc::O_RDONLY.into(), 0, 0])
+    }, SUCCEEDS;
     "adjtimex": "clock" Capability System => |_| {
         // SAFETY: integers, for which zero is a value.
         let mut change: libc::timex = unsafe { std::mem::zeroed() };
@@ -227,6 +234,17 @@ const NEWUTS: c_long = libc::CLONE_NEWUTS as c_long;
 const SIGCHLD: c_long = libc::SIGCHLD as c_long;
 /// What a kernel says that is locked down, to whoever it is.
 const LOCKED_DOWN: i32 = libc::EPERM;
+
+/// `MAX_HANDLE_SZ` (`include/linux/exportfs.h`)
+const HANDLE_BYTES: usize = 128;
+
+/// `struct file_handle`
+#[repr(C)]
+struct Handle {
+    bytes: u32,
+    kind: i32,
+    id: [u8; HANDLE_BYTES],
+}
 
 fn end_child(child: c_long) -> io::Result<()> {
     if child == 0 {
@@ -279,6 +297,19 @@ pub fn among_own() -> io::Result<()> {
     with_pipe(|end| fcntl(end, libc::F_SETOWN, std::process::id().into()))?;
     with_pipe(|end| fcntl(end, libc::F_SETOWN, 0))?;
     with_pipe(|end| fcntl(end, libc::F_SETFL, libc::O_ASYNC.into()))
+}
+
+/// Begins a file system.
+pub fn begin_file_system() -> io::Result<OwnedFd> {
+    let context = returned(libc::SYS_fsopen, [c"tmpfs".as_ptr() as c_long, 0, 0, 0, 0])?;
+    // SAFETY: fresh from the kernel.
+    Ok(unsafe { OwnedFd::from_raw_fd(context as i32) })
+}
+
+/// Makes a file system that was begun.
+pub fn make_file_system(context: &OwnedFd) -> io::Result<()> {
+    // FSCONFIG_CMD_CREATE
+    call(libc::SYS_fsconfig, [fd(context), 6, 0, 0, 0])
 }
 
 /// Starts a child in the cgroup at `directory`, which no open is asked about.

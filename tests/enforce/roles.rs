@@ -36,9 +36,11 @@ pub fn play(arguments: &[String]) {
         ["leave"] => leave(),
         ["operate", outside, directory] => operate(outside, directory),
         ["operate-in", cgroup, outside, directory] => {
-            fs::write(Path::new(cgroup).join("cgroup.procs"), "0").unwrap();
+            enter(cgroup);
             operate(outside, directory);
         }
+        ["make-file-system"] => make_file_system(|| {}),
+        ["make-file-system-in", cgroup] => make_file_system(|| enter(cgroup)),
         ["among-own"] => say(try_in_child(operations::among_own)),
         ["clone-into", directory] => {
             say(try_in_child(|| operations::clone_into(Path::new(directory))));
@@ -75,6 +77,17 @@ pub fn play(arguments: &[String]) {
 }
 
 /// Does all that reaches out, each in a process of its own, and says what became of it.
+fn enter(cgroup: &str) {
+    fs::write(Path::new(cgroup).join("cgroup.procs"), "0").unwrap();
+}
+
+/// Makes a file system that was begun before what is done in between.
+fn make_file_system(between: impl FnOnce()) {
+    let context = operations::begin_file_system().unwrap();
+    between();
+    say(try_in_child(|| operations::make_file_system(&context)));
+}
+
 fn operate(outside: &str, directory: &str) {
     let scene = Scene { outside: outside.parse().unwrap(), directory: Path::new(directory) };
     for act in operations::ACTS {

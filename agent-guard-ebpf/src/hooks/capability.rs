@@ -40,7 +40,7 @@ fn capable(ctx: LsmContext) -> i32 {
     }
     let Some(caller) = Caller::current(Hook::Capable, Enforcement::Refuse) else { return 0 };
     // What was told of an earlier call, and was not asked about since, is not told of this one.
-    scope::is_told_of_refusal();
+    scope::take_told_refusal();
     let (operation, fault) = match privileged(&ctx, capability) {
         Ok(None) => return 0,
         Ok(Some(operation)) => (operation, Ok(0)),
@@ -58,9 +58,7 @@ fn capable(ctx: LsmContext) -> i32 {
 /// What is decided where the current task uses `capability`.
 #[inline(always)]
 fn privileged(ctx: &LsmContext, capability: u32) -> Result<Option<Operation>, Reason> {
-    let Some(call) = current_call()?.1.filter(|call| call.capability == capability) else {
-        return Ok(None);
-    };
+    let Some(call) = SystemCall::current()?.taking(capability) else { return Ok(None) };
     let namespace: u64 = read(ctx.as_ptr() as u64, 8)?;
     let level: u32 = read(namespace, offset!(user_namespace_level))?;
     Ok((!call.has_hook && level == 0).then_some(call.operation))
@@ -81,7 +79,7 @@ fn capability_check(ctx: FExitContext) -> i32 {
     let Some(caller) = Caller::current(Hook::CapabilityCheck, Enforcement::Kernel) else {
         return 0;
     };
-    if scope::is_told_of_refusal() {
+    if scope::take_told_refusal() {
         return 0;
     }
     match refused(capability) {
@@ -96,38 +94,53 @@ fn capability_check(ctx: FExitContext) -> i32 {
 /// What the current task's call fails to do without `capability`.
 #[inline(always)]
 fn refused(capability: u32) -> Result<Option<Operation>, Reason> {
-    let (regs, call) = current_call()?;
-    match call {
-        Some(call) if call.capability == capability && makes_namespace(regs)? => {
-            Ok(Some(call.operation))
-        }
+    let call = SystemCall::current()?;
+    match call.taking(capability) {
+        Some(privileged) if call.makes_namespace()? => Ok(Some(privileged.operation)),
         _ => Ok(None),
     }
 }
 
-/// The `struct pt_regs` of the current task, and its call where that takes a capability.
-#[inline(always)]
-fn current_call() -> Result<(u64, Option<PrivilegedCall>), Reason> {
-    // SAFETY: the task is the current one, which the verifier sees.
-    let regs = unsafe { bpf_task_pt_regs(scope::current()) } as u64;
-    let (compat, number) = system_call(regs)?;
-    Ok((regs, privileged_call(compat, number)))
+/// The system call that the current task is in.
+struct SystemCall {
+    /// Its `struct pt_regs`
+    regs: u64,
+    /// Whether the number is one of the 32-bit table
+    compat: bool,
+    number: u32,
 }
 
-/// Whether clone(2) or clone3(2) is for a namespace: at the limit of processes, any asks for the same
-/// capability. Other calls are what their number says.
-#[inline(always)]
-fn makes_namespace(regs: u64) -> Result<bool, Reason> {
-    let (compat, number) = system_call(regs)?;
-    // Of a 32-bit call's argument the kernel takes the lower half.
-    let first = || match compat {
-        true => read::<u32>(regs, offset!(regs_bx)).map(u64::from),
-        false => read(regs, offset!(regs_di)),
-    };
-    Ok(match (compat, number) {
-        (false, 56) | (true, 120) => first()? & NAMESPACES != 0,
-        // The first word of `struct clone_args`
-        (_, 435) => first().and_then(read_user)? & (NAMESPACES | TIME_NAMESPACE) != 0,
-        _ => true,
-    })
+impl SystemCall {
+    #[inline(always)]
+    fn current() -> Result<Self, Reason> {
+        // SAFETY: the task is the current one, which the verifier sees.
+        let regs = unsafe { bpf_task_pt_regs(scope::current()) } as u64;
+        let (compat, number) = system_call(regs)?;
+        Ok(Self { regs, compat, number })
+    }
+
+    /// What the call is, where it takes `capability`.
+    #[inline(always)]
+    fn taking(&self, capability: u32) -> Option<PrivilegedCall> {
+        privileged_call(self.compat, self.number).filter(|call| call.capability == capability)
+    }
+
+    /// Whether clone(2) or clone3(2) is for a namespace: at the limit of processes, any asks for the same
+    /// capability. Other calls are what their number says.
+    ///
+    /// Nothing is allowed by this: the caller may have written other arguments by now.
+    #[inline(always)]
+    fn makes_namespace(&self) -> Result<bool, Reason> {
+        // Of a 32-bit call's argument the kernel takes the lower half.
+        let first = || match self.compat {
+            true => read::<u32>(self.regs, offset!(regs_bx)).map(u64::from),
+            false => read(self.regs, offset!(regs_di)),
+        };
+        Ok(match (self.compat, self.number) {
+            (false, 56) | (true, 120) => first()? & NAMESPACES != 0,
+            // The first word of `struct clone_args`
+            (_, 435) => first().and_then(read_user)? & (NAMESPACES | TIME_NAMESPACE) != 0,
+            _ => true,
+        })
+    }
 }

@@ -45,7 +45,7 @@ fn tell_of_tuning(hook: Hook, task: *mut task_struct, returned: i32) -> i32 {
         return 0;
     }
     let Some(caller) = Caller::current(hook, Enforcement::Kernel) else { return 0 };
-    if scope::is_told_of_refusal() {
+    if scope::take_told_refusal() {
         return 0;
     }
     let target = match process::is_own(caller, task) {

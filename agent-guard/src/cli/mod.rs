@@ -1,9 +1,16 @@
 //! The command line: what is asked for, and the exit code of the answer.
 
+mod control;
+mod daemon;
+pub(crate) mod output;
 mod policy;
 mod run;
 
-use std::{io::Write, path::PathBuf, process::ExitCode};
+use std::{
+    io::{IsTerminal, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
@@ -32,6 +39,7 @@ Examples:
   agent-guard doctor                                    what this host can enforce
   agent-guard run -- python3 agent.py                   the built-in policy, for this directory
   agent-guard run --policy p.yaml --events e.jsonl -- bash
+  agent-guard daemon                                    every workload that a policy selects
   agent-guard policy check p.yaml
   agent-guard policy explain p.yaml --open /root/.ssh/id_rsa";
 
@@ -42,7 +50,14 @@ enum Command {
     Doctor(DoctorArgs),
     /// Look after agents whose guard was killed: they stay confined, and this reads their events
     Adopt,
-    /// Check a policy file, or ask what it says
+    Daemon(daemon::DaemonArgs),
+    /// Show what the daemon has in force, read back from the kernel; exits 1 where something is amiss
+    Status(control::Target),
+    /// List the workloads under guard, and those that a policy is for and that are not; exits 1 where there are such
+    Agents(control::Target),
+    /// Follow the daemon's events, as lines of OCSF JSON
+    Events(control::EventArgs),
+    /// Check a policy file, or ask what it says; load and unload policies of the daemon
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
     /// The live canary's own side
@@ -60,10 +75,12 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     // What the programs in the kernel and the loader say for those who look into a fault.
+    let level = if matches!(cli.command, Command::Daemon(_)) { "info" } else { "warn" };
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(
-            EnvFilter::try_from_env("AGENT_GUARD_LOG").unwrap_or_else(|_| EnvFilter::new("warn")),
+            EnvFilter::try_from_env("AGENT_GUARD_LOG").unwrap_or_else(|_| EnvFilter::new(level)),
         )
         .init();
     match dispatch(cli.command) {
@@ -93,6 +110,20 @@ impl Failure {
     }
 }
 
+/// Success where it was done.
+fn done(result: anyhow::Result<()>) -> Result<ExitCode, Failure> {
+    amiss(result.map(|()| true))
+}
+
+/// Success where nothing is amiss.
+fn amiss(well: anyhow::Result<bool>) -> Result<ExitCode, Failure> {
+    match well {
+        Ok(true) => Ok(ExitCode::SUCCESS),
+        Ok(false) => Ok(ExitCode::FAILURE),
+        Err(error) => Err(Failure::new(&error, 1)),
+    }
+}
+
 fn dispatch(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Run(args) => run::run(args).map(ExitCode::from),
@@ -100,6 +131,10 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Adopt => crate::run::adopt_all()
             .map(|()| ExitCode::SUCCESS)
             .map_err(|error| Failure::new(&error, 1)),
+        Command::Daemon(args) => daemon::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Status(target) => amiss(control::status(&target)),
+        Command::Agents(target) => amiss(control::agents(&target)),
+        Command::Events(args) => done(control::events(&args)),
         Command::Policy(command) => policy::run(command),
         Command::Canary { probe, cgroup } => Ok(canary::main(probe, &cgroup).into()),
         Command::CanaryTarget => Ok(ExitCode::SUCCESS),

@@ -5,10 +5,14 @@ use std::{io::Write, path::PathBuf, process::ExitCode};
 use agent_guard_common::{event::Operation, table::Effect};
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::Failure;
+use super::{
+    Failure, amiss,
+    control::{self, Target},
+    done,
+};
 use crate::event::words;
 use crate::policy::{
-    AccessSet, Policy,
+    AccessSet, Policy, PolicyName,
     compile::{Environment, Filesystems, HostLinks, compile},
     explain::{
         Explanation, explain_connect, explain_exec, explain_listen, explain_open,
@@ -30,6 +34,33 @@ pub enum PolicyCommand {
         file: PathBuf,
     },
     Explain(ExplainArgs),
+    /// List the daemon's policies, and files that are none; exits 1 where there are such
+    List(Target),
+    /// Print the text of a policy of the daemon
+    Show {
+        /// Its `metadata.name`
+        #[arg(value_parser = super::run::policy_name)]
+        name: PolicyName,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Put a policy in force: kept in the daemon's directory, and read back from the kernel
+    ///
+    /// Where it does not come into force, for whichever workload, the one before it stays.
+    Load {
+        /// Policy file, `-` for stdin
+        file: PathBuf,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Take a policy out of the daemon's directory; workloads that run under it stay so until they end
+    Unload {
+        /// Its `metadata.name`
+        #[arg(value_parser = super::run::policy_name)]
+        name: PolicyName,
+        #[command(flatten)]
+        target: Target,
+    },
 }
 
 /// Ask what a policy says, by the same decision that the kernel makes; needs no root
@@ -86,6 +117,10 @@ pub fn run(command: PolicyCommand) -> Result<ExitCode, Failure> {
     match command {
         PolicyCommand::Check { file } => check(&file),
         PolicyCommand::Explain(args) => explain(&args),
+        PolicyCommand::List(target) => amiss(control::list(&target)),
+        PolicyCommand::Show { name, target } => done(control::show(&target, &name.to_string())),
+        PolicyCommand::Load { file, target } => done(control::load(&target, &file)),
+        PolicyCommand::Unload { name, target } => done(control::unload(&target, &name.to_string())),
     }
 }
 

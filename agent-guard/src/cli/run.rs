@@ -19,6 +19,7 @@ use crate::{
     policy::{Mode, Policy, PolicyName},
     run::{self, Settings},
     tier::Tier,
+    workload::Terms,
 };
 
 /// Run a command under a policy, in a cgroup of its own
@@ -35,7 +36,7 @@ pub struct RunArgs {
     policy: Option<PathBuf>,
 
     /// Name of the agent, for its events and its cgroup: a-z, 0-9 and -; by default the policy's name
-    #[arg(long, value_name = "NAME", value_parser = agent_name)]
+    #[arg(long, value_name = "NAME", value_parser = policy_name)]
     agent: Option<PolicyName>,
 
     /// Carry denials out, or only record them; by default what the policy says
@@ -98,7 +99,7 @@ fn name_server(text: &str) -> Result<SocketAddr, String> {
     Ok(server)
 }
 
-fn agent_name(text: &str) -> Result<PolicyName, String> {
+pub(super) fn policy_name(text: &str) -> Result<PolicyName, String> {
     PolicyName::new(text).ok_or_else(|| {
         format!(
             "a name has 1 to {} of a-z, 0-9 and -, and neither starts nor ends with -",
@@ -127,19 +128,22 @@ pub fn run(args: RunArgs) -> Result<u8, Failure> {
         )));
     }
     let settings = Settings {
-        agent: args.agent.unwrap_or_else(|| policy.name.clone()).to_string(),
-        policy,
-        policy_file,
+        terms: Terms {
+            agent: args.agent.unwrap_or_else(|| policy.name.clone()).to_string(),
+            policy,
+            policy_file,
+            allow_degraded: args.allow_degraded,
+            tell_allowed: args.events.is_some(),
+            dns_upstreams: args.dns_upstream,
+            dns_internal: args.dns_internal,
+        },
         tier: match args.tier {
             TierArg::Auto => TierChoice::Auto,
             TierArg::Lsm => TierChoice::Only(Tier::Lsm),
             TierArg::Trace => TierChoice::Only(Tier::Trace),
             TierArg::Observe => TierChoice::Only(Tier::Observe),
         },
-        allow_degraded: args.allow_degraded,
         events: args.events,
-        dns_upstreams: args.dns_upstream,
-        dns_internal: args.dns_internal,
         command: args.command,
     };
     run::run(&settings).map_err(failed)

@@ -28,10 +28,10 @@ use super::{
 use crate::event::{Lookup, LookupReason, SafeText};
 
 /// Questions over UDP that may be under way. Each waits for name servers at most some seconds.
-const MAX_PENDING: usize = 256;
+pub(super) const MAX_PENDING: usize = 256;
 
-/// Connections that may be open. C libraries open one for an answer that did not fit.
-const MAX_CONNECTIONS: usize = 32;
+/// Connections that may be open over each of IPv4 and IPv6. C libraries open one for an answer that did not fit.
+pub(super) const MAX_CONNECTIONS: usize = 32;
 
 /// How long a connection may be silent.
 const IDLE: Duration = Duration::from_secs(10);
@@ -86,7 +86,6 @@ impl Proxy {
             resolver,
             told,
             pending: Arc::new(Semaphore::new(MAX_PENDING)),
-            connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             busy: AtomicBool::new(false),
         });
         let mut tasks = JoinSet::new();
@@ -119,7 +118,6 @@ struct Service {
     resolver: Resolver,
     told: mpsc::Sender<Told>,
     pending: Arc<Semaphore>,
-    connections: Arc<Semaphore>,
     /// Whether it has been told that there are too many questions.
     busy: AtomicBool,
 }
@@ -162,10 +160,11 @@ impl Service {
 
     async fn serve_tcp(self: Arc<Self>, listener: TcpListener) {
         let mut tasks = JoinSet::new();
+        let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
             while tasks.try_join_next().is_some() {}
             // Beyond the bound clients wait in the kernel's queue.
-            let Ok(permit) = Arc::clone(&self.connections).acquire_owned().await else { return };
+            let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
             match listener.accept().await {
                 Ok((stream, _)) => {
                     let service = Arc::clone(&self);

@@ -25,7 +25,11 @@ use tokio::{
     time::timeout,
 };
 
-use super::{leases::tests::Store, *};
+use super::{
+    leases::tests::Store,
+    server::{MAX_CONNECTIONS, MAX_PENDING},
+    *,
+};
 use crate::{
     clock,
     event::LookupReason,
@@ -489,14 +493,59 @@ async fn what_does_not_fit_goes_over_tcp_on_both_sides() {
     // Two questions over one connection.
     let mut stream = TcpStream::connect(bench.address).await.unwrap();
     for _ in 0..2 {
-        let bytes = query("api.example", RecordType::A).to_vec().unwrap();
-        stream.write_u16(bytes.len().try_into().unwrap()).await.unwrap();
-        stream.write_all(&bytes).await.unwrap();
-        let mut reply = vec![0; usize::from(stream.read_u16().await.unwrap())];
-        stream.read_exact(&mut reply).await.unwrap();
-        assert_eq!(addresses(&Message::from_vec(&reply).unwrap()), due);
+        assert_eq!(addresses(&ask_over(&mut stream).await), due);
     }
     assert_eq!(upstream.asked.load(Ordering::Relaxed), 2, "once over each");
+}
+
+/// Asks for the address of `api.example`.
+async fn ask_over(stream: &mut TcpStream) -> Message {
+    let bytes = query("api.example", RecordType::A).to_vec().unwrap();
+    stream.write_u16(bytes.len().try_into().unwrap()).await.unwrap();
+    stream.write_all(&bytes).await.unwrap();
+    let mut reply = vec![0; usize::from(stream.read_u16().await.unwrap())];
+    stream.read_exact(&mut reply).await.unwrap();
+    Message::from_vec(&reply).unwrap()
+}
+
+#[tokio::test]
+async fn more_questions_than_may_wait_are_answered_at_once_and_told_once() {
+    let silent = server(|_, _| Does::Nothing).await;
+    let mut bench = bench(&[silent.address]).await;
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let mut question = query("api.example", RecordType::A);
+    for id in 0..MAX_PENDING + 2 {
+        question.metadata.id = id.try_into().unwrap();
+        socket.send_to(&question.to_vec().unwrap(), bench.address).await.unwrap();
+    }
+    for id in [MAX_PENDING, MAX_PENDING + 1] {
+        let mut buffer = vec![0; 512];
+        let received = timeout(Duration::from_secs(20), socket.recv(&mut buffer)).await;
+        let reply = Message::from_vec(&buffer[..received.unwrap().unwrap()]).unwrap();
+        assert_eq!(usize::from(reply.metadata.id), id);
+        assert_eq!(code(&reply), ResponseCode::ServFail);
+    }
+    let lookup = bench.told().await.lookup;
+    assert_eq!((lookup.reason, lookup.outcome), (LookupReason::Busy, Outcome::Denied));
+    assert!(bench.told.try_recv().is_err(), "told twice");
+}
+
+#[tokio::test]
+async fn more_connections_than_may_be_open_wait_for_one_to_end() {
+    let upstream = server(|_, _| Does::Answers(vec![a("api.example", "198.51.100.1", 60)])).await;
+    let bench = bench(&[upstream.address]).await;
+    let mut open = Vec::new();
+    for _ in 0..MAX_CONNECTIONS {
+        let mut stream = TcpStream::connect(bench.address).await.unwrap();
+        assert_eq!(code(&ask_over(&mut stream).await), ResponseCode::NoError);
+        open.push(stream);
+    }
+    let mut further = TcpStream::connect(bench.address).await.unwrap();
+    let asked = ask_over(&mut further);
+    tokio::pin!(asked);
+    assert!(timeout(Duration::from_millis(500), &mut asked).await.is_err(), "answered beside all");
+    open.pop();
+    assert_eq!(code(&asked.await), ResponseCode::NoError);
 }
 
 #[tokio::test]

@@ -14,11 +14,13 @@ mod security;
 mod tiers;
 
 use std::{
-    io::{self, IsTerminal, Write},
+    io::{self, IsTerminal},
     process::ExitCode,
 };
 
 use anyhow::Context;
+
+use crate::cli::output::{self, Format};
 
 use self::{
     host::{Kernel, Privileges},
@@ -33,30 +35,10 @@ pub struct DoctorArgs {
     pub output: Format,
 }
 
-/// How a report is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
-    /// For people.
-    Table,
-    /// For programs.
-    Json,
-    /// For both.
-    Yaml,
-}
-
 /// Writes the report to standard output. Success means that a tier which enforces passed its canary.
 pub fn run(format: Format) -> anyhow::Result<ExitCode> {
     let report = examine().context("this process could not learn its own privileges")?;
-    let text = match format {
-        Format::Table => report.table(style()),
-        Format::Json => report.json().context("writing the report as JSON")?,
-        Format::Yaml => report.yaml().context("writing the report as YAML")?,
-    };
-    match io::stdout().write_all(text.as_bytes()) {
-        // Whoever reads has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-        result => result.context("writing the report to standard output")?,
-    }
+    output::print(format, &report, || report.table(style()))?;
     Ok(if report.enforces { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

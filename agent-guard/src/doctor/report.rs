@@ -118,16 +118,6 @@ impl Report {
             page.item(hook.state, hook.hook, &detail);
         }
     }
-
-    /// JSON, indented.
-    pub fn json(&self) -> serde_json::Result<String> {
-        serde_json::to_string_pretty(self).map(|text| text + "\n")
-    }
-
-    /// YAML.
-    pub fn yaml(&self) -> Result<String, serde_saphyr::ser::Error> {
-        serde_saphyr::to_string(self)
-    }
 }
 
 struct Page {

@@ -13,7 +13,7 @@ use super::{
     security,
     tiers::Canary,
 };
-use crate::tier::Tier;
+use crate::{cli::output, tier::Tier};
 
 /// A host on which everything is there; each test takes something away.
 struct Host {
@@ -233,7 +233,7 @@ fn a_hook_that_this_kernel_lacks_is_shown_with_what_that_comes_to() {
     assert!(line.contains("– absent"), "{line}");
     let words: Vec<&str> = table.split_whitespace().collect();
     assert!(words.join(" ").contains("without it nothing: this kernel can not do it"), "{table}");
-    let json: serde_json::Value = serde_json::from_str(&report.json().unwrap()).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&output::json(&report).unwrap()).unwrap();
     assert_eq!(json["hooks"][2]["state"], "absent");
     assert_eq!(json["hooks"][2]["without_it"], "nothing: this kernel can not do it");
 }
@@ -241,8 +241,8 @@ fn a_hook_that_this_kernel_lacks_is_shown_with_what_that_comes_to() {
 #[test]
 fn json_and_yaml_say_the_same() {
     let report = Host::with_everything().report();
-    let json: serde_json::Value = serde_json::from_str(&report.json().unwrap()).unwrap();
-    let yaml: serde_json::Value = serde_saphyr::from_str(&report.yaml().unwrap()).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&output::json(&report).unwrap()).unwrap();
+    let yaml: serde_json::Value = serde_saphyr::from_str(&output::yaml(&report).unwrap()).unwrap();
     assert_eq!(json, yaml);
     assert_eq!(json["tier"], "lsm");
     assert_eq!(json["enforces"], true);

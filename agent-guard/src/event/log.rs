@@ -2,13 +2,15 @@
 
 use std::{
     fmt,
+    fs::File,
     io::{self, Write},
+    path::Path,
     time::{Duration, Instant},
 };
 
 use bytes::BytesMut;
 
-use super::{Body, Encoder, Losses, Notice, Record, Sink};
+use super::{Body, Encoder, Losses, Notice, OpenError, Record, Sink};
 
 /// How often a log that keeps failing says so.
 const REMIND: Duration = Duration::from_secs(60);
@@ -42,6 +44,21 @@ impl fmt::Display for Fault {
             "cannot write events: {error}; lost so far: {lost}. Enforcement goes on; the log tells \
              of the loss once it can be written again"
         )
+    }
+}
+
+impl EventLog<File> {
+    /// A log of this host's events in the file at `path`; `-` is standard output.
+    ///
+    /// # Errors
+    /// It can not be opened.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let failed = |source| OpenError::Open { path: path.to_owned(), source };
+        let sink = match path == Path::new("-") {
+            true => Sink::stdout().map_err(failed)?,
+            false => Sink::file(path)?,
+        };
+        Ok(Self::new(Encoder::of_this_host().map_err(failed)?, sink))
     }
 }
 

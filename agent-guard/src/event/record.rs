@@ -28,6 +28,14 @@ pub struct Record {
     pub body: Body,
 }
 
+impl Record {
+    /// Whether the guard tells of itself.
+    #[must_use]
+    pub fn is_notice(&self) -> bool {
+        matches!(self.body, Body::Notice(_))
+    }
+}
+
 /// What a [`Record`] tells of.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Body {
@@ -279,6 +287,11 @@ pub struct Rule {
 pub enum Notice {
     /// An agent is under guard from here on.
     Started,
+    /// The agent was found running, and nothing had judged it before.
+    Uncovered {
+        /// How long its oldest process had run, in milliseconds.
+        ms: u64,
+    },
     /// The agent has ended, or is not guarded any more.
     Stopped {
         /// What every attached hook has counted for all of the run.

@@ -388,6 +388,11 @@ impl Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Started => f.write_str("the agent is under guard"),
+            Self::Uncovered { ms } => write!(
+                f,
+                "the agent was running already: for {ms} ms nothing it did was judged, and what it \
+                 opened and connected then stays so"
+            ),
             Self::Adopted => f.write_str(
                 "the guard that started the agent is gone; the agent stayed confined, and another \
                  guard looks after it; losses are counted from its start",

@@ -11,6 +11,7 @@ use agent_guard_common::{
     table::{self, Counter},
 };
 use aya::maps::{MapData, MapError, PerCpuHashMap};
+use serde::{Deserialize, Serialize};
 
 use super::{Row, pins::Pins};
 
@@ -30,61 +31,72 @@ pub struct HookCounts {
     pub skipped: u64,
 }
 
-/// The counters of an agent at every hook, and how often the kernel had skipped a program before it came.
+/// How often the kernel did not run a program since it was loaded, by hook, in the order of the table.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Skips(pub Vec<u64>);
+
+/// The programs that are loaded, which the kernel counts for.
+pub struct SkipCounters(Vec<(Hook, OwnedFd)>);
+
+impl SkipCounters {
+    /// Over these.
+    pub fn new(programs: Vec<(Hook, OwnedFd)>) -> Self {
+        Self(programs)
+    }
+
+    /// How often the kernel skipped each; 0 for one that is not loaded, as those of other tiers are not.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn read(&self) -> io::Result<Skips> {
+        let skipped = |spec: &HookSpec| {
+            let program = self.0.iter().find(|(of, _)| *of == spec.hook);
+            let Some((_, program)) = program else { return Ok(0) };
+            misses(&fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd()))?)
+        };
+        Hook::TABLE.iter().map(skipped).collect::<io::Result<_>>().map(Skips)
+    }
+}
+
+/// The counters of all agents.
 pub struct Counters {
     map: PerCpuHashMap<MapData, u32, Row<table::Counters>>,
-    programs: Vec<(Hook, OwnedFd)>,
-    agent: u32,
-    skipped: Vec<u64>,
 }
 
 impl Counters {
-    /// Those of `agent` in the maps that are pinned, and the kernel's of `programs`, which are loaded. What it
-    /// has skipped by now is not this agent's.
-    pub fn open(pins: &Pins, programs: Vec<(Hook, OwnedFd)>, agent: u32) -> Result<Self, MapError> {
-        let mut counters =
-            Self { map: pins.map("COUNTERS")?, programs, agent, skipped: Vec::new() };
-        let now = Hook::TABLE.iter().map(|spec| counters.skipped_since_load(spec.hook));
-        counters.skipped = now.collect::<io::Result<_>>()?;
-        Ok(counters)
+    /// In the maps that are pinned.
+    ///
+    /// # Errors
+    /// The map is not there.
+    pub fn open(pins: &Pins) -> Result<Self, MapError> {
+        Ok(Self { map: pins.map("COUNTERS")? })
     }
 
-    /// Counts on from where another process began.
-    #[must_use]
-    pub fn resume(mut self, skipped: Vec<u64>) -> Self {
-        self.skipped = skipped;
-        self
-    }
-
-    /// What the kernel had skipped before the agent came, in the order of the hooks.
-    pub fn skipped(&self) -> &[u64] {
-        &self.skipped
-    }
-
-    /// What each hook has counted.
-    pub fn read(&self) -> Result<Vec<(Hook, HookCounts)>, MapError> {
-        let rows = self.map.get(&self.agent, 0)?;
-        let before = self.skipped.iter().copied().chain(std::iter::repeat(0));
-        let of = |(spec, before): (&HookSpec, u64)| -> Result<_, MapError> {
+    /// What each hook has counted for `agent`, with what the kernel skipped since it had skipped `before`.
+    ///
+    /// # Errors
+    /// There is no such agent.
+    pub fn read(
+        &self,
+        agent: u32,
+        before: &Skips,
+        now: &Skips,
+    ) -> Result<Vec<(Hook, HookCounts)>, MapError> {
+        let rows = self.map.get(&agent, 0)?;
+        let nothing = || std::iter::repeat(&0);
+        let skipped = now.0.iter().chain(nothing()).zip(before.0.iter().chain(nothing()));
+        let of = |(spec, (now, before)): (&HookSpec, (&u64, &u64))| {
             let sum = |counter| rows.iter().map(|row| row.0.of(spec.hook, counter)).sum();
             let counts = HookCounts {
                 decided: sum(Counter::Decided),
                 denied: sum(Counter::Denied),
                 lost: sum(Counter::Lost),
                 failed: sum(Counter::Failed),
-                skipped: self.skipped_since_load(spec.hook)?.saturating_sub(before),
+                skipped: now.saturating_sub(*before),
             };
-            Ok((spec.hook, counts))
+            (spec.hook, counts)
         };
-        Hook::TABLE.iter().zip(before).map(of).collect()
-    }
-
-    /// How often the kernel did not run a program since it was loaded; 0 for one that is not loaded, as
-    /// those of other tiers are not.
-    fn skipped_since_load(&self, hook: Hook) -> io::Result<u64> {
-        let program = self.programs.iter().find(|(of, _)| *of == hook);
-        let Some((_, program)) = program else { return Ok(0) };
-        misses(&fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd()))?)
+        Ok(Hook::TABLE.iter().zip(skipped).map(of).collect())
     }
 }
 

@@ -182,12 +182,22 @@ impl Tables {
         Ok(id)
     }
 
+    /// The row of an agent.
+    pub fn agent(&self, id: u32) -> Result<Agent, InstallError> {
+        self.agents.get(&id, 0).map(|row| row.0).map_err(in_map("AGENTS"))
+    }
+
     /// Makes the ring buffer that an agent's events go to.
     pub fn make_ring(&mut self, id: u32) -> Result<RingBuf<MapData>, InstallError> {
         let ring = new_ring(RING_BYTES as u32)?;
-        let _turn = turn_to_insert(&mut self.grace)?;
-        self.grace.rings.insert(id, &ring, 0).map_err(in_map("RINGS"))?;
+        self.set_ring(id, &ring)?;
         Ok(ring)
+    }
+
+    /// Lets an agent's events go to `ring`, which others may share.
+    pub fn set_ring(&mut self, id: u32, ring: &RingBuf<MapData>) -> Result<(), InstallError> {
+        let _turn = turn_to_insert(&mut self.grace)?;
+        self.grace.rings.insert(id, ring, 0).map_err(in_map("RINGS"))
     }
 
     /// The ring buffer that an agent's events go to.
@@ -319,10 +329,7 @@ impl Tables {
         self.next_generation(&turn)?;
         gone(self.agents.remove(&id)).map_err(in_map("AGENTS"))?;
         gone(self.counters.remove(&id)).map_err(in_map("COUNTERS"))?;
-        let leases: Vec<_> = self.leases.keys().flatten().collect();
-        for lease in leases.iter().filter(|lease| lease.0.cgroup == cgroup) {
-            gone(self.leases.remove(lease)).map_err(in_map("LEASES"))?;
-        }
+        self.remove_leases(cgroup)?;
         // The last, because removing it waits as `Grace::wait` does.
         match self.grace.rings.remove(&id) {
             Ok(()) => {}
@@ -333,6 +340,15 @@ impl Tables {
         }
         drop(turn);
         self.remove_policy(policy);
+        Ok(())
+    }
+
+    /// Takes away what host names have opened for the agent with this cgroup.
+    pub fn remove_leases(&mut self, cgroup: u64) -> Result<(), InstallError> {
+        let leases: Vec<_> = self.leases.keys().flatten().collect();
+        for lease in leases.iter().filter(|lease| lease.0.cgroup == cgroup) {
+            gone(self.leases.remove(lease)).map_err(in_map("LEASES"))?;
+        }
         Ok(())
     }
 
@@ -362,9 +378,11 @@ impl Tables {
         self.generation.set(0, generation.wrapping_add(1), 0).map_err(in_map("GENERATION"))
     }
 
+    /// Takes a policy that no agent has out again.
+    ///
     /// Entries that are gone already are no concern of a removal. What a decision ends with goes
     /// first, so that a program that was overtaken in spite of all waiting denies.
-    fn remove_policy(&mut self, policy: u32) {
+    pub fn remove_policy(&mut self, policy: u32) {
         if policy == NO_POLICY {
             return;
         }
@@ -469,7 +487,8 @@ impl Grace {
     }
 }
 
-fn new_ring(bytes: u32) -> Result<RingBuf<MapData>, InstallError> {
+/// Makes a ring buffer.
+pub fn new_ring(bytes: u32) -> Result<RingBuf<MapData>, InstallError> {
     let ring = || {
         let shape = aya_obj::Map::new_from_params(RINGBUF, 0, 0, bytes, 0);
         RingBuf::try_from(Map::from_map_data(MapData::create(shape, "events", None)?)?)

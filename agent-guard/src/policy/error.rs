@@ -2,12 +2,13 @@
 
 use std::{fmt, io};
 
+use agent_guard_common::limits::MAX_RULES;
 use miette::{Diagnostic, LabeledSpan, NamedSource, Severity, SourceCode};
 use thiserror::Error;
 
 use super::{
     load::MAX_FILE_BYTES,
-    parse::{MAX_CLASS, MAX_PATTERNS, MAX_RULE_NAME, MAX_RULES},
+    parse::{MAX_CLASS, MAX_PATTERNS, MAX_RULE_NAME},
     pattern::PatternFault,
     target::TargetFault,
 };
@@ -256,6 +257,17 @@ pub enum Fault {
     Cgroup {
         /// As written, escaped.
         found: String,
+    },
+    /// A unit or container of the selector.
+    #[error("`{found}` is no name of a {kind}")]
+    #[diagnostic(help("write a name, in which `*` is any run of characters: `{example}`"))]
+    Name {
+        /// What it should be the name of.
+        kind: &'static str,
+        /// As written, escaped.
+        found: String,
+        /// Such a name.
+        example: &'static str,
     },
     /// A rule's pin.
     #[error("`{found}` is no pin")]

@@ -19,13 +19,15 @@ mod pattern;
 pub mod pinned;
 mod schema;
 mod search;
+mod selector;
 mod shipped;
 mod target;
 
 pub use error::{Fault, PolicyError, Problem, Refusal};
 pub use load::MAX_FILE_BYTES;
-pub use parse::{MAX_CLASS, MAX_PATTERNS, MAX_RULE_NAME, MAX_RULES};
+pub use parse::{MAX_CLASS, MAX_PATTERNS, MAX_RULE_NAME};
 pub use pattern::{ComponentGlob, PathPattern, PatternError, PatternFault, Segment, SocketName};
+pub use selector::{NamePattern, Selector};
 pub use shipped::{SHIPPED_WORKSPACE, ShippedError};
 pub use target::{Host, HostName, PortRange, Protocols, Target, TargetError, TargetFault};
 
@@ -36,6 +38,8 @@ pub struct Policy {
     pub name: PolicyName,
     /// SHA-256 of the file, in hexadecimal.
     pub revision: String,
+    /// Which workloads the daemon puts under it.
+    pub selector: Selector,
     /// Whether denials are carried out or only recorded.
     pub mode: Mode,
     /// Which network destinations the agent reaches.
@@ -226,8 +230,8 @@ pub struct FileMatch {
 pub enum AccessSet {
     /// Reading only.
     Read,
-    /// Writing only: opening for write, creating, truncating by open. The contract also counts rename,
-    /// link, unlink and metadata, which this version does not judge.
+    /// Writing only: opening for write, creating, truncating; at tier `lsm` also renaming, linking, removing
+    /// and changing metadata.
     Write,
     /// Both.
     ReadWrite,

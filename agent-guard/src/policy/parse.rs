@@ -2,14 +2,13 @@
 
 use std::ops::Range;
 
-use agent_guard_common::event::Operation;
+use agent_guard_common::{event::Operation, limits::MAX_RULES};
 use serde_saphyr::Spanned;
-
 use sha2::{Digest, Sha256};
 
 use super::{
-    AccessSet, Effect, ExecMatch, FileMatch, Mode, PathPattern, Pin, Policy, PolicyName, Rule,
-    Section, SectionKind, Segment, SocketName, Target, TargetError,
+    AccessSet, Effect, ExecMatch, FileMatch, Mode, NamePattern, PathPattern, Pin, Policy,
+    PolicyName, Rule, Section, SectionKind, Segment, Selector, SocketName, Target, TargetError,
     error::{Fault, PolicyError},
     load::MAX_FILE_BYTES,
     notes::{Notes, quoted},
@@ -17,9 +16,6 @@ use super::{
 };
 use crate::{bytes::hexadecimal, event::words};
 
-/// Most rules of a policy, all sections together: a rule's number is 16 bits wide in the kernel
-/// tables, and the highest numbers are kept for defaults.
-pub const MAX_RULES: usize = 65_000;
 /// Most paths and targets of a policy, all rules together: the tables grow with each.
 pub const MAX_PATTERNS: usize = 1 << 17;
 /// Longest name of a rule, bytes: it is carried by every event.
@@ -105,12 +101,10 @@ impl Parser<'_> {
         let Some(spec) = spec else {
             return self.missing(0..0, "spec", "the policy", "{mode: enforce}");
         };
-        for cgroup in spec.selector.and_then(|selector| selector.cgroups).unwrap_or_default() {
-            let path = &cgroup.value;
-            if !path.starts_with('/') || path.contains(char::is_control) {
-                self.notes.refuse_text::<()>(&cgroup, Fault::Cgroup { found: quoted(path) });
-            }
-        }
+        let selector = match spec.selector {
+            None => Some(Selector::default()),
+            Some(selector) => self.selector(selector),
+        };
         let modes = [("enforce", Mode::Enforce), ("audit", Mode::Audit)];
         let mode = match spec.mode {
             None => Some(Mode::default()),
@@ -172,6 +166,7 @@ impl Parser<'_> {
         Some(Policy {
             name: name?,
             revision,
+            selector: selector?,
             mode: mode?,
             egress: egress?,
             exec: exec?,
@@ -181,6 +176,35 @@ impl Parser<'_> {
             system: system?,
             written: written.into_iter().filter_map(|(kind, is)| is.then_some(kind)).collect(),
         })
+    }
+
+    fn selector(&mut self, selector: schema::Selector) -> Option<Selector> {
+        let schema::Selector { cgroups, units, containers } = selector;
+        let cgroups: Vec<_> = each(cgroups, |text| {
+            if text.value.starts_with('/') {
+                return self.path(text);
+            }
+            self.notes.refuse_text(text, Fault::Cgroup { found: quoted(&text.value) })
+        });
+        let units = each(units, |text| self.name_pattern(text, "unit", "agent@*.service"));
+        let containers = each(containers, |text| self.name_pattern(text, "container", "4f6a*"));
+        Some(Selector { cgroups, units, containers })
+    }
+
+    fn name_pattern(
+        &mut self,
+        text: &Text,
+        kind: &'static str,
+        example: &'static str,
+    ) -> Option<NamePattern> {
+        match NamePattern::parse(&text.value) {
+            Some(Ok(pattern)) => Some(pattern),
+            Some(Err(error)) => self.notes.refuse_part(text, error.at, Fault::Pattern(error.fault)),
+            None => {
+                let found = quoted(&text.value);
+                self.notes.refuse_text(text, Fault::Name { kind, found, example })
+            }
+        }
     }
 
     /// A section, whose rules `rule` reads: from the rule as written, its place and its line.
@@ -394,4 +418,9 @@ fn sha256(digits: &str) -> Option<[u8; 32]> {
     let (pairs, []) = digits.as_chunks() else { return None };
     let bytes: Vec<u8> = pairs.iter().map(|[high, low]| high << 4 | low).collect();
     bytes.try_into().ok()
+}
+
+/// What is read from a list that may be left out; what is at fault is noted, and left out.
+fn each<T>(list: Option<Vec<Text>>, mut entry: impl FnMut(&Text) -> Option<T>) -> Vec<T> {
+    list.unwrap_or_default().iter().filter_map(&mut entry).collect()
 }

@@ -296,7 +296,7 @@ fn check_whole(text: &str) -> Result<(), PatternError> {
 }
 
 /// One component, which begins at byte `start` of the pattern.
-fn parse_component(component: &str, start: usize) -> Result<Segment, PatternError> {
+pub(super) fn parse_component(component: &str, start: usize) -> Result<Segment, PatternError> {
     let all = start..start + component.len();
     let fail = |at, fault| Err(PatternError { at, fault });
     match component {

@@ -59,6 +59,8 @@ pub struct Spec {
 #[serde(deny_unknown_fields)]
 pub struct Selector {
     pub cgroups: Option<Vec<Text>>,
+    pub units: Option<Vec<Text>>,
+    pub containers: Option<Vec<Text>>,
 }
 
 #[derive(Deserialize)]

@@ -2,12 +2,14 @@
 
 use std::{fmt::Write as _, io::Write as _, path::Path};
 
+use agent_guard_common::limits::MAX_RULES;
 use miette::{GraphicalReportHandler, GraphicalTheme};
 use proptest::prelude::*;
 
 use serde::de::IgnoredAny;
 
 use super::{notes::Notes, *};
+use crate::identity::Identity;
 
 const HEAD: &str = "apiVersion: agent-guard.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {name: a}\n";
 
@@ -93,7 +95,7 @@ fn every_field_reaches_the_policy() {
         "p.yaml",
         &spec(concat!(
             "  mode: audit\n",
-            "  selector: {cgroups: [\"/agents/coding-*\"]}\n",
+            "  selector: {cgroups: [\"/agents/coding-*\"], units: [a@*.service], containers: ['4f*']}\n",
             "  egress:\n",
             "    default: allow\n",
             "    rules:\n",
@@ -110,6 +112,13 @@ fn every_field_reaches_the_policy() {
     )
     .unwrap();
     assert_eq!(policy.mode, Mode::Audit);
+    let covers = |cgroup| policy.selector.covers(&Identity::of(cgroup));
+    let container = format!("/agents/coding-1/a@1.service/docker-4f{}.scope", "0".repeat(62));
+    // It names a cgroup that has none below.
+    assert!(!covers(&container) && !covers("/agents/coding-1"));
+    assert_eq!(policy.selector.cgroups[0].text, "/agents/coding-*");
+    assert!(policy.selector.units[0].matches("a@1.service"));
+    assert!(policy.selector.containers[0].matches("4f00"));
     assert_eq!(policy.exec, Section::default());
     assert_eq!(policy.egress.default, Effect::Allow);
     let [meta] = &*policy.egress.rules else { panic!("{:?}", policy.egress) };
@@ -225,6 +234,9 @@ fn each_mistake_is_told_where_it_stands_and_how_to_mend_it() {
             "single `*`",
         ),
         ("  selector: {cgroups: [agents]}\n", (5, 24), "agents", "no cgroup path", "root"),
+        ("  selector: {cgroups: [/a//b]}\n", (5, 26), "//", "empty component", "single `/`"),
+        ("  selector: {units: [a/b]}\n", (5, 22), "a/b", "no name of a unit", "agent@*.service"),
+        ("  selector: {containers: ['']}\n", (5, 27), "''", "no name of a container", "4f6a*"),
         ("  exec: []\n", (5, 9), "[", "a map is due", "field: value"),
         (
             "  system: {rules: [{effect: allow, operations: [reboot]}]}\n",

@@ -9,17 +9,17 @@ use std::{
 };
 
 use super::{
-    RunNames, open_log, readable,
-    report::Reporter,
+    output::Terminal,
+    readable,
     stderr::{self, say},
-    warn_of_unwritten,
 };
 use crate::{
     cgroup,
-    event::Notice,
+    event::{EventLog, Notice},
     guard::Guard,
-    handover::{self, Handover, Held},
+    handover::{self, Handover, Held, Keeper},
     mounts::MountTable,
+    workload::{AgentNames, Reporter},
 };
 use anyhow::Context as _;
 
@@ -31,7 +31,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// # Errors
 /// One of them can not be looked after; the others are all the same.
 pub fn adopt_all() -> anyhow::Result<()> {
-    let abandoned = handover::abandoned().context("looking for abandoned agents")?;
+    let abandoned = handover::abandoned(Keeper::Run).context("looking for abandoned agents")?;
     if abandoned.is_empty() {
         say("agent-guard: no agent is without its guard");
         return Ok(());
@@ -60,7 +60,7 @@ pub fn adopt_all() -> anyhow::Result<()> {
 /// It could not be found out, or started.
 pub fn adopt_in_background() -> io::Result<()> {
     // Taken and given back at once: the new process takes them for itself.
-    let abandoned = handover::abandoned()?;
+    let abandoned = handover::abandoned(Keeper::Run)?;
     if abandoned.is_empty() {
         return Ok(());
     }
@@ -100,14 +100,14 @@ async fn adopt_one(held: Held) -> anyhow::Result<()> {
 /// Reads the agent's events until no process of it is left, and removes its cgroup.
 async fn follow(handover: &Handover, guard: &Guard) -> anyhow::Result<()> {
     let mounts = MountTable::open()?.read().context("reading the mount table")?;
-    let names = RunNames::new(handover.context(), handover.rules(), &mounts);
-    let log = handover.log.as_deref().map(open_log).transpose()?;
-    let mut reporter = Reporter::new(names, log);
-    let counters = guard.counters(handover.agent_id)?.resume(handover.skipped.clone());
+    let names = AgentNames::new(handover.context(), handover.rules(), &mounts);
+    let log = handover.log.as_deref().map(EventLog::open).transpose()?;
+    let mut reporter = Reporter::new(names, Terminal::new(log));
+    let counts = || guard.counts(handover.agent_id, &handover.skipped, &guard.skips()?);
     let mut ring = readable(guard.tables.ring(handover.agent_id)?)?;
 
     reporter.notice(Notice::Adopted);
-    reporter.account(&counters.read()?);
+    reporter.account(&counts()?);
     let mut ticks = tokio::time::interval(INTERVAL);
     while cgroup::is_populated(&handover.cgroup)? {
         tokio::select! {
@@ -118,13 +118,13 @@ async fn follow(handover: &Handover, guard: &Guard) -> anyhow::Result<()> {
                 }
                 ready.clear_ready();
             }
-            _ = ticks.tick() => reporter.account(&counters.read()?),
+            _ = ticks.tick() => reporter.account(&counts()?),
         }
     }
     while let Some(entry) = ring.get_mut().next() {
         reporter.take(&entry);
     }
-    warn_of_unwritten(reporter.finish(&counters.read()?));
+    reporter.finish(&counts()?).finish();
     cgroup::end(&handover.cgroup)?;
     Ok(())
 }

@@ -28,8 +28,11 @@ pub const PROMISES: &[Behaviour] = &[
     ),
     ("what comes with the capability of an allowed operation is judged by itself", beside_allowed),
     ("who is not root is told of as well", by_nobody),
-    ("a file is not opened by its handle, and the attempt is told", by_handle),
     ("who is put into an agent with every capability is refused by the hooks alone", put_inside),
+    (
+        "a file system that was begun outside is not made inside, and the attempt is told",
+        begun_outside,
+    ),
     ("what reaches out goes on where it is allowed, and is told once", allowed),
     ("among an agent's own processes nothing of that is judged", among_own),
     ("the guard can not be killed from inside", not_killed),
@@ -77,11 +80,7 @@ impl Stage {
 
     /// Does all of [`ACTS`] in another process than this.
     fn act(&self, cgroup: Option<&Path>) -> Vec<Report> {
-        let command = self.command(cgroup);
-        let output = Command::new(&command[0]).args(&command[1..]).output().unwrap();
-        let said = String::from_utf8(output.stdout).unwrap();
-        assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
-        said.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        reports_outside(&self.command(cgroup))
     }
 
     /// The control: outside, each act ends as it says.
@@ -104,6 +103,14 @@ impl Drop for Stage {
         let _ = self.outside.wait();
         while unmount(self.directory(), UnmountFlags::DETACH).is_ok() {}
     }
+}
+
+/// What an actor reports that the guard did not start.
+fn reports_outside(command: &[String]) -> Vec<Report> {
+    let output = Command::new(&command[0]).args(&command[1..]).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    said.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// Some kernels are built without modules or kexec.
@@ -225,22 +232,6 @@ fn by_nobody() {
     assert_eq!(told_of(&["/bin/sh", "-c", &script]), due);
 }
 
-/// Eight bytes of nothing as a handle: no file system has such a file.
-const OPEN_BY_HANDLE: &str = "import ctypes, os
-libc = ctypes.CDLL(None, use_errno=True)
-libc.syscall(304, -100, bytes([8, 0, 0, 0, 1, 0, 0, 0]) + bytes(64), 0)
-print(ctypes.get_errno())";
-
-fn by_handle() {
-    let script = ["/usr/bin/python3", "-c", OPEN_BY_HANDLE];
-    let outside = Command::new(script[0]).args(&script[1..]).output().unwrap();
-    assert!(!outside.stdout.is_empty() && outside.stdout != b"1\n", "the control");
-    let outcome = Run::under(ALLOW_ALL).go(&script);
-    assert_eq!(outcome.text().trim(), "1", "EPERM");
-    let due: &[&str] = if tier() == Tier::Lsm { &["file-handle"] } else { &[] };
-    assert_eq!(told_of(&script), due);
-}
-
 /// An agent that waits, and its cgroup.
 fn waiting(spec: &str) -> (crate::guard::Running, PathBuf, Pid) {
     let scratch = Scratch::new();
@@ -270,6 +261,23 @@ fn put_inside() {
         assert_eq!(told.count(), 1, "{}", act.name);
     }
     stage.control();
+}
+
+fn begun_outside() {
+    if tier() != Tier::Lsm {
+        return;
+    }
+    let scratch = Scratch::new();
+    let make = |role: &[&str]| reports_outside(&actor(&scratch, role))[0];
+    assert_eq!(make(&["make-file-system"]).end, End::Done, "the control");
+    let (running, cgroup, pid) = waiting(ALLOW_ALL);
+    let inside = make(&["make-file-system-in", cgroup.to_str().unwrap()]);
+    kill_process(pid, Signal::USR1).unwrap();
+    let outcome = running.finish();
+    assert_eq!(inside.end, End::Errno(libc::EPERM));
+    let events = outcome.decided_by(inside.pid);
+    let [event] = events.as_slice() else { panic!("{} events", events.len()) };
+    assert_eq!((event.operation(), event.outcome()), (Some("mount"), "denied"));
 }
 
 fn allowed() {
@@ -322,9 +330,7 @@ fn not_elsewhere() {
     let mounts = agent_guard::mounts::MountTable::open().unwrap().read().unwrap();
     let tree = agent_guard::mounts::cgroup2(&mounts).unwrap();
     let command = actor(&scratch, &["clone-into", tree.to_str().unwrap()]);
-    let outside = Command::new(&command[0]).args(&command[1..]).output().unwrap();
-    let outside: Report = serde_json::from_slice(&outside.stdout).unwrap();
-    assert_eq!(outside.end, End::Done, "the control");
+    assert_eq!(reports_outside(&command)[0].end, End::Done, "the control");
     let outcome = Run::under(ALLOW_ALL).go(&command);
     outcome.exits(0);
     let inside = reports(&outcome)[0];

@@ -42,6 +42,7 @@ use super::{
     Body, Context, Decision, Endpoint, File, Lookup, Notice, Object, Process, Record,
     record::DeviceNumber, words,
 };
+use crate::bytes::random;
 
 mod schema;
 #[cfg(test)]
@@ -69,6 +70,19 @@ impl Encoder {
     #[must_use]
     pub fn new(host: Host, run: u128) -> Self {
         Self { host, run, sequence: 0 }
+    }
+
+    /// Makes events of this host, numbered from 1 on.
+    ///
+    /// # Errors
+    /// No random number is to be had.
+    pub fn of_this_host() -> io::Result<Self> {
+        let system = rustix::system::uname();
+        let host = Host {
+            name: system.nodename().to_string_lossy().into_owned(),
+            kernel: system.release().to_string_lossy().into_owned(),
+        };
+        Ok(Self::new(host, u128::from_ne_bytes(random()?)))
     }
 
     /// Appends `record` to `out`: one JSON object and a newline.
@@ -245,6 +259,9 @@ impl Encoder {
             Notice::PolicyLoaded { .. } => {
                 (Class::LIFECYCLE.activity(8, "Update"), severity::INFORMATIONAL, status::SUCCESS)
             }
+            Notice::Uncovered { .. } => {
+                (Class::LIFECYCLE.activity(99, "Uncovered"), severity::MEDIUM, status::FAILURE)
+            }
             Notice::Degraded => {
                 (Class::LIFECYCLE.activity(99, "Degraded"), severity::MEDIUM, status::FAILURE)
             }
@@ -258,6 +275,10 @@ impl Encoder {
         let extra = &mut event.unmapped.agent_guard;
         match notice {
             Notice::Started | Notice::Adopted | Notice::Degraded => event.app = Some(Product::SELF),
+            Notice::Uncovered { ms } => {
+                event.app = Some(Product::SELF);
+                extra.uncovered_ms = Some(*ms);
+            }
             Notice::Stopped { totals } => {
                 event.app = Some(Product::SELF);
                 extra.totals = Some(totals.iter().map(hook_totals).collect());
@@ -328,6 +349,7 @@ impl Encoder {
             },
             unmapped: Unmapped {
                 agent_guard: AgentGuard {
+                    uncovered_ms: None,
                     agent: &context.agent,
                     tier: context.tier.name(),
                     mode: context.mode.name(),

@@ -357,6 +357,8 @@ pub struct AgentGuard<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replaces: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub uncovered_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub totals: Option<Vec<HookTotals>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub losses: Option<Losses>,

@@ -1,4 +1,4 @@
-//! What the numbers of this run's events stand for.
+//! What the numbers in an agent's events stand for.
 
 use std::{
     collections::HashMap,
@@ -17,21 +17,28 @@ use crate::{
 };
 
 /// Names of one agent: its context, its rules, and the mounts that it sees.
-pub struct RunNames {
-    context: Arc<Context>,
-    rules: Vec<Arc<Rule>>,
+pub struct AgentNames {
+    policy: PolicyNames,
+    /// What was in force before, of which events may still come, with its id.
+    before: Option<(u32, PolicyNames)>,
     mounts: HashMap<u32, Vec<NamedMount>>,
     leases: Option<Arc<Mutex<LeaseBook>>>,
     boot_time_ns: u64,
 }
 
-impl RunNames {
+/// Names under one policy.
+struct PolicyNames {
+    context: Arc<Context>,
+    rules: Vec<Arc<Rule>>,
+}
+
+impl AgentNames {
     /// Names for the events of an agent in `context` under these rules, by id. The ids depend on the
     /// policy file alone, so they outlive a change of mounts.
     pub fn new(context: Arc<Context>, rules: Vec<Arc<Rule>>, mounts: &[Mount]) -> Self {
         let mut names = Self {
-            context,
-            rules,
+            policy: PolicyNames { context, rules },
+            before: None,
             mounts: HashMap::new(),
             leases: None,
             boot_time_ns: boot_time_ns(),
@@ -57,9 +64,22 @@ impl RunNames {
         self.leases = Some(leases);
     }
 
-    /// The context of the run's own notices.
+    /// The context of notices.
     pub fn own_context(&self) -> Arc<Context> {
-        Arc::clone(&self.context)
+        Arc::clone(&self.policy.context)
+    }
+
+    /// Takes over another policy, in place of the one that has the id `before`.
+    pub fn set_policy(&mut self, context: Arc<Context>, rules: Vec<Arc<Rule>>, before: u32) {
+        let policy = std::mem::replace(&mut self.policy, PolicyNames { context, rules });
+        self.before = Some((before, policy));
+    }
+
+    fn policy(&self, id: u32) -> &PolicyNames {
+        match &self.before {
+            Some((before, policy)) if *before == id => policy,
+            _ => &self.policy,
+        }
     }
 }
 
@@ -73,13 +93,13 @@ pub fn rules(compiled: &[RuleInfo]) -> Vec<Arc<Rule>> {
     compiled.iter().map(|info| Arc::new(rule(info))).collect()
 }
 
-impl Names for RunNames {
-    fn context(&self, _agent: u32, _policy: u32) -> Arc<Context> {
-        Arc::clone(&self.context)
+impl Names for AgentNames {
+    fn context(&self, _agent: u32, policy: u32) -> Arc<Context> {
+        Arc::clone(&self.policy(policy).context)
     }
 
-    fn rule(&self, _policy: u32, rule: u16) -> Option<Arc<Rule>> {
-        self.rules.get(usize::from(rule)).map(Arc::clone)
+    fn rule(&self, policy: u32, rule: u16) -> Option<Arc<Rule>> {
+        self.policy(policy).rules.get(usize::from(rule)).map(Arc::clone)
     }
 
     fn host(&self, address: IpAddr, rule: u16) -> Option<Arc<str>> {

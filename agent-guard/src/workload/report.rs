@@ -1,62 +1,49 @@
-//! Where a run's events go: the log, and a line on stderr for each denial.
+//! What is told of an agent: from the bytes of its events to records, with an account of what is missing.
 
-use std::{
-    collections::BTreeMap,
-    fs::File,
-    io::{self, IsTerminal},
-    time::Instant,
-};
+use std::{collections::BTreeMap, fmt};
 
 use agent_guard_common::{event::Outcome, hook::Hook, table::NO_RULE};
 
-use super::{names::RunNames, stderr::say};
+use super::names::AgentNames;
 use crate::{
     clock,
     dns::Told,
-    event::{
-        Body, EventLog, HookTotals, Lookup, Losses, Names, Notice, Record, TextLine, WireEvent,
-        resolve,
-    },
+    event::{Body, HookTotals, Lookup, Losses, Names, Notice, Record, WireEvent, resolve},
     kernel::counters::HookCounts,
 };
 
-/// Takes the bytes of events in and sends records out.
-pub struct Reporter {
-    names: RunNames,
-    log: Option<EventLog<File>>,
-    colour: bool,
+/// Where records go.
+pub trait Output {
+    /// Takes a record. One that is to be shown is about something that was not simply allowed.
+    fn send(&mut self, record: &Record, show: bool);
+    /// Tells whoever looks after the guard of something.
+    fn warn(&mut self, text: fmt::Arguments<'_>);
+}
+
+/// Takes the events of an agent in and sends records out.
+pub struct Reporter<O> {
+    names: AgentNames,
+    output: O,
     malformed: u64,
     told: BTreeMap<u8, u64>,
     skips_told: BTreeMap<u8, u64>,
 }
 
-impl Reporter {
-    /// Reports under `names`, into `log` where there is one.
-    pub fn new(names: RunNames, log: Option<EventLog<File>>) -> Self {
-        let colour = io::stderr().is_terminal()
-            && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self {
-            names,
-            log,
-            colour,
-            malformed: 0,
-            told: BTreeMap::new(),
-            skips_told: BTreeMap::new(),
-        }
+impl<O: Output> Reporter<O> {
+    /// Reports under `names` to `output`.
+    pub fn new(names: AgentNames, output: O) -> Self {
+        Self { names, output, malformed: 0, told: BTreeMap::new(), skips_told: BTreeMap::new() }
     }
 
     /// The names, to change what they stand for.
-    pub fn names(&mut self) -> &mut RunNames {
+    pub fn names(&mut self) -> &mut AgentNames {
         &mut self.names
     }
 
-    /// Takes one entry of the ring buffer.
+    /// Takes one entry of a ring buffer that no other agent writes to.
     pub fn take(&mut self, bytes: &[u8]) {
         match WireEvent::parse(bytes) {
-            Ok(event) => {
-                let record = resolve(&event, &self.names);
-                self.send(&record, event.outcome != Outcome::Allowed);
-            }
+            Ok(event) => self.event(&event),
             Err(error) => {
                 self.malformed += 1;
                 tracing::warn!(
@@ -66,6 +53,17 @@ impl Reporter {
         }
     }
 
+    /// Tells of a decision.
+    pub fn event(&mut self, event: &WireEvent<'_>) {
+        let record = resolve(event, &self.names);
+        self.output.send(&record, event.outcome != Outcome::Allowed);
+    }
+
+    /// Tells whoever looks after the guard of something.
+    pub fn warn(&mut self, text: fmt::Arguments<'_>) {
+        self.output.warn(text);
+    }
+
     /// Tells of a name query.
     pub fn lookup(&mut self, told: Told) {
         let rule = (told.rule != NO_RULE).then(|| self.names.rule(0, told.rule)).flatten();
@@ -73,7 +71,7 @@ impl Reporter {
         let show = lookup.outcome != Outcome::Allowed;
         let time_ns = self.names.boot_time_ns().saturating_add(clock::boot_ns());
         let (context, body) = (self.names.own_context(), Body::Lookup(lookup));
-        self.send(&Record { time_ns, context, body }, show);
+        self.output.send(&Record { time_ns, context, body }, show);
     }
 
     /// Tells of the guard itself.
@@ -81,7 +79,7 @@ impl Reporter {
         let time_ns = self.names.boot_time_ns().saturating_add(clock::boot_ns());
         let record =
             Record { time_ns, context: self.names.own_context(), body: Body::Notice(notice) };
-        self.send(&record, false);
+        self.output.send(&record, false);
     }
 
     /// Tells of what was lost and skipped since the last call.
@@ -102,7 +100,7 @@ impl Reporter {
         }
         if !losses.is_empty() {
             let notice = Notice::EventsLost(losses);
-            say(format_args!("agent-guard: {notice}"));
+            self.output.warn(format_args!("{notice}"));
             self.notice(notice);
         }
     }
@@ -118,14 +116,13 @@ impl Reporter {
         }
         if !skipped.is_empty() {
             let notice = Notice::DecisionsSkipped(skipped);
-            say(format_args!("agent-guard: warning: {notice}"));
+            self.output.warn(format_args!("warning: {notice}"));
             self.notice(notice);
         }
     }
 
-    /// Ends the report with what each hook has counted. What comes back is the number of lines that
-    /// the log lost without telling.
-    pub fn finish(mut self, counts: &[(Hook, HookCounts)]) -> u64 {
+    /// Ends the report with what each hook has counted.
+    pub fn finish(mut self, counts: &[(Hook, HookCounts)]) -> O {
         self.account(counts);
         let totals = counts.iter().filter(|(_, counts)| *counts != HookCounts::default()).map(
             |(hook, counts)| HookTotals {
@@ -138,15 +135,6 @@ impl Reporter {
             },
         );
         self.notice(Notice::Stopped { totals: totals.collect() });
-        self.log.map_or(0, EventLog::finish)
-    }
-
-    fn send(&mut self, record: &Record, show: bool) {
-        if show {
-            say(TextLine { record, colour: self.colour });
-        }
-        if let Some(fault) = self.log.as_mut().and_then(|log| log.append(record, Instant::now())) {
-            say(format_args!("agent-guard: {fault}"));
-        }
+        self.output
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use ipnet::IpNet;
 use tokio::{sync::mpsc, task::JoinSet};
 
-use super::Settings;
+use super::Terms;
 use crate::{
     clock,
     dns::{self, LeaseBook, Proxy, Resolver, Told, nameservers},
@@ -31,18 +31,18 @@ pub struct Plan {
 
 impl Plan {
     /// Opens a proxy's sockets where `compiled` names hosts.
-    pub async fn new(settings: &Settings, compiled: &Compiled) -> anyhow::Result<Option<Self>> {
+    pub async fn new(terms: &Terms, compiled: &Compiled) -> anyhow::Result<Option<Self>> {
         if compiled.names.is_empty() {
             return Ok(None);
         }
-        let policy = &settings.policy;
+        let policy = &terms.policy;
         let resolver = dns::Settings {
             names: compiled.names.clone(),
             default_allow: policy.egress.default == Effect::Allow,
             enforce: policy.mode == Mode::Enforce,
             listed: listed(policy),
-            internal: settings.dns_internal.clone(),
-            upstreams: upstreams(&settings.dns_upstreams)?,
+            internal: terms.dns_internal.clone(),
+            upstreams: upstreams(&terms.dns_upstreams)?,
         };
         Ok(Some(Self { resolver, proxy: Proxy::bind().await? }))
     }
@@ -58,14 +58,15 @@ impl Plan {
         let book = Arc::new(Mutex::new(LeaseBook::new(cgroup, store)));
         let (sender, told) = mpsc::channel(MAX_WAITING);
         let resolver = Resolver::new(self.resolver, Arc::clone(&book));
-        Ok(Running { tasks: self.proxy.serve(resolver, sender), told, book })
+        Ok(Running { tasks: self.proxy.serve(resolver, sender), told: Some(told), book })
     }
 }
 
 /// A proxy that answers.
 pub struct Running {
     tasks: JoinSet<()>,
-    told: mpsc::Receiver<Told>,
+    /// `None` once somebody has taken it.
+    told: Option<mpsc::Receiver<Told>>,
     /// What it leased.
     pub book: Arc<Mutex<LeaseBook>>,
 }
@@ -73,7 +74,12 @@ pub struct Running {
 impl Running {
     /// The next query that was answered; `None` where there will be no more.
     pub async fn next(&mut self) -> Option<Told> {
-        self.told.recv().await
+        self.told.as_mut()?.recv().await
+    }
+
+    /// Where they come.
+    pub fn take_told(&mut self) -> Option<mpsc::Receiver<Told>> {
+        self.told.take()
     }
 
     /// Takes expired leases away.
@@ -84,7 +90,7 @@ impl Running {
     /// Ends it. What comes back was answered and not yet taken.
     pub fn end(mut self) -> Vec<Told> {
         self.tasks.abort_all();
-        std::iter::from_fn(|| self.told.try_recv().ok()).collect()
+        std::iter::from_fn(|| self.told.as_mut()?.try_recv().ok()).collect()
     }
 }
 

@@ -1,0 +1,274 @@
+//! The daemon's configuration: `/etc/agent-guard/config.toml`.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use ipnet::IpNet;
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::{guard::TierChoice, lack::Lack, tier::Tier};
+
+/// Largest configuration, bytes: some hundred times what one takes.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// Where it is looked for.
+pub const PATH: &str = "/etc/agent-guard/config.toml";
+
+/// What the daemon is to do. Everything may be left out.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The directory of policies: every `*.yaml` and `*.yml` in it.
+    pub policies: PathBuf,
+    /// How to enforce.
+    pub tier: TierName,
+    /// What the tier may lack although a policy asks for it.
+    pub allow_degraded: Vec<LackName>,
+    /// The control socket.
+    pub control: Control,
+    /// Name resolution for agents.
+    pub dns: Dns,
+    /// Where events go.
+    pub sink: Vec<SinkConfig>,
+}
+
+/// The control socket.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Control {
+    /// Its path.
+    pub socket: PathBuf,
+    /// The group whose members administer beside root.
+    pub group: Option<String>,
+}
+
+/// Name resolution for agents.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Dns {
+    /// The name servers to ask; none: those of `/etc/resolv.conf`.
+    pub upstreams: Vec<SocketAddr>,
+    /// Internal networks that allowed host names may lead to.
+    pub internal: Vec<IpNet>,
+}
+
+/// A place that events go to.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, tag = "type", rename_all = "lowercase")]
+pub enum SinkConfig {
+    /// A file, a line for each event.
+    File {
+        /// Its path.
+        path: PathBuf,
+        /// Which events.
+        #[serde(default)]
+        events: Filter,
+    },
+    /// Standard output.
+    Stdout {
+        /// Which events.
+        #[serde(default)]
+        events: Filter,
+    },
+}
+
+/// Which events a sink takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Filter {
+    /// All of them, also what was allowed.
+    All,
+    /// What was not simply allowed, and what the guard tells of itself.
+    #[default]
+    Denials,
+}
+
+/// A tier, as it is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TierName {
+    /// The strongest that this host offers.
+    #[default]
+    Auto,
+    /// See [`Tier::Lsm`].
+    Lsm,
+    /// See [`Tier::Trace`].
+    Trace,
+    /// See [`Tier::Observe`].
+    Observe,
+}
+
+/// What a tier may lack, as it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct LackName(pub Lack);
+
+impl TryFrom<String> for LackName {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        use clap::ValueEnum;
+        let known = Lack::value_variants();
+        known.iter().find(|lack| lack.name() == name).map(|lack| Self(*lack)).ok_or_else(|| {
+            let names: Vec<_> = known.iter().map(|lack| lack.name()).collect();
+            format!("`{name}` is nothing that a tier can lack: one of {}", names.join(", "))
+        })
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            policies: "/etc/agent-guard/policies".into(),
+            tier: TierName::Auto,
+            allow_degraded: Vec::new(),
+            control: Control::default(),
+            dns: Dns::default(),
+            sink: Vec::new(),
+        }
+    }
+}
+
+impl Default for Control {
+    fn default() -> Self {
+        Self { socket: SOCKET.into(), group: None }
+    }
+}
+
+/// Where the control socket is unless the configuration says otherwise.
+pub const SOCKET: &str = "/run/agent-guard/control.sock";
+
+impl From<TierName> for TierChoice {
+    fn from(name: TierName) -> Self {
+        match name {
+            TierName::Auto => Self::Auto,
+            TierName::Lsm => Self::Only(Tier::Lsm),
+            TierName::Trace => Self::Only(Tier::Trace),
+            TierName::Observe => Self::Only(Tier::Observe),
+        }
+    }
+}
+
+/// Why there is no configuration.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("cannot read the configuration {path}: {source}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It is larger than any configuration.
+    #[error("the configuration {0} has more than {MAX_BYTES} bytes; is this the right file?")]
+    TooLarge(PathBuf),
+    /// It is none.
+    #[error("the configuration {path} is refused: {source}")]
+    Refused {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        source: Box<toml::de::Error>,
+    },
+    /// A path in it is relative, and the daemon has no directory of its own.
+    #[error("the configuration {path} is refused: `{given}` is no absolute path")]
+    Relative {
+        /// The file.
+        path: PathBuf,
+        /// The path in it.
+        given: PathBuf,
+    },
+}
+
+impl Config {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// It can not be read, or is none.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let failed = |source| ConfigError::Unreadable { path: path.to_owned(), source };
+        if fs::metadata(path).map_err(failed)?.len() > MAX_BYTES {
+            return Err(ConfigError::TooLarge(path.to_owned()));
+        }
+        Self::parse(path, &fs::read_to_string(path).map_err(failed)?)
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text).map_err(|error| ConfigError::Refused {
+            path: path.to_owned(),
+            source: Box::new(error),
+        })?;
+        let files = config.sink.iter().filter_map(|sink| match sink {
+            SinkConfig::File { path, .. } => Some(path),
+            SinkConfig::Stdout { .. } => None,
+        });
+        let relative = [&config.policies, &config.control.socket]
+            .into_iter()
+            .chain(files)
+            .find(|path| !path.is_absolute())
+            .cloned();
+        match relative {
+            None => Ok(config),
+            Some(given) => Err(ConfigError::Relative { path: path.to_owned(), given }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(Path::new("c.toml"), text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn nothing_is_a_configuration() {
+        assert_eq!(parse("").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn every_field_is_read() {
+        let config = parse(
+            "policies = '/p'\ntier = 'lsm'\nallow_degraded = ['system']\n\
+             [control]\nsocket = '/s'\ngroup = 'sre'\n\
+             [dns]\nupstreams = ['192.0.2.1:53']\ninternal = ['10.0.0.0/8']\n\
+             [[sink]]\ntype = 'file'\npath = '/e'\nevents = 'all'\n[[sink]]\ntype = 'stdout'\n",
+        )
+        .unwrap();
+        assert_eq!(config.policies, Path::new("/p"));
+        assert_eq!(config.tier, TierName::Lsm);
+        assert_eq!(config.allow_degraded, [LackName(Lack::System)]);
+        assert_eq!(config.control, Control { socket: "/s".into(), group: Some("sre".into()) });
+        assert_eq!(config.dns.upstreams, ["192.0.2.1:53".parse().unwrap()]);
+        assert_eq!(config.dns.internal, ["10.0.0.0/8".parse().unwrap()]);
+        assert_eq!(
+            config.sink,
+            [
+                SinkConfig::File { path: "/e".into(), events: Filter::All },
+                SinkConfig::Stdout { events: Filter::Denials }
+            ]
+        );
+    }
+
+    #[test]
+    fn a_mistake_is_told_with_its_place() {
+        for (text, words) in [
+            ("policy = '/p'", ["line 1", "unknown field `policy`"]),
+            ("tier = 'strong'", ["line 1", "unknown variant `strong`"]),
+            ("\nallow_degraded = ['x']", ["line 2", "one of enforce, listen, unix, system"]),
+            ("[[sink]]\ntype = 'tape'", ["line 2", "unknown variant `tape`"]),
+            ("[[sink]]\ntype = 'file'", ["line 1", "missing field `path`"]),
+            ("[dns]\nupstreams = ['x']", ["line 2", "invalid socket address"]),
+            ("policies = 'p'", ["c.toml", "`p` is no absolute path"]),
+        ] {
+            let told = parse(text).unwrap_err();
+            assert!(words.iter().all(|word| told.contains(word)), "{text}: {told}");
+        }
+    }
+}

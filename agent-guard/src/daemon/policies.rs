@@ -1,0 +1,266 @@
+//! The directory of policies: which are in force, and what is wrong with the others.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use crate::{identity::Identity, policy::Policy};
+
+/// Bits of a file's mode by which others than its owner write it.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+
+/// A policy that is good.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loaded {
+    /// The policy.
+    pub policy: Arc<Policy>,
+    /// Its file.
+    pub file: PathBuf,
+}
+
+/// The policies of a directory, by name.
+#[derive(Debug, Default)]
+pub struct Policies {
+    loaded: BTreeMap<String, Loaded>,
+    problems: BTreeMap<PathBuf, String>,
+}
+
+/// What a reading of the directory has changed, by name.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// New, or other than before.
+    pub changed: Vec<String>,
+    /// Not there any more.
+    pub removed: Vec<String>,
+}
+
+/// Which policy a workload is to be under.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Choice<'a> {
+    /// None is for it.
+    None,
+    /// This one.
+    One(&'a str),
+    /// Several are for it.
+    Several(Vec<&'a str>),
+}
+
+impl Policies {
+    /// Reads the directory. A file that is no policy leaves the one in force that it was before.
+    ///
+    /// # Errors
+    /// The directory can not be read; then nothing has changed.
+    pub fn read(&mut self, directory: &Path) -> io::Result<Changes> {
+        let mut problems = BTreeMap::new();
+        let mut now: BTreeMap<String, Loaded> = BTreeMap::new();
+        let mut bad = Vec::new();
+        for file in files(directory)? {
+            match load(&file) {
+                Ok(policy) => {
+                    let name = policy.name.to_string();
+                    let holder = now.get(&name).or_else(|| self.loaded.get(&name));
+                    match holder.filter(|holder| holder.file != file && holder.file.exists()) {
+                        Some(holder) => {
+                            let other = holder.file.display();
+                            problems.insert(
+                                file,
+                                format!("the name `{name}` is taken by {other}; give one of them another `metadata.name`"),
+                            );
+                        }
+                        None => {
+                            now.insert(name, Loaded { policy: Arc::new(policy), file });
+                        }
+                    }
+                }
+                Err(problem) => {
+                    problems.insert(file.clone(), problem);
+                    bad.push(file);
+                }
+            }
+        }
+        for (name, loaded) in &self.loaded {
+            if bad.contains(&loaded.file) && !now.contains_key(name) {
+                now.insert(name.clone(), loaded.clone());
+            }
+        }
+        let is_same = |name: &String, loaded: &Loaded| {
+            let before = self.loaded.get(name);
+            before.is_some_and(|before| before.policy.revision == loaded.policy.revision)
+        };
+        let changed = now.iter().filter(|(name, loaded)| !is_same(name, loaded));
+        let changed = changed.map(|(name, _)| name.clone()).collect();
+        let removed = self.loaded.keys().filter(|name| !now.contains_key(*name)).cloned().collect();
+        self.loaded = now;
+        self.problems = problems;
+        Ok(Changes { changed, removed })
+    }
+
+    /// The policy of this name.
+    pub fn get(&self, name: &str) -> Option<&Loaded> {
+        self.loaded.get(name)
+    }
+
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = (&str, &Loaded)> {
+        self.loaded.iter().map(|(name, loaded)| (name.as_str(), loaded))
+    }
+
+    /// What is wrong with files of the directory.
+    pub fn problems(&self) -> &BTreeMap<PathBuf, String> {
+        &self.problems
+    }
+
+    /// The policy for a workload.
+    pub fn choose(&self, identity: &Identity<'_>) -> Choice<'_> {
+        let covers =
+            |(name, loaded): (_, &Loaded)| loaded.policy.selector.covers(identity).then_some(name);
+        let names: Vec<&str> = self.all().filter_map(covers).collect();
+        match names.as_slice() {
+            [] => Choice::None,
+            [name] => Choice::One(name),
+            _ => Choice::Several(names),
+        }
+    }
+}
+
+/// The policy in `file`, or what is wrong with it.
+fn load(file: &Path) -> Result<Policy, String> {
+    let metadata = fs::metadata(file).map_err(|error| format!("it can not be read: {error}"))?;
+    if metadata.mode() & WRITABLE_BY_OTHERS != 0 {
+        return Err(format!(
+            "others than its owner may write it (mode {:o}); `chmod go-w {}`",
+            metadata.mode() & 0o7777,
+            file.display()
+        ));
+    }
+    Policy::load(file).map_err(|error| format!("{:?}", miette::Report::new(error)))
+}
+
+/// Its files that are to be policies, in the order of their names.
+fn files(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        let is_hidden =
+            path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        let is_yaml =
+            path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
+        if is_yaml && !is_hidden {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    struct Directory {
+        directory: tempfile::TempDir,
+        policies: Policies,
+    }
+
+    impl Directory {
+        fn new() -> Self {
+            Self { directory: tempfile::tempdir().unwrap(), policies: Policies::default() }
+        }
+
+        fn write(&self, file: &str, name: &str, spec: &str) {
+            let text = format!(
+                "apiVersion: agent-guard.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {{name: {name}}}\nspec: {spec}\n"
+            );
+            self.put(file, &text);
+        }
+
+        fn put(&self, file: &str, text: &str) {
+            let path = self.directory.path().join(file);
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
+        }
+
+        fn read(&mut self) -> (Vec<String>, Vec<String>) {
+            let Changes { changed, removed } = self.policies.read(self.directory.path()).unwrap();
+            (changed, removed)
+        }
+
+        fn problem(&self, file: &str) -> &str {
+            &self.policies.problems()[&self.directory.path().join(file)]
+        }
+    }
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|&name| name.to_owned()).collect()
+    }
+
+    #[test]
+    fn what_is_new_other_or_gone_is_told() {
+        let mut directory = Directory::new();
+        directory.write("a.yaml", "a", "{}");
+        directory.write("b.yml", "b", "{}");
+        directory.write("c.txt", "c", "{}");
+        directory.write(".d.yaml", "d", "{}");
+        assert_eq!(directory.read(), (names(&["a", "b"]), names(&[])));
+        assert_eq!(directory.read(), (names(&[]), names(&[])));
+        directory.write("a.yaml", "a", "{mode: audit}");
+        fs::remove_file(directory.directory.path().join("b.yml")).unwrap();
+        assert_eq!(directory.read(), (names(&["a"]), names(&["b"])));
+    }
+
+    #[test]
+    fn a_bad_file_leaves_the_last_good_policy() {
+        let mut directory = Directory::new();
+        directory.write("a.yaml", "a", "{mode: audit}");
+        directory.read();
+        directory.write("a.yaml", "a", "{mode: strong}");
+        assert_eq!(directory.read(), (names(&[]), names(&[])));
+        assert!(directory.policies.get("a").is_some());
+        assert!(directory.problem("a.yaml").contains("strong"));
+        directory.write("a.yaml", "a", "{mode: enforce}");
+        assert_eq!(directory.read(), (names(&["a"]), names(&[])));
+        assert!(directory.policies.problems().is_empty());
+    }
+
+    #[test]
+    fn of_two_files_with_one_name_the_one_in_force_stays() {
+        let mut directory = Directory::new();
+        directory.write("b.yaml", "x", "{mode: audit}");
+        directory.read();
+        directory.write("a.yaml", "x", "{}");
+        assert_eq!(directory.read(), (names(&[]), names(&[])));
+        assert!(directory.problem("a.yaml").contains("`x` is taken by"));
+        // Until its file goes.
+        fs::remove_file(directory.directory.path().join("b.yaml")).unwrap();
+        assert_eq!(directory.read(), (names(&["x"]), names(&[])));
+    }
+
+    #[test]
+    fn a_file_that_others_may_write_is_no_policy() {
+        let mut directory = Directory::new();
+        directory.write("a.yaml", "a", "{}");
+        let path = directory.directory.path().join("a.yaml");
+        fs::set_permissions(path, fs::Permissions::from_mode(0o664)).unwrap();
+        assert_eq!(directory.read(), (names(&[]), names(&[])));
+        assert!(directory.problem("a.yaml").contains("chmod go-w"));
+    }
+
+    #[test]
+    fn two_policies_for_one_workload_are_no_choice() {
+        let mut directory = Directory::new();
+        directory.write("a.yaml", "a", "{selector: {cgroups: [/x/*]}}");
+        directory.write("b.yaml", "b", "{selector: {cgroups: [/x/b]}}");
+        directory.write("c.yaml", "c", "{}");
+        directory.read();
+        let choose = |cgroup| directory.policies.choose(&Identity::of(cgroup));
+        assert_eq!(choose("/x/a"), Choice::One("a"));
+        assert_eq!(choose("/x/b"), Choice::Several(vec!["a", "b"]));
+        assert_eq!(choose("/y"), Choice::None);
+    }
+}
