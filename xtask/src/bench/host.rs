@@ -1,8 +1,8 @@
 //! The measuring on this host: in time, at tier `trace`, which is what a host under lockdown offers.
 
-use std::{env, fs, time::Instant};
+use std::{env, fs, path::Path, time::Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use super::{
     count::Clock,
@@ -32,8 +32,22 @@ const WORKS: [Work; 9] = [
     Work::Npm,
 ];
 
+/// Where the programs of guards are pinned.
+const PINS: &str = "/sys/fs/bpf/agent-guard";
+
+/// Fails where programs of a guard are in this host's kernel: what they cost would be taken for bare.
+pub fn is_bare() -> Result<()> {
+    if Path::new(PINS).exists() {
+        bail!(
+            "an agent runs on this host, and its programs would be counted as bare: end it, or measure guests alone with --kernel"
+        );
+    }
+    Ok(())
+}
+
 /// Measures on this host.
 pub fn measure(rustc: &Rustc) -> Result<Figures> {
+    is_bare()?;
     say("Measuring time on this host");
     let agent_guard = build::agent_guard(rustc)?;
     let directory = tempfile::tempdir().context("a directory to work in")?;
@@ -55,6 +69,7 @@ pub fn measure(rustc: &Rustc) -> Result<Figures> {
         begun: Instant::now(),
     };
     for _ in 0..TURNS {
+        is_bare()?;
         bench.measure(Setting::Bare, &WORKS)?;
         bench.measure(Setting::Agent { rules: USUAL }, &WORKS)?;
         bench.measure(Setting::Bare, &[Work::Connect])?;

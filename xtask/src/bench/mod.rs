@@ -54,7 +54,7 @@ pub struct Options {
     #[arg(long, conflicts_with = "host")]
     check: bool,
     /// Only what tells soon, under two minutes a kernel
-    #[arg(long, requires = "check")]
+    #[arg(long, requires = "check", conflicts_with_all = ["write", "render"])]
     short: bool,
     /// Only guests with this kernel: 6.1, 6.12 or 7.2; may be repeated
     #[arg(long, value_name = "K")]
@@ -71,14 +71,13 @@ impl Options {
             return Ok(0);
         }
         let rustc = setup::setup()?;
-        let kernels = match (self.kernel.is_empty(), self.host) {
-            (false, _) => self.kernel,
-            (true, true) => Vec::new(),
-            (true, false) => Kernel::ALL.into(),
-        };
-        let on_host = self.host || (kernels == Kernel::ALL && !self.check);
+        let (kernels, on_host) = self.places();
         if self.check {
             return Ok(u8::from(!check_all(&rustc, &kernels, self.short)?));
+        }
+        if on_host {
+            // Rather now than after all guests.
+            host::is_bare()?;
         }
         for kernel in &kernels {
             let figures = measure(&rustc, *kernel, false)?;
@@ -95,6 +94,18 @@ impl Options {
             }
         }
         if self.write { page::render().map(|()| 0) } else { Ok(0) }
+    }
+}
+
+impl Options {
+    /// The kernels whose guests are wanted, and whether this host is.
+    fn places(&self) -> (Vec<Kernel>, bool) {
+        match (self.kernel.is_empty(), self.host) {
+            (false, host) => (self.kernel.clone(), host),
+            (true, true) => (Vec::new(), true),
+            // Nothing is held against a record of time.
+            (true, false) => (Kernel::ALL.into(), !self.check),
+        }
     }
 }
 
@@ -158,4 +169,43 @@ fn measure(rustc: &Rustc, kernel: Kernel, short: bool) -> Result<Figures> {
         bail!("kernel {kernel}: measuring ended with status {status}");
     }
     Figures::read(&share.path().join(FILE))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn places(words: &[&str]) -> Option<(Vec<Kernel>, bool)> {
+        let line = Line::try_parse_from(["bench"].iter().chain(words)).ok()?;
+        Some(line.options.places())
+    }
+
+    #[test]
+    fn options_narrow_where_it_is_measured() {
+        assert_eq!(places(&[]), Some((Kernel::ALL.into(), true)));
+        assert_eq!(places(&["--host"]), Some((vec![], true)));
+        assert_eq!(places(&["--kernel", "6.1"]), Some((vec![Kernel::V6_1], false)));
+        assert_eq!(places(&["--kernel", "6.1", "--host"]), Some((vec![Kernel::V6_1], true)));
+        assert_eq!(places(&["--check"]), Some((Kernel::ALL.into(), false)));
+    }
+
+    #[test]
+    fn what_makes_no_sense_together_is_refused() {
+        for words in [
+            ["--render", "--short"],
+            ["--check", "--write"],
+            ["--check", "--host"],
+            ["--write", "--short"],
+        ] {
+            assert_eq!(places(&words), None, "{words:?}");
+        }
+    }
 }

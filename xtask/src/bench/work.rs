@@ -146,7 +146,7 @@ impl Work {
             Self::Exec => (20, 8),
             Self::Git | Self::Python | Self::Compile => (4, 1),
             // They take long.
-            Self::Cargo | Self::Npm => (2, 1),
+            Self::Cargo | Self::Npm => (3, 1),
             Self::Run | Self::Bubblewrap => (8, 1),
             // Few enough that events of denials find room while nobody reads them.
             _ => (12, 64),
