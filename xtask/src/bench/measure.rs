@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsString,
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -113,7 +113,12 @@ impl Bench {
     }
 
     fn take(&mut self, mut child: Command, setting: Setting) -> Result<()> {
-        for line in output(child.env("PATH", &self.path))?.lines() {
+        let said = self.place.root().join("said");
+        // A terminal would be slow to tell of denials on.
+        child.env("PATH", &self.path).stderr(File::create(&said)?);
+        let lines = output(&mut child)
+            .with_context(|| fs::read_to_string(&said).unwrap_or_default().trim().to_owned())?;
+        for line in lines.lines() {
             let Measured { work, figure } = serde_json::from_str(line)?;
             self.figures.add(work, setting, figure);
         }
@@ -126,8 +131,6 @@ impl Bench {
             Setting::Crowd { .. } => self.agent(USUAL),
             Setting::Bare | Setting::Landlock { .. } | Setting::Beside => Command::new("env"),
         };
-        // A terminal would be slow to tell of denials on.
-        child.stderr(if setting == Setting::Bare { Stdio::inherit() } else { Stdio::null() });
         if self.figures.unit == Clock::Instructions {
             child.args(FIRST);
         }

@@ -44,12 +44,13 @@ fn costs_of(figures: &Figures, shown: impl Fn(&Goal) -> bool) -> String {
     for goal in COSTS.iter().filter(|goal| shown(goal)) {
         let bare = figures.of(goal.work.without_guard(), Setting::Bare);
         let judged = goal.judge(figures);
+        let landlock = figures.added(goal.work, LANDLOCK);
         _ = writeln!(
             text,
             "| {} | {} | {} | {} | {} | {} |",
             described(goal),
             shown_number(bare),
-            shown_number(figures.added(goal.work, LANDLOCK)),
+            shown_number(landlock.filter(|_| goal.setting != Setting::Beside)),
             shown_number(judged.map(|judged| judged.figure)),
             shown_number(judged.map(|judged| judged.limit)),
             met(*goal, figures),
