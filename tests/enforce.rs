@@ -22,6 +22,8 @@ mod actor;
 mod behaviour;
 #[path = "enforce/code.rs"]
 mod code;
+#[path = "enforce/daemon.rs"]
+mod daemon;
 #[path = "enforce/guard.rs"]
 mod guard;
 #[path = "enforce/name_servers.rs"]

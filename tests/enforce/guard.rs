@@ -231,6 +231,11 @@ impl Reader {
         self.wait_until(text, |all| all.contains(text).then_some(()));
     }
 
+    /// Whether `text` has come, wherever.
+    pub fn said(&self, text: &str) -> bool {
+        String::from_utf8_lossy(&self.shared.0.lock().unwrap().bytes).contains(text)
+    }
+
     fn wait_until<T>(&self, text: &str, find: impl Fn(&str) -> Option<T>) -> T {
         let (said, changed) = &*self.shared;
         let find = |said: &Said| find(&String::from_utf8_lossy(&said.bytes));

@@ -5,6 +5,7 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use agent_guard_common::limits::RING_BYTES;
@@ -66,8 +67,18 @@ struct Guarded {
     held: Held,
     /// Why it is not under its policy of today.
     problem: Option<String>,
+    /// Whether nothing is allowed to it, because its policy could not be put in force.
+    stands_in: bool,
     #[expect(dead_code, reason = "what is attached stays so for as long as they are open")]
     links: Vec<FdLink>,
+}
+
+/// What stands against putting a cgroup under a policy of its own.
+enum Conflict {
+    None,
+    /// It is part of a workload under that policy.
+    Covered,
+    Problem(String),
 }
 
 /// Whether a cgroup was there before the daemon looked, or has just been made.
@@ -161,19 +172,23 @@ impl Host {
         }
         let path = handover.cgroup.clone();
         let name = handover.policy.name();
-        let policy = match policies.get(name) {
-            Some(loaded) => Some((loaded.policy.as_ref().clone(), loaded.file.clone())),
-            None => kept(name).map(|policy| (policy, kept_path(name))),
+        let stands_in = name == Policy::NOTHING;
+        let loaded = match policies.get(name) {
+            _ if stands_in => Some(Loaded::stand_in()),
+            Some(loaded) => Some(loaded.clone()),
+            None => kept(name),
         };
-        let (policy, file) = policy.context("neither its policy nor the copy of it is there")?;
-        let terms = self.terms(handover.agent.clone(), policy, &file);
+        let Loaded { policy, file } =
+            loaded.context("neither its policy nor the copy of it is there")?;
+        let terms = self.terms(handover.agent.clone(), policy.as_ref().clone(), &file);
         let compiled = compile::as_loaded(&terms.policy, &self.mounts)?;
         let (guard, mounts) = (&mut self.guard, &self.mounts);
         let links = guard.taken_in(handover.cgroup_id)?;
         let mut workload =
             Workload::adopt(terms, handover, guard, compiled, mounts, self.stream.clone()).await?;
         forward(&self.lookups, &mut workload);
-        let mut guarded = Guarded { workload, held, problem: None, links };
+        let problem = stands_in.then(|| "its policy could not be put in force".to_owned());
+        let mut guarded = Guarded { workload, held, problem, stands_in, links };
         guarded.held.write(&guarded.workload.handover).context("writing the handover")?;
         self.by_agent.insert(agent, path.clone());
         self.guarded.insert(path, guarded);
@@ -192,7 +207,8 @@ impl Host {
         }
     }
 
-    /// Puts the cgroup at `path` under the policy that is for it, if one is.
+    /// Puts the cgroup at `path` under the policy that is for it, if one is. Where that can not be, nothing is
+    /// allowed to who is in it; and where not even that can be, nobody in it runs on.
     pub async fn arrive(
         &mut self,
         path: &Path,
@@ -200,57 +216,99 @@ impl Host {
         policies: &Policies,
         ring: &RingBuf<MapData>,
     ) {
-        if self.guarded.contains_key(path) || path.starts_with(self.home.path()) {
+        if path.starts_with(self.home.path()) {
             return;
         }
         let name = self.name(path);
-        let loaded = match policies.choose(&Identity::of(&name)) {
+        let chosen = match policies.choose(&Identity::of(&name)) {
             Choice::None => {
                 self.refused.remove(path);
                 return;
             }
-            Choice::Several(names) => {
-                let problem = format!(
-                    "the policies {} are all for it, and none is in force; let one selector cover it",
-                    names.join(", ")
-                );
-                return self.refuse(path, problem);
-            }
-            Choice::One(policy) => match policies.get(policy) {
-                Some(loaded) => loaded,
-                None => return,
-            },
+            Choice::Several(names) => Err(format!(
+                "the policies {} are all for it, so nothing is allowed; let one selector cover it",
+                names.join(", ")
+            )),
+            Choice::One(policy) => policies.get(policy).ok_or_else(String::new),
         };
-        if let Some(outer) = self.outer(path) {
-            // Under the same policy it is part of that workload.
-            if outer.workload.terms.policy.name != loaded.policy.name {
-                let problem = format!(
-                    "it lies in a workload under policy {}, which holds for it; policy {} does not",
-                    outer.workload.terms.policy.name, loaded.policy.name
-                );
-                self.refuse(path, problem);
+        if let Some(guarded) = self.guarded.get(path) {
+            if let (true, Ok(loaded)) = (guarded.stands_in, chosen) {
+                self.relieve(path, loaded).await;
             }
             return;
         }
-        if let Some(inner) = self.inner(path) {
-            let problem = format!(
-                "policy {} is for it, and {} in it is under guard by itself; end that first",
-                loaded.policy.name,
-                inner.display()
-            );
-            return self.refuse(path, problem);
+        match self.conflict(path, chosen.as_ref().ok().copied()) {
+            Conflict::None => {}
+            Conflict::Covered => return,
+            Conflict::Problem(problem) => return self.refuse(path, problem),
         }
-        let frozen = arrival == Arrival::Made && cgroup::freeze(path, true).is_ok();
-        let put = self.put_under(path, &name, loaded, ring).await;
+        let mut frozen = arrival == Arrival::Made && cgroup::freeze(path, true).is_ok();
+        let put = match chosen {
+            Ok(loaded) => self.put_under(path, &name, loaded, ring).await,
+            Err(problem) => Err(anyhow::Error::msg(problem)),
+        };
+        self.refused.remove(path);
+        if let Err(error) = put
+            && path.exists()
+        {
+            let problem = format!("{error:#}");
+            tracing::error!(
+                "{} is not under its policy, and nothing is allowed to it: {problem}",
+                path.display()
+            );
+            match self.put_under(path, &name, &Loaded::stand_in(), ring).await {
+                Ok(()) => {
+                    if let Some(guarded) = self.guarded.get_mut(path) {
+                        (guarded.stands_in, guarded.problem) = (true, Some(problem));
+                    }
+                }
+                Err(_) if !path.exists() => {}
+                Err(error) => {
+                    let stopped = cgroup::freeze(path, true);
+                    frozen = false;
+                    let what = if stopped.is_ok() { "it is frozen" } else { "it runs unguarded" };
+                    self.refuse(path, format!("{what}, for not even nothing could be allowed to it: {error:#}; {problem}"));
+                }
+            }
+        }
         if frozen && let Err(error) = cgroup::freeze(path, false) {
             tracing::error!("{} can not be thawed: {error}", path.display());
         }
-        match put {
-            Ok(()) => {
-                self.refused.remove(path);
+    }
+
+    /// Puts a workload to which nothing was allowed under its policy.
+    async fn relieve(&mut self, path: &Path, loaded: &Loaded) {
+        let Some(mut guarded) = self.guarded.remove(path) else { return };
+        match self.renew_one(&mut guarded, loaded).await {
+            Ok(()) => (guarded.stands_in, guarded.problem) = (false, None),
+            Err(error) => guarded.problem = Some(format!("{error:#}")),
+        }
+        self.guarded.insert(path.to_owned(), guarded);
+    }
+
+    /// What stands against putting the cgroup at `path` under a policy of its own.
+    fn conflict(&self, path: &Path, loaded: Option<&Loaded>) -> Conflict {
+        if self.home.path().starts_with(path) {
+            return Conflict::Problem(
+                "the daemon itself is in it; select something below".to_owned(),
+            );
+        }
+        if let Some(outer) = self.outer(path) {
+            let holding = outer.workload.handover.policy.name();
+            // Under the same policy it is part of that workload.
+            if loaded.is_some_and(|loaded| loaded.policy.name.to_string() == holding) {
+                return Conflict::Covered;
             }
-            Err(_) if !path.exists() => {}
-            Err(error) => self.refuse(path, format!("{error:#}")),
+            return Conflict::Problem(format!(
+                "it lies in a workload under policy {holding}, which holds for it, and no other does"
+            ));
+        }
+        match self.inner(path) {
+            None => Conflict::None,
+            Some(inner) => Conflict::Problem(format!(
+                "{} in it is under guard by itself; end that first",
+                inner.display()
+            )),
         }
     }
 
@@ -280,7 +338,9 @@ impl Host {
         ring: &RingBuf<MapData>,
     ) -> anyhow::Result<()> {
         let policy = loaded.policy.as_ref().clone();
-        keep(&policy.name.to_string(), &loaded.file).context("keeping a copy of the policy")?;
+        if loaded.file.is_absolute() {
+            keep(&policy.name.to_string(), &loaded.file).context("keeping a copy of the policy")?;
+        }
         let cgroup = Cgroup::existing(path, &self.mounts)?;
         if let Some(agent) = self.guard.tables.agent_of_cgroup(cgroup.id())? {
             anyhow::bail!("another guard looks after it (agent {agent})");
@@ -290,7 +350,7 @@ impl Host {
         match self.guard_it(&cgroup, name, policy, &loaded.file, ring, &mut held).await {
             Ok((workload, links)) => {
                 self.by_agent.insert(workload.handover.agent_id, path.to_owned());
-                let guarded = Guarded { workload, held, problem: None, links };
+                let guarded = Guarded { workload, held, problem: None, stands_in: false, links };
                 self.guarded.insert(path.to_owned(), guarded);
                 Ok(())
             }
@@ -644,6 +704,7 @@ fn keep(name: &str, file: &Path) -> io::Result<()> {
 }
 
 /// The copy of the policy that was in force last.
-fn kept(name: &str) -> Option<Policy> {
-    Policy::load(&kept_path(name)).ok()
+fn kept(name: &str) -> Option<Loaded> {
+    let file = kept_path(name);
+    Some(Loaded { policy: Arc::new(Policy::load(&file).ok()?), file })
 }

@@ -22,6 +22,13 @@ pub struct Loaded {
     pub file: PathBuf,
 }
 
+impl Loaded {
+    /// What holds where a workload's policy can not: nothing is allowed.
+    pub fn stand_in() -> Self {
+        Self { policy: Arc::new(Policy::nothing()), file: "built in".into() }
+    }
+}
+
 /// The policies of a directory, by name.
 #[derive(Debug, Default)]
 pub struct Policies {
@@ -137,7 +144,11 @@ fn load(file: &Path) -> Result<Policy, String> {
             file.display()
         ));
     }
-    Policy::load(file).map_err(|error| format!("{:?}", miette::Report::new(error)))
+    let policy = Policy::load(file).map_err(|error| format!("{:?}", miette::Report::new(error)))?;
+    match policy.name.to_string() == Policy::NOTHING {
+        true => Err(format!("the name `{}` is the daemon's own; take another", Policy::NOTHING)),
+        false => Ok(policy),
+    }
 }
 
 /// Its files that are to be policies, in the order of their names.
@@ -249,6 +260,14 @@ mod tests {
         fs::set_permissions(path, fs::Permissions::from_mode(0o664)).unwrap();
         assert_eq!(directory.read(), (names(&[]), names(&[])));
         assert!(directory.problem("a.yaml").contains("chmod go-w"));
+    }
+
+    #[test]
+    fn the_name_of_what_stands_in_is_not_to_be_had() {
+        let mut directory = Directory::new();
+        directory.write("a.yaml", Policy::NOTHING, "{}");
+        assert_eq!(directory.read(), (names(&[]), names(&[])));
+        assert!(directory.problem("a.yaml").contains("the daemon's own"));
     }
 
     #[test]

@@ -59,6 +59,27 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// The name of [`Self::nothing`].
+    pub const NOTHING: &'static str = "nothing-is-allowed";
+
+    /// The policy that allows nothing.
+    #[must_use]
+    pub fn nothing() -> Self {
+        Self {
+            name: PolicyName(Self::NOTHING.to_owned()),
+            revision: String::new(),
+            selector: Selector::default(),
+            mode: Mode::Enforce,
+            egress: Section::default(),
+            exec: Section::default(),
+            files: Section::default(),
+            listen: Section::default(),
+            unix: Section::default(),
+            system: Section::default(),
+            written: Vec::new(),
+        }
+    }
+
     /// The pin of the rule with this id, as the compiler numbers them.
     #[must_use]
     pub fn pin(&self, rule: u16) -> Option<Pin> {

@@ -5,6 +5,7 @@ mod begin;
 mod bounds;
 mod clock;
 mod code;
+mod daemon;
 mod death;
 mod descriptors;
 mod exit;
@@ -48,6 +49,7 @@ pub fn trials() -> Vec<Trial> {
         begin::PROMISES,
         bounds::PROMISES,
         code::PROMISES,
+        daemon::PROMISES,
         death::PROMISES,
         descriptors::PROMISES,
         exit::PROMISES,
