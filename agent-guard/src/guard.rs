@@ -156,14 +156,11 @@ impl Guard {
     /// The canary came through, or could not be sent.
     pub fn send_canary(&mut self, cgroup: &Cgroup, mounts: &[Mount]) -> Result<(), TierError> {
         let inner = Cgroup::create_in(cgroup.path(), mounts, "canary")?;
-        let canary = self.tables.add_agent(nothing_allowed(inner.id()))?;
-        let bound = self.tables.bind_cgroup(inner.id(), canary);
-        let checked = bound
-            .map_err(TierError::from)
-            .and_then(|()| Ok(canary::check(self.tier, inner.path())?));
+        let canary = self.tables.add_bound_agent(nothing_allowed(inner.id()))?;
+        let checked = canary::check(self.tier, inner.path());
         self.tables.remove_agent(inner.id(), canary)?;
         inner.remove()?;
-        checked
+        Ok(checked?)
     }
 
     /// Attaches what goes to an agent's cgroup alone. It stays attached for as long as it is pinned, or what comes

@@ -44,6 +44,16 @@ pub fn enforce_tests(rustc: &Rustc) -> Result<PathBuf> {
     )
 }
 
+/// Builds what `bench` measures the guard's own side with and gives the path of its program.
+pub fn bench(rustc: &Rustc) -> Result<PathBuf> {
+    executable(rustc, "figures", &["bench", "--package=agent-guard", "--bench=figures", "--no-run"])
+}
+
+/// Builds this program for release and gives its path.
+pub fn xtask(rustc: &Rustc) -> Result<PathBuf> {
+    executable(rustc, "xtask", &["build", "--release", "--package=xtask"])
+}
+
 /// Runs a cargo command that builds the executable `name` and gives its path. Silent where nothing is to
 /// be built: standard error, too, is wanted as the guest's command wrote it.
 fn executable(rustc: &Rustc, name: &str, args: &[&str]) -> Result<PathBuf> {

@@ -54,15 +54,7 @@ enum Task {
         #[arg(long, value_name = "K")]
         kernel: Vec<Kernel>,
     },
-    /// Count the instructions that decisions cost, beside Landlock and beside nothing
-    Bench {
-        /// Make the record in tests/bench anew
-        #[arg(long)]
-        write: bool,
-        /// Only this kernel: 6.1, 6.12 or 7.2; may be repeated
-        #[arg(long, value_name = "K")]
-        kernel: Vec<Kernel>,
-    },
+    Bench(bench::Options),
     /// What continuous integration runs: `lint`, `fuzz` for a short time, and `test`
     Ci,
     Vm(Vm),
@@ -71,10 +63,10 @@ enum Task {
     Guest,
     /// The measuring, inside a guest
     #[command(hide = true)]
-    BenchStage,
+    BenchStage(bench::stage::Stage),
     /// One process that is measured
     #[command(hide = true)]
-    BenchWork(bench::stage::Measure),
+    BenchWork(bench::measure::Measure),
     /// The demo, inside a guest
     #[command(hide = true)]
     DemoStage,
@@ -194,11 +186,8 @@ fn main() -> ExitCode {
             let run = |rustc| verifier::run(&rustc, &or_all(kernel), write);
             (setup::setup().and_then(run).map(|()| 0), 1)
         }
-        Task::Bench { write, kernel } => {
-            let run = |rustc| bench::run(&rustc, &or_all(kernel), write);
-            (setup::setup().and_then(run).map(|()| 0), 1)
-        }
-        Task::BenchStage => (bench::in_the_guest().map(|()| 0), 1),
+        Task::Bench(options) => (options.run(), 1),
+        Task::BenchStage(stage) => (stage.run().map(|()| 0), 1),
         Task::BenchWork(measure) => (measure.run().map(|()| 0), 1),
         Task::Test(test) => (test.run(), 1),
         Task::Ci => (ci(), 1),

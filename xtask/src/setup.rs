@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{apt, process::say, toolchain};
 
 /// Debian packages and what each is for.
-const PACKAGES: [(&str, &str); 28] = [
+const PACKAGES: [(&str, &str); 29] = [
     ("gcc", "links every Rust program"),
     ("g++", "links bpf-linker with LLVM"),
     ("libc6-dev", "links every Rust program"),
@@ -32,6 +32,7 @@ const PACKAGES: [(&str, &str); 28] = [
     ("podman", "starts the tests' agent in a container"),
     ("crun", "podman's containers are run by it"),
     ("busybox-static", "what is in the tests' container"),
+    ("bubblewrap", "what the bench holds the start of a run against"),
     ("qemu-system-x86", "runs the test kernels"),
     ("mmdebstrap", "makes the test guest"),
     ("e2fsprogs", "makes the guest's disks"),

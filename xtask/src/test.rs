@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow};
 
 use crate::{
-    build,
+    bench, build,
     process::{command, retry, run, say},
     toolchain::Rustc,
     vm::{Guest, Kernel, PROGRAMS},
@@ -67,6 +67,10 @@ pub fn run_all(rustc: &Rustc, selection: &Selection) -> Result<bool> {
         }
         Err(error) => add("tests that need a kernel", Err(error)),
     }
+    if selection.kernels.contains(&bench::USUAL_KERNEL) {
+        say("What decisions cost, against the record");
+        add(&format!("vm {} cost", bench::USUAL_KERNEL), cost(rustc));
+    }
 
     // Once more, where whoever reads the end of a long log finds it.
     for (place, outcome) in &results {
@@ -103,6 +107,21 @@ fn on_host(bin: &Path, tests: &Path) -> Result<Outcome> {
         .env("AGENT_GUARD_SRC", &root)
         .current_dir(&root);
     counted(&mut tests)
+}
+
+/// Each figure that tells soon is a test: that it adds no more than the record says.
+fn cost(rustc: &Rustc) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
+    for verdict in bench::against_record(rustc, bench::USUAL_KERNEL, true)? {
+        println!("{verdict}");
+        if verdict.is_held() {
+            outcome.counts.passed += 1;
+        } else {
+            outcome.counts.failed += 1;
+            outcome.failures.push(verdict.to_string());
+        }
+    }
+    Ok(outcome)
 }
 
 /// A guest to run the tests in.

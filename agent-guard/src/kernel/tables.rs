@@ -161,7 +161,19 @@ impl Tables {
 
     /// Adds an agent and returns its id. Nobody belongs to it before [`Self::bind_cgroup`].
     pub fn add_agent(&mut self, agent: Agent) -> Result<u32, InstallError> {
-        let _turn = turn_to_insert(&mut self.grace)?;
+        let turn = turn_to_insert(&mut self.grace)?;
+        self.insert_agent(&turn, agent)
+    }
+
+    /// Adds an agent to which the processes of its cgroup, and of all below it, belong from here on.
+    pub fn add_bound_agent(&mut self, agent: Agent) -> Result<u32, InstallError> {
+        let turn = turn_to_insert(&mut self.grace)?;
+        let id = self.insert_agent(&turn, agent)?;
+        self.insert_cgroup(&turn, agent.cgroup, id)?;
+        Ok(id)
+    }
+
+    fn insert_agent(&mut self, _turn: &Turn, agent: Agent) -> Result<u32, InstallError> {
         let agents = &mut self.agents;
         let id = fresh_id("AGENTS", |id| agents.insert(id, Row(agent), NO_EXIST))?;
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| no_cpus(error))?;
@@ -286,8 +298,12 @@ impl Tables {
     /// Puts the processes of a cgroup, and of all below it, under agent `id`.
     pub fn bind_cgroup(&mut self, cgroup: u64, id: u32) -> Result<(), InstallError> {
         let turn = turn_to_insert(&mut self.grace)?;
+        self.insert_cgroup(&turn, cgroup, id)
+    }
+
+    fn insert_cgroup(&mut self, turn: &Turn, cgroup: u64, id: u32) -> Result<(), InstallError> {
         self.agent_of_cgroup.insert(cgroup, id, 0).map_err(in_map("AGENT_OF_CGROUP"))?;
-        self.next_generation(&turn)
+        self.next_generation(turn)
     }
 
     /// The agent that a cgroup was bound to.
@@ -307,13 +323,22 @@ impl Tables {
             Err(MapError::KeyNotFound) => return Ok(()),
             Err(error) => return Err(in_map("AGENTS")(error)),
         };
+        // Until no program can hold what is freed here, nobody inserts.
+        let turn = Turn::take().map_err(InstallError::Turn)?;
         gone(self.agent_of_cgroup.remove(&cgroup)).map_err(in_map("AGENT_OF_CGROUP"))?;
-        self.next_generation(&Turn::take().map_err(InstallError::Turn)?)?;
+        self.next_generation(&turn)?;
         gone(self.agents.remove(&id)).map_err(in_map("AGENTS"))?;
-        gone(self.grace.rings.remove(&id)).map_err(in_map("RINGS"))?;
         gone(self.counters.remove(&id)).map_err(in_map("COUNTERS"))?;
         self.remove_leases(cgroup)?;
-        self.grace.wait()?;
+        // The last, because removing it waits as `Grace::wait` does.
+        match self.grace.rings.remove(&id) {
+            Ok(()) => {}
+            Err(error) => {
+                gone(Err(error)).map_err(in_map("RINGS"))?;
+                self.grace.wait()?;
+            }
+        }
+        drop(turn);
         self.remove_policy(policy);
         Ok(())
     }

@@ -1,11 +1,13 @@
 //! What is measured: one call of each work, made ready beforehand.
 
 use std::{
-    ffi::CString,
+    ffi::{CString, OsStr},
+    fs::{self, File},
+    io,
     net::{Ipv4Addr, SocketAddrV4},
     os::fd::{IntoRawFd as _, OwnedFd},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, ExitStatus},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -17,15 +19,15 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::{mirror::PACKAGE, place::Place, policy::FEW};
+
 /// How many files are opened for the first time.
 pub const COLD_FILES: u32 = 400;
 /// Where nobody listens; a datagram socket is connected all the same.
 pub const DISCARD: u16 = 9;
 
-/// A piece of work, by what a user would call it.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ValueEnum, Serialize, Deserialize,
-)]
+/// A piece of work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Work {
     Open2,
@@ -45,11 +47,19 @@ pub enum Work {
     Mkdir,
     Git,
     Python,
-}
-
-/// The directory that the work is done in, as the stage has laid it out.
-pub struct Place {
-    root: PathBuf,
+    Compile,
+    Cargo,
+    Npm,
+    Run,
+    Bubblewrap,
+    Event,
+    EventBySerde,
+    EventToFile,
+    EventToFileBySerde,
+    PolicyParse,
+    PolicyCompile,
+    PolicyInstall,
+    PolicySwap,
 }
 
 /// Work that is ready to be done.
@@ -66,48 +76,78 @@ impl<F: FnMut(u32) -> Result<()>> Call for F {
     }
 }
 
-impl Place {
-    pub fn new(root: &Path) -> Self {
-        Self { root: root.to_owned() }
-    }
-
-    pub fn root(&self) -> &Path {
-        &self.root
-    }
-
-    /// The directory in which a file's path has this many components.
-    pub fn directory(&self, depth: usize) -> PathBuf {
-        let own = self.root.components().count() - 1;
-        let mut path = self.root.clone();
-        path.extend(std::iter::repeat_n("directory", depth - own - 1));
-        path
-    }
-
-    pub fn file(&self, depth: usize) -> PathBuf {
-        self.directory(depth).join("file")
-    }
-
-    pub fn cold(&self, depth: usize, n: u32) -> PathBuf {
-        self.directory(depth).join(format!("cold-{n}"))
-    }
-
-    pub fn denied(&self) -> PathBuf {
-        self.root.join("denied/file")
-    }
-
-    pub fn repository(&self) -> PathBuf {
-        self.root.join("repository")
-    }
-}
-
 impl Work {
+    /// What a reader would call it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Open2 => "open and close a file, 2 deep",
+            Self::Open8 => "open and close, 8 deep",
+            Self::Open32 => "open and close, 32 deep",
+            Self::Cold2 => "open for the first time, 2 deep",
+            Self::Cold8 => "open for the first time, 8 deep",
+            Self::Stat => "stat, 8 deep",
+            Self::Read => "read a byte",
+            Self::Write => "write a byte",
+            Self::Connect => "UDP socket, connect, close",
+            Self::Exec => "start a small program and wait",
+            Self::Fail => "open what is not there",
+            Self::Deny => "open what is denied, with its event",
+            Self::Rename => "rename there and back",
+            Self::Create => "create, close, unlink",
+            Self::Mkdir => "mkdir, rmdir",
+            Self::Git => "`git status`, 5,000 files",
+            Self::Python => "`python3 -c 'import …'`",
+            Self::Compile => "`gcc` of a small program",
+            Self::Cargo => "`cargo build` of a small crate",
+            Self::Npm => "`npm install` of 21 packages",
+            Self::Run => "`agent-guard run -- true`",
+            Self::Bubblewrap => "`bwrap --ro-bind / / true`",
+            Self::Event => "an event, from the ring buffer's bytes to a line",
+            Self::EventBySerde => "`serde_json` writing that line",
+            Self::EventToFile => "an event, from the ring buffer's bytes into a file",
+            Self::EventToFileBySerde => "`serde_json` writing that line into a file",
+            Self::PolicyParse => "read a policy of 10,000 rules",
+            Self::PolicyCompile => "compile it",
+            Self::PolicyInstall => "install it",
+            Self::PolicySwap => "swap it for one with a rule more",
+        }
+    }
+
+    /// What it is without a guard that denies.
+    pub fn without_guard(self) -> Self {
+        if self == Self::Deny { Self::Fail } else { self }
+    }
+
+    /// Whether benches/figures does it, rather than [`Self::prepare`].
+    pub fn is_of_own_side(self) -> bool {
+        matches!(
+            self,
+            Self::Event
+                | Self::EventBySerde
+                | Self::EventToFile
+                | Self::EventToFileBySerde
+                | Self::PolicyParse
+                | Self::PolicyCompile
+                | Self::PolicyInstall
+                | Self::PolicySwap
+        )
+    }
+
+    /// Whether most of it is waiting for the kernel, which takes its time.
+    pub fn waits(self) -> bool {
+        matches!(self, Self::Run | Self::Bubblewrap | Self::PolicyInstall | Self::PolicySwap)
+    }
+
     /// Rounds, and calls in each.
     pub fn repetitions(self) -> (u32, u32) {
         match self {
             // Nothing is done for the first time twice.
             Self::Cold2 | Self::Cold8 => (1, COLD_FILES),
-            Self::Exec => (5, 4),
-            Self::Git | Self::Python => (4, 1),
+            Self::Exec => (20, 8),
+            Self::Git | Self::Python | Self::Compile => (4, 1),
+            // They take long.
+            Self::Cargo | Self::Npm => (3, 1),
+            Self::Run | Self::Bubblewrap => (8, 1),
             // Few enough that events of denials find room while nobody reads them.
             _ => (12, 64),
         }
@@ -141,7 +181,10 @@ impl Work {
                     close(socket)
                 })
             }
-            Self::Exec => spawning(&["/bin/true"], place.root()),
+            Self::Exec => Box::new(|_| {
+                // Nothing is opened for it, and nothing set up.
+                succeeded("true", Command::new("/bin/true").status())
+            }),
             Self::Fail => failing(&place.root().join("missing"), Errno::NOENT)?,
             Self::Deny => failing(&place.denied(), Errno::ACCESS)?,
             Self::Rename => {
@@ -168,11 +211,33 @@ impl Work {
                     done(unlinkat(CWD, &path, AtFlags::REMOVEDIR))
                 })
             }
-            Self::Git => spawning(&["/usr/bin/git", "status", "--short"], &place.repository()),
+            Self::Git => spawning("/usr/bin/git", &["status", "--short"], &place.repository())?,
             Self::Python => {
                 let program = "import json, ssl, sqlite3, email, http.client, unittest";
-                spawning(&["/usr/bin/python3", "-c", program], place.root())
+                spawning("/usr/bin/python3", &["-c", program], place.root())?
             }
+            Self::Compile => {
+                fs::write(place.root().join("small.c"), "int main(void) { return 0; }\n")?;
+                spawning("/usr/bin/gcc", &["-pipe", "-o", "small", "small.c"], place.root())?
+            }
+            Self::Cargo => building(place)?,
+            Self::Npm => installing(place)?,
+            Self::Run => {
+                let policy = place.policy(FEW).display().to_string();
+                let words = ["run", "--tier", place.tier(), "--policy", &policy, "--", "/bin/true"];
+                spawning("agent-guard", &words, place.root())?
+            }
+            Self::Bubblewrap => {
+                spawning("bwrap", &["--ro-bind", "/", "/", "/bin/true"], place.root())?
+            }
+            Self::Event
+            | Self::EventBySerde
+            | Self::EventToFile
+            | Self::EventToFileBySerde
+            | Self::PolicyParse
+            | Self::PolicyCompile
+            | Self::PolicyInstall
+            | Self::PolicySwap => bail!("{self:?} is the work of benches/figures"),
         })
     }
 }
@@ -201,20 +266,60 @@ fn failing(path: &Path, with: Errno) -> Result<Doing> {
     }))
 }
 
-fn spawning(words: &[&str], directory: &Path) -> Doing {
-    let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-    let directory = directory.to_owned();
-    Box::new(move |_| {
-        let [program, arguments @ ..] = words.as_slice() else { bail!("no program") };
-        let mut command = Command::new(program);
-        command.args(arguments).current_dir(&directory).env("HOME", &directory);
-        let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status();
-        let status = status.with_context(|| program.clone())?;
-        if !status.success() {
-            bail!("{program} ended with {status}");
-        }
-        Ok(())
-    })
+/// Builds the crate, each time from nothing.
+fn building(place: &Place) -> Result<Doing> {
+    let mut command = silent(place.tools().join("bin/cargo"))?;
+    command.args(["build", "--quiet", "--offline"]).current_dir(place.small_crate());
+    command.env("RUSTC", place.tools().join("bin/rustc")).env("HOME", place.root());
+    command.env("CARGO_HOME", place.root().join("cargo-home"));
+    let mut fresh = fresh(place, "built");
+    Ok(Box::new(move |_| succeeded("cargo", command.env("CARGO_TARGET_DIR", fresh()).status())))
+}
+
+/// Installs the package of the mirror, each time from nothing.
+fn installing(place: &Place) -> Result<Doing> {
+    let mut command = silent("npm")?;
+    command.args(["install", PACKAGE]).env("HOME", place.root());
+    let mut fresh = fresh(place, "installed");
+    Ok(Box::new(move |_| {
+        let directory = fresh();
+        fs::create_dir(&directory)?;
+        fs::write(directory.join("package.json"), "{}")?;
+        let cache = directory.join("cache");
+        succeeded("npm", command.env("npm_config_cache", cache).current_dir(&directory).status())
+    }))
+}
+
+/// Names of directories that are not there yet.
+fn fresh(place: &Place, name: &str) -> impl FnMut() -> PathBuf + use<> {
+    let base = place.root().join(format!("{name}-{}", std::process::id()));
+    let mut count = 0;
+    move || {
+        count += 1;
+        base.with_extension(count.to_string())
+    }
+}
+
+fn spawning(program: &str, arguments: &[&str], directory: &Path) -> Result<Doing> {
+    let mut command = silent(program)?;
+    command.args(arguments).current_dir(directory).env("HOME", directory);
+    let program = program.to_owned();
+    Ok(Box::new(move |_| succeeded(&program, command.status())))
+}
+
+/// A command with its output thrown away, but for what it has to say of errors.
+fn silent(program: impl AsRef<OsStr>) -> Result<Command> {
+    let nowhere = File::options().read(true).write(true).open("/dev/null")?;
+    let mut command = Command::new(program);
+    command.stdin(nowhere.try_clone()?).stdout(nowhere);
+    Ok(command)
+}
+
+fn succeeded(program: &str, status: io::Result<ExitStatus>) -> Result<()> {
+    match status.with_context(|| program.to_owned())? {
+        status if status.success() => Ok(()),
+        status => bail!("{program} ended with {status}"),
+    }
 }
 
 fn c_path(path: &Path) -> Result<CString> {

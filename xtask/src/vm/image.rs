@@ -135,11 +135,12 @@ pub fn source<'a>(
     }
     let bin = staging.path().join("target/release");
     fs::create_dir_all(&bin)?;
+    let own = std::env::current_exe().context("the path of xtask")?;
+    fs::copy(own, bin.join("xtask")).context("copying xtask")?;
+    // After it, since one of them may be a better build of it.
     for program in programs {
         copy(program, &bin)?;
     }
-    let own = std::env::current_exe().context("the path of xtask")?;
-    fs::copy(own, bin.join("xtask")).context("copying xtask")?;
     fs::write(staging.path().join(guest::COMMAND_FILE), guest::encode(words))?;
     fs::set_permissions(staging.path(), fs::Permissions::from_mode(0o755))?;
     file_system(image, staging.path(), SOURCE_LABEL, 0, SOURCE_ROOM)?;
