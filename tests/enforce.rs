@@ -24,8 +24,12 @@ mod behaviour;
 mod code;
 #[path = "enforce/guard.rs"]
 mod guard;
+#[path = "enforce/memory.rs"]
+mod memory;
 #[path = "enforce/name_servers.rs"]
 mod name_servers;
+#[path = "enforce/names.rs"]
+mod names;
 #[path = "enforce/network.rs"]
 mod network;
 #[path = "enforce/operations.rs"]
