@@ -29,10 +29,8 @@ fn word(cgroup: u64, generation: u32) -> u64 {
 /// The place of a cgroup. Ids lie some dozens apart.
 #[inline(always)]
 fn place(cgroup: u64) -> *mut u64 {
-    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
-    let index = cgroup.wrapping_mul(ODD) >> (u64::BITS - PLACES.trailing_zeros());
-    // SAFETY: the shift leaves an index below `PLACES`.
-    unsafe { NOTED.0.get().cast::<u64>().add(index as usize) }
+    // SAFETY: the remainder is an index below `PLACES`.
+    unsafe { NOTED.0.get().cast::<u64>().add(cgroup as usize % PLACES) }
 }
 
 /// Whether the cgroup with this id, or 0 where it could not be read, is no agent's in this generation.

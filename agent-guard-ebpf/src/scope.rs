@@ -26,20 +26,34 @@ pub fn current() -> *mut task_struct {
 /// The agent of the current task, or 0: by its label, else by its cgroup.
 #[inline(always)]
 pub fn agent_of(task: *mut task_struct) -> u32 {
+    if is_outside(task) {
+        return 0;
+    }
     match labelled(task) {
         Some((agent, _)) => agent,
         None => agent_by_cgroup(task),
     }
 }
 
+/// Whether the current task is known to be no agent's, by reads alone: everybody on the host comes by here.
+#[inline(always)]
+pub fn is_outside(task: *mut task_struct) -> bool {
+    // Without a label it has nothing at all, unless others keep something with tasks.
+    typed::<u64>(task as u64, offset!(task_storage)) == 0 && is_in_nobodys_cgroup(task)
+}
+
+#[inline(always)]
+fn is_in_nobodys_cgroup(task: *mut task_struct) -> bool {
+    let css_set: u64 = typed(task as u64, offset!(task_cgroups));
+    let cgroup: u64 = typed(css_set, offset!(css_set_cgroup));
+    let node: u64 = typed(cgroup, offset!(cgroup_kn));
+    nobodys::is_noted(typed(node, offset!(kernfs_id)), maps::generation())
+}
+
 /// The agent that sticks to the current task, and its label, which only the task itself writes and which lives
 /// as long as it.
 #[inline(always)]
 pub fn labelled(task: *mut task_struct) -> Option<(u32, *mut Label)> {
-    // A task without an agent has no label, and so nothing at all, unless others keep something with tasks.
-    if typed::<u64>(task as u64, offset!(task_storage)) == 0 {
-        return None;
-    }
     let label = maps::label(task)?;
     // SAFETY: a value of task storage lives as long as its task, which is running this.
     match unsafe { (*label).agent } {
@@ -51,13 +65,7 @@ pub fn labelled(task: *mut task_struct) -> Option<(u32, *mut Label)> {
 /// The agent of the current task, which has no label, by its cgroup, or 0.
 #[inline(always)]
 pub fn agent_by_cgroup(task: *mut task_struct) -> u32 {
-    let css_set: u64 = typed(task as u64, offset!(task_cgroups));
-    let cgroup: u64 = typed(css_set, offset!(css_set_cgroup));
-    let node: u64 = typed(cgroup, offset!(cgroup_kn));
-    if nobodys::is_noted(typed(node, offset!(kernfs_id)), maps::generation()) {
-        return 0;
-    }
-    look_up() as u32
+    if is_in_nobodys_cgroup(task) { 0 } else { look_up() as u32 }
 }
 
 /// Looks the current task up by its cgroup and those above. What is found is remembered: an agent in the task's
