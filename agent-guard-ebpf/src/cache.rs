@@ -53,8 +53,8 @@ const TRIES: usize = 4;
 pub struct Remembered {
     /// 1 once the file had, or was about to have, more than one name. It stays.
     linked: u64,
-    /// For each kind of request and way.
-    allowed: [[Allowed; WAYS]; KINDS],
+    /// For each kind of request the ways, one behind the other.
+    allowed: [Allowed; KINDS * WAYS],
 }
 
 /// That an open was allowed. Several processors write it, each word whole; what is read of two writers is the
@@ -83,6 +83,7 @@ const S_ENCRYPTED: u32 = 1 << 14;
 /// An open, and what its verdict is remembered under: seen before it is judged.
 #[derive(Clone, Copy)]
 pub struct Question {
+    /// Below [`KINDS`].
     kind: usize,
     generation: u32,
     policy: u32,
@@ -165,8 +166,9 @@ impl Question {
 
     #[inline(always)]
     fn place(&self, known: *mut Remembered) -> *mut Allowed {
-        // SAFETY: both indexes are below what they count, and the place is that of a live value.
-        unsafe { &raw mut (*known).allowed[self.kind][self.policy as usize % WAYS] }
+        let index = self.kind * WAYS + self.policy as usize % WAYS;
+        // SAFETY: the value is live; a kind is below `KINDS`, and the remainder below `WAYS`.
+        unsafe { (&raw mut (*known).allowed).cast::<Allowed>().add(index) }
     }
 
     #[inline(always)]

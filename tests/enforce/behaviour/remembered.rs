@@ -98,7 +98,7 @@ fn had_two_names() {
     assert!(!opener.remembers("open/file"), "with two names");
     fs::remove_file(other).unwrap();
     let opener = opener.goes_on_to(3);
-    assert_eq!(memory::of(&mine).unwrap().linked, 1);
+    assert!(memory::of(&mine).unwrap().is_linked());
     let opener = opener.goes_on_to(4);
     assert!(!opener.remembers("open/file"), "with one name left");
     assert!(opener.finish().iter().all(|report| report.end == End::Done));
