@@ -26,8 +26,12 @@ mod code;
 mod daemon;
 #[path = "enforce/guard.rs"]
 mod guard;
+#[path = "enforce/memory.rs"]
+mod memory;
 #[path = "enforce/name_servers.rs"]
 mod name_servers;
+#[path = "enforce/names.rs"]
+mod names;
 #[path = "enforce/network.rs"]
 mod network;
 #[path = "enforce/operations.rs"]

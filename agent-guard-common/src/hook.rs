@@ -82,7 +82,13 @@ macro_rules! hooks {
 }
 
 hooks! {
-    // Files
+    // Files. What makes the guard forget is attached before what makes it remember.
+    InodeLink: Lsm Required "inode_link" program "inode_link" ("old_dentry", "dir", "new_dentry")
+        decides "nothing: it makes the guard forget what it knew of a file by its only name"
+        without "a file could be opened by a new name for what was decided of its old one";
+    InodeUnlink: Lsm Required "inode_unlink" program "inode_unlink" ("dir", "dentry")
+        decides "removing a message queue; of a file with several names it makes the guard forget what it knew"
+        without "message queues could be removed whatever the policy says";
     FileOpen: Lsm Required "file_open" program "file_open" ("file")
         decides "opening a file"
         without "files could be opened whatever the policy says";
@@ -133,9 +139,6 @@ hooks! {
     InodeCreate: Lsm Required "inode_create" program "inode_create" ("dir", "dentry", "mode")
         decides "making a message queue"
         without "message queues could be made whatever the policy says";
-    InodeUnlink: Lsm Required "inode_unlink" program "inode_unlink" ("dir", "dentry")
-        decides "removing a message queue"
-        without "message queues could be removed whatever the policy says";
     /// Before 6.2 these are extended attributes like others.
     InodeSetAcl: Lsm Optional "inode_set_acl" program "inode_set_acl" ("idmap", "dentry", "acl_name", "kacl")
         decides "setting an access control list"

@@ -81,6 +81,11 @@ pub const MAX_TERMINALS: usize = 1 << 14;
 /// in one has a few dozen; where none is found the terminal is another's.
 pub const MAX_SESSION: u32 = 512;
 
+/// How long the verdict on an open is remembered, in ticks of the kernel's clock: 16 to 164 seconds, as the kernel
+/// was built for 1,000 to 100 of them. What is remembered holds for a count of renames that begins again after
+/// 2^31, of which no host makes more than ten millions a second.
+pub const REMEMBERED_TICKS: u64 = 1 << 14;
+
 /// File systems of a policy.
 pub const MAX_STARTS: usize = 1 << 15;
 

@@ -22,7 +22,7 @@ macro_rules! offsets {
             pub const PATHS: &'static [&'static str] = &[$($path,)*];
 
             /// Those that a kernel may be built without; their offset is then [`ABSENT`].
-            pub const OPTIONAL: &'static [&'static str] = &["task_struct.io_uring"];
+            pub const OPTIONAL: &'static [&'static str] = &["task_struct.io_uring", "super_block.s_encoding"];
 
             /// Fills the fields in the order of [`Self::PATHS`].
             pub fn from_fn<E>(mut offset: impl FnMut(&'static str) -> Result<u32, E>) -> Result<Self, E> {
@@ -41,6 +41,7 @@ offsets! {
     file_private: "file.private_data",
     dentry_parent: "dentry.d_parent",
     dentry_name: "dentry.d_name.name",
+    dentry_hashed: "dentry.d_hash.pprev",
     dentry_inode: "dentry.d_inode",
     dentry_sb: "dentry.d_sb",
     dentry_private: "dentry.d_fsdata",
@@ -51,6 +52,8 @@ offsets! {
     sb_dev: "super_block.s_dev",
     sb_root: "super_block.s_root",
     sb_magic: "super_block.s_magic",
+    sb_encoding: "super_block.s_encoding",
+    inode_sb: "inode.i_sb",
     inode_mode: "inode.i_mode",
     inode_rdev: "inode.i_rdev",
     inode_ino: "inode.i_ino",
@@ -74,6 +77,7 @@ offsets! {
     task_parent: "task_struct.real_parent",
     task_tgid: "task_struct.tgid",
     task_cgroups: "task_struct.cgroups",
+    task_storage: "task_struct.bpf_storage",
     task_pid_links: "task_struct.pid_links",
     task_leader: "task_struct.group_leader",
     task_pid: "task_struct.thread_pid",

@@ -459,18 +459,28 @@ pub struct TerminalKey {
     pub rdev: u32,
 }
 
-/// What a task is known to be: the value of `LABELS`, kept in the task itself.
+/// What a task of an agent is known by: the value of `LABELS`, kept in the task itself. Others have none.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Label {
-    /// cgroup id that the label was made for; a task without an agent is looked up again elsewhere.
-    pub cgroup: u64,
-    /// Value of `GENERATION` at that time.
-    pub generation: u32,
-    /// Agent id, or 0. Sticky: it outlives a change of cgroup.
+    /// Agent id. Sticky: it outlives a change of cgroup.
     pub agent: u32,
+    /// [`Agent::policy`] where its verdicts may be remembered, or 0.
+    pub policy: u32,
+    /// Value of `GENERATION` when the policy was looked up.
+    pub generation: u32,
+    /// Nothing.
+    pub reserved: u32,
     /// The dentry whose denial an early hook of the call has just told of, [`REFUSED`], or 0.
     pub foretold: u64,
+}
+
+impl Label {
+    /// That of a task of `agent`.
+    #[inline(always)]
+    pub const fn new(agent: u32) -> Self {
+        Self { agent, policy: 0, generation: 0, reserved: 0, foretold: 0 }
+    }
 }
 
 /// In place of a dentry: a capability was just refused, and told of.

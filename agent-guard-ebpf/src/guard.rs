@@ -53,10 +53,13 @@ impl Caller {
     /// The agent that the current task belongs to, if any.
     #[inline(always)]
     pub fn current(hook: Hook, enforcement: Enforcement) -> Option<Self> {
-        match scope::agent_of(scope::current()) {
-            0 => None,
-            agent => Some(Self { agent, hook, enforcement }),
-        }
+        Self::of(scope::agent_of(scope::current()), hook, enforcement)
+    }
+
+    /// The agent with this id, if it is one's.
+    #[inline(always)]
+    pub fn of(agent: u32, hook: Hook, enforcement: Enforcement) -> Option<Self> {
+        if agent == 0 { None } else { Some(Self { agent, hook, enforcement }) }
     }
 }
 
@@ -107,14 +110,23 @@ impl Ask {
 /// Decides what is asked of a file.
 #[inline(always)]
 pub fn file(caller: Caller, object: &Object, ask: Ask) -> Verdict {
+    file_outcome(caller, object, ask).into()
+}
+
+/// As [`file`], where it matters whether the policy allows it.
+#[inline(always)]
+pub fn file_outcome(caller: Caller, object: &Object, ask: Ask) -> Outcome {
     let Some(scratch) = maps::scratch() else {
-        return without_memory(caller);
+        return match without_memory(caller) {
+            Verdict::Proceed | Verdict::Divert => Outcome::Observed,
+            Verdict::Stop => Outcome::Denied,
+        };
     };
     let agent = maps::agent(caller.agent);
     let judged = judge_object(scratch, agent, object, ask.request);
     let outcome = tell_file(scratch, caller, agent, ask, judged);
     maps::release(scratch);
-    outcome.into()
+    outcome
 }
 
 /// Closes an object that no path leads to and that is not known to be harmless. The event calls it by

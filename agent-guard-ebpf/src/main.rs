@@ -7,12 +7,14 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod cache;
 mod emit;
 mod guard;
 mod hooks;
 mod kernel;
 mod local;
 mod maps;
+mod nobodys;
 mod process;
 mod scope;
 mod terminal;

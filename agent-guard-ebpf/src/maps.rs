@@ -1,7 +1,7 @@
 //! Every map, and the policy tables seen as [`Tables`]. All agents share them; their sizes are in
 //! [`agent_guard_common::limits`]. Entries take memory when they are made.
 
-use core::ffi::c_void;
+use core::{cell::UnsafeCell, ffi::c_void};
 
 use agent_guard_common::{
     decide::{Component, Tables, Transport, decide_lease},
@@ -20,17 +20,31 @@ use agent_guard_common::{
 use aya_ebpf::{
     bindings::{
         BPF_F_NO_PREALLOC, BPF_LOCAL_STORAGE_GET_F_CREATE, BPF_SK_STORAGE_GET_F_CREATE,
-        bpf_map_type::BPF_MAP_TYPE_TASK_STORAGE, bpf_sock, task_struct,
+        bpf_map_type::{BPF_MAP_TYPE_INODE_STORAGE, BPF_MAP_TYPE_TASK_STORAGE},
+        bpf_sock, task_struct,
     },
     btf_maps::{
-        Array, HashMap, HashOfMaps, LpmTrie, PerCpuArray, PerCpuHashMap, RingBuf, SkStorage,
-        lpm_trie::Key,
+        HashMap, HashOfMaps, LpmTrie, PerCpuArray, PerCpuHashMap, RingBuf, SkStorage, lpm_trie::Key,
     },
-    helpers::generated::{bpf_ktime_get_boot_ns, bpf_sk_storage_get, bpf_task_storage_get},
+    helpers::generated::{
+        bpf_inode_storage_get, bpf_ktime_get_boot_ns, bpf_sk_storage_get, bpf_task_storage_get,
+    },
     macros::btf_map,
 };
 
-use crate::kernel::Facts;
+use crate::{cache::Remembered, kernel::Facts};
+
+/// A number that user space writes. In a section of its own, which is a map of its own: a program reads it
+/// without a look-up.
+#[repr(transparent)]
+struct Shared(UnsafeCell<u32>);
+
+// SAFETY: read and written whole by every processor.
+unsafe impl Sync for Shared {}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".data.generation")]
+static GENERATION: Shared = Shared(UnsafeCell::new(0));
 
 const LAZY: usize = BPF_F_NO_PREALLOC as usize;
 
@@ -38,8 +52,6 @@ const LAZY: usize = BPF_F_NO_PREALLOC as usize;
 static AGENTS: HashMap<u32, Agent, MAX_AGENTS, LAZY> = HashMap::new();
 #[btf_map]
 static AGENT_OF_CGROUP: HashMap<u64, u32, MAX_AGENTS, LAZY> = HashMap::new();
-#[btf_map]
-static GENERATION: Array<u32, 1> = Array::new();
 #[btf_map]
 static STARTS: HashMap<StartKey, u32, { ROOM * MAX_STARTS }, LAZY> = HashMap::new();
 #[btf_map]
@@ -70,7 +82,9 @@ static RINGS: HashOfMaps<u32, RingBuf<EventHeader, RING_BYTES>, MAX_AGENTS> = Ha
 #[btf_map]
 static COUNTERS: PerCpuHashMap<u32, Counters, MAX_AGENTS, LAZY> = PerCpuHashMap::new();
 #[btf_map]
-static LABELS: TaskStorage<Label> = TaskStorage::new();
+static LABELS: ObjectStorage<Label, TASK_STORAGE> = ObjectStorage::new();
+#[btf_map]
+static REMEMBERED: ObjectStorage<Remembered, INODE_STORAGE> = ObjectStorage::new();
 #[btf_map]
 static SCRATCH: PerCpuArray<Scratch, SCRATCH_SLOTS> = PerCpuArray::new();
 
@@ -116,10 +130,13 @@ pub struct Scratch {
     pub other_process: u32,
 }
 
-/// Task storage. aya-ebpf 0.2 has no such type; the layout is what its loader reads from BTF.
+const TASK_STORAGE: usize = BPF_MAP_TYPE_TASK_STORAGE as usize;
+const INODE_STORAGE: usize = BPF_MAP_TYPE_INODE_STORAGE as usize;
+
+/// Storage in tasks or inodes. aya-ebpf 0.2 has no such types; the layout is what its loader reads from BTF.
 #[repr(C)]
-struct TaskStorage<T> {
-    r#type: *const [i32; BPF_MAP_TYPE_TASK_STORAGE as usize],
+struct ObjectStorage<T, const KIND: usize> {
+    r#type: *const [i32; KIND],
     key: *const i32,
     value: *const T,
     max_entries: *const [i32; 0],
@@ -127,23 +144,53 @@ struct TaskStorage<T> {
 }
 
 // SAFETY: the pointers carry types for the loader and are never dereferenced.
-unsafe impl<T> Sync for TaskStorage<T> {}
+unsafe impl<T, const KIND: usize> Sync for ObjectStorage<T, KIND> {}
 
-impl<T> TaskStorage<T> {
+impl<T, const KIND: usize> ObjectStorage<T, KIND> {
     const fn new() -> Self {
         use core::ptr::null;
         Self { r#type: null(), key: null(), value: null(), max_entries: null(), map_flags: null() }
     }
 
     #[inline(always)]
+    fn map(&self) -> *mut c_void {
+        core::ptr::from_ref(self).cast_mut().cast()
+    }
+}
+
+impl<T> ObjectStorage<T, TASK_STORAGE> {
+    #[inline(always)]
     fn entry(&self, task: *mut task_struct, flags: u32) -> Option<*mut T> {
-        let map = core::ptr::from_ref(self).cast_mut().cast();
         // SAFETY: the helper takes this map and a task that the verifier knows to be trusted.
         let value = unsafe {
-            bpf_task_storage_get(map, task.cast(), core::ptr::null_mut(), u64::from(flags))
+            bpf_task_storage_get(self.map(), task.cast(), core::ptr::null_mut(), u64::from(flags))
         };
         if value.is_null() { None } else { Some(value.cast()) }
     }
+}
+
+impl<T> ObjectStorage<T, INODE_STORAGE> {
+    #[inline(always)]
+    fn entry(&self, inode: *mut c_void, flags: u32) -> Option<*mut T> {
+        // SAFETY: the helper takes this map and an inode that the verifier knows to be trusted.
+        let value = unsafe {
+            bpf_inode_storage_get(self.map(), inode, core::ptr::null_mut(), u64::from(flags))
+        };
+        if value.is_null() { None } else { Some(value.cast()) }
+    }
+}
+
+/// What is known of an inode, a pointer that the verifier trusts, if anything is.
+#[inline(always)]
+pub fn remembered(inode: *mut c_void) -> Option<*mut Remembered> {
+    REMEMBERED.entry(inode, 0)
+}
+
+/// As [`remembered`], made where it is missing. `None` where memory ran out, and where another processor made
+/// storage of the inode at the same time, which a second call finds.
+#[inline(always)]
+pub fn remembered_or_create(inode: *mut c_void) -> Option<*mut Remembered> {
+    REMEMBERED.entry(inode, BPF_LOCAL_STORAGE_GET_F_CREATE)
 }
 
 /// The label of `task`, if it has one.
@@ -230,10 +277,11 @@ pub fn agent_of_cgroup(cgroup: u64) -> u32 {
     unsafe { AGENT_OF_CGROUP.get(cgroup) }.copied().unwrap_or(0)
 }
 
-/// Changes whenever `AGENT_OF_CGROUP` does.
+/// Changes whenever `AGENT_OF_CGROUP` or the policy of an agent does. Odd while that goes on.
 #[inline(always)]
 pub fn generation() -> u32 {
-    GENERATION.get(0).copied().unwrap_or(0)
+    // SAFETY: a number; user space stores it whole. Volatile, because it does so behind the compiler's back.
+    unsafe { GENERATION.0.get().read_volatile() }
 }
 
 /// The glob automaton of a policy.

@@ -28,8 +28,7 @@ pub fn is_own(caller: Caller, task: *mut task_struct) -> Result<bool, Reason> {
 /// Whether the cgroup of the task at `task` is the agent's root or lies below it.
 #[inline(always)]
 pub fn is_inside(task: u64, agent: &Agent) -> Result<bool, Reason> {
-    let css_set: u64 = read(task, offset!(task_cgroups))?;
-    scope::is_within(read(css_set, offset!(css_set_cgroup))?, agent.cgroup)
+    scope::is_within(scope::cgroup_of(task)?, agent.cgroup)
 }
 
 /// The process id of a task, in the initial namespace.

@@ -65,6 +65,7 @@ pub fn play(arguments: &[String]) {
         ["packet-in-disguise"] => say(try_in_child(packet_in_disguise)),
         ["share-descriptors"] => say(share_descriptors()),
         ["make-threads"] => say(try_in_child(make_threads)),
+        ["open-each", at_once, files @ ..] => open_each(at_once.parse().unwrap(), files),
         ["names", steps @ ..] => perform(steps),
         ["open-as", name, path] => open_as(name, path),
         ["socket", ..] | ["netlink", ..] | ["send-on", ..] | ["accept-on", _] => {
@@ -170,6 +171,19 @@ fn run_again(sign: &Path, programs: &[&str]) {
         std::thread::yield_now();
     }
     programs.iter().for_each(run);
+}
+
+/// Opens each of these files, those beyond the first `at_once` after a SIGUSR1 each; and ends after another.
+fn open_each(at_once: usize, files: &[&str]) {
+    let set = block(&[libc::SIGUSR1]);
+    for (count, file) in (1..).zip(files) {
+        if count > at_once {
+            wait_for_signal(&set);
+        }
+        say(try_in_child(|| open(file)));
+        println!("opened {count}");
+    }
+    wait_for_signal(&set);
 }
 
 fn one_way(words: &[&str]) {

@@ -16,7 +16,7 @@ use crate::{
     actor::{End, Report, Step},
     guard::{Outcome, Run, tier},
     scratch::Scratch,
-    support::{Act, Answer, Case, Effect, Scene, Tables, scenes},
+    support::{Act, Answer, Call, Case, Effect, Place, Scene, Setup, Tables, scenes},
 };
 
 /// A trial for every case; a scene runs when the first of its cases is asked for.
@@ -39,7 +39,54 @@ fn of_scene(scene: Scene) -> Vec<Trial> {
         assert_eq!(played.outcome.lost(), 0);
         Ok(())
     });
-    (0..scene.scene.cases.len()).map(case).chain([whole]).collect()
+    let cases = (0..scene.scene.cases.len()).map(case);
+    // Only there anything is remembered.
+    if tier() == Tier::Lsm && !files(&scene.scene).is_empty() {
+        let remembered = Arc::clone(&scene);
+        let name = format!("{}: the same once all that is allowed is remembered", scene.scene.name);
+        let remembered = Trial::test(name, move || Ok(play_again(&remembered.scene)?));
+        return cases.chain([whole, remembered]).collect();
+    }
+    cases.chain([whole]).collect()
+}
+
+/// The names of files that are there when a scene begins.
+fn files(scene: &Scene) -> Vec<&str> {
+    fn file(thing: &Setup) -> Option<&str> {
+        match thing {
+            Setup::File(at) | Setup::HardLink { at, .. } => Some(at),
+            _ => None,
+        }
+    }
+    scene.setup.iter().filter_map(file).collect()
+}
+
+/// Plays a scene with an agent that first opens every file in every way, and again, and is not told of what is
+/// allowed, so that it is remembered.
+fn play_again(scene: &Scene) -> Result<(), String> {
+    let scratch = Scratch::with(&scene.setup);
+    let place = &scratch.place;
+    let opens = files(scene).into_iter().flat_map(|file| {
+        let file = file.to_owned();
+        [Act::Read(file.clone()), Act::Write(file.clone()), Act::ReadWrite(file)]
+    });
+    let opens: Vec<Step> =
+        opens.map(|act| Step { act: act.at(place), from: None, call: Call::default() }).collect();
+    let plan = [opens.as_slice(), &opens, &steps(scene, place)].concat();
+    let outcome = Run::under(&place.fill(&scene.spec))
+        .events_to(None)
+        .input(serde_json::to_vec(&plan).unwrap())
+        .go(&[place.actor.as_os_str(), "actor".as_ref(), "plan".as_ref()]);
+    if outcome.code() != 0 {
+        return Err(format!("exit {}: {}", outcome.code(), outcome.stderr));
+    }
+    let audit = scene.policy(place).mode == agent_guard::policy::Mode::Audit;
+    let ends = reports(&outcome.stdout, plan.len())?;
+    for (case, report) in scene.cases.iter().zip(ends.iter().skip(2 * opens.len())) {
+        judge_end(case, &due(case), audit, report.end)
+            .map_err(|error| format!("{}: {error}", case.name))?;
+    }
+    Ok(())
 }
 
 struct Lazy {
@@ -177,15 +224,7 @@ fn play(scene: &Scene) -> Result<Played, String> {
     let scratch = Scratch::with(&scene.setup);
     let place = &scratch.place;
     let tables = Tables::of_this_host(scene, place);
-    let steps: Vec<Step> = scene
-        .cases
-        .iter()
-        .map(|case| Step {
-            act: case.act.at(place),
-            from: case.from.as_deref().map(|from| place.fill(from)),
-            call: case.call,
-        })
-        .collect();
+    let steps = steps(scene, place);
     let plan = serde_json::to_vec(&steps).unwrap();
 
     let outcome = Run::under(&place.fill(&scene.spec)).input(plan.clone()).go(&[
@@ -204,6 +243,16 @@ fn play(scene: &Scene) -> Result<Played, String> {
     let inside = reports(&outcome.stdout, steps.len())?;
     let outside = reports(&outside(place.actor.as_os_str(), &plan), steps.len())?;
     Ok(Played { tables, inside, made, outside, outcome, scratch })
+}
+
+/// What the cases of a scene try.
+fn steps(scene: &Scene, place: &Place) -> Vec<Step> {
+    let step = |case: &Case| Step {
+        act: case.act.at(place),
+        from: case.from.as_deref().map(|from| place.fill(from)),
+        call: case.call,
+    };
+    scene.cases.iter().map(step).collect()
 }
 
 fn outside(actor: &std::ffi::OsStr, plan: &[u8]) -> Vec<u8> {

@@ -10,11 +10,14 @@ use aya_ebpf::{macros::lsm, programs::LsmContext};
 
 use super::{DENIED, lsm_result};
 use crate::{
+    cache,
     emit::Enforcement,
     guard::{self, Ask, Caller, Refusal, Telling},
-    kernel::{Object, offset, read},
+    kernel::{Object, offset, read, typed},
 };
 
+/// `-ENOMEM`
+const NO_MEMORY: i32 = -12;
 /// `-EXDEV`: what a rename between two file systems fails with, upon which programs copy.
 const CROSS_DEVICE: i32 = -18;
 
@@ -59,10 +62,20 @@ fn inode_create(ctx: LsmContext) -> i32 {
 
 /// `int inode_unlink(struct inode *dir, struct dentry *dentry)`
 ///
-/// mq_unlink removes one without asking `path_unlink`, which tells of those that unlink(2) removes.
+/// mq_unlink removes one without asking `path_unlink`, which tells of those that unlink(2) removes. Whoever
+/// removes one of several names ends what is remembered of the file, as in `inode_link`.
 #[lsm(hook = "inode_unlink")]
 fn inode_unlink(ctx: LsmContext) -> i32 {
-    message_queue(Hook::InodeUnlink, Action::Delete, Telling::Late, ctx.arg(1), ctx.arg(2))
+    let earlier: i32 = ctx.arg(2);
+    let inode: u64 = typed(ctx.arg(1), offset!(dentry_inode));
+    if earlier == 0
+        && inode != 0
+        && typed::<u32>(inode, offset!(inode_links)) > 1
+        && !cache::mark_linked(inode)
+    {
+        return NO_MEMORY;
+    }
+    message_queue(Hook::InodeUnlink, Action::Delete, Telling::Late, ctx.arg(1), earlier)
 }
 
 #[inline(always)]
@@ -125,6 +138,19 @@ fn path_rename(ctx: LsmContext) -> i32 {
 #[lsm(hook = "path_link")]
 fn path_link(ctx: LsmContext) -> i32 {
     two_places(Hook::PathLink, Action::Link, [ctx.arg(0), ctx.arg(2)], ctx.arg(3))
+}
+
+/// `int inode_link(struct dentry *old_dentry, struct inode *dir, struct dentry *new_dentry)`
+///
+/// Every link on the host comes by, whoever makes it. Where the file can not be marked it is not linked.
+#[lsm(hook = "inode_link")]
+fn inode_link(ctx: LsmContext) -> i32 {
+    let earlier: i32 = ctx.arg(3);
+    if earlier != 0 {
+        return earlier;
+    }
+    let inode: u64 = typed(ctx.arg(0), offset!(dentry_inode));
+    if inode == 0 || cache::mark_linked(inode) { 0 } else { NO_MEMORY }
 }
 
 #[inline(always)]

@@ -1,6 +1,11 @@
 //! Loading and attaching the programs of a tier.
 
-use std::{os::fd::AsFd, path::Path};
+use std::{
+    fs::File,
+    io::{BufRead, BufReader},
+    os::fd::AsFd,
+    path::Path,
+};
 
 use agent_guard_common::{
     hook::{Hook, HookSpec, HookTier, NO_PROTOTYPE},
@@ -169,9 +174,35 @@ pub(super) fn prepare(tier: Tier, log: VerifierLogLevel) -> Result<Prepared, Loa
         .override_global("OFFSETS", &offsets, true)
         .override_global("ENFORCE", &enforce, true)
         .override_global("LSM_JUDGES", &lsm_judges, true)
+        .override_global("RENAME_LOCK", &rename_lock(), true)
         .override_global("PROTOTYPES", &prototypes.numbers(), true)
         .load(OBJECT)?;
     Ok(Prepared { ebpf, btf: Btf::from_sys_fs()?, prototypes })
+}
+
+/// Where the kernel says the addresses of its symbols.
+const SYMBOLS: &str = "/proc/kallsyms";
+
+/// The address of the kernel's count of renames, or 0 where it does not say: then every open is judged anew.
+fn rename_lock() -> u64 {
+    File::open(SYMBOLS)
+        .map_or(0, |symbols| address_of_global("rename_lock", BufReader::new(symbols)))
+}
+
+/// The address of a global symbol of the kernel's own, in lines of address, kind, name and, for those of modules, the
+/// module; 0 where there is none, or two of the name. Some kernels call this one text, `T`, after the section that
+/// they were linked into.
+fn address_of_global(name: &str, symbols: impl BufRead) -> u64 {
+    let mut found = symbols.lines().map_while(Result::ok).filter_map(|line| {
+        let mut words = line.split_whitespace();
+        let (address, kind, of) = (words.next()?, words.next()?, words.next()?);
+        let matches = of == name && matches!(kind, "B" | "D" | "T") && words.next().is_none();
+        matches.then(|| u64::from_str_radix(address, 16).ok()).flatten()
+    });
+    match (found.next(), found.next()) {
+        (Some(address), None) => address,
+        _ => 0,
+    }
 }
 
 pub(super) fn load_program<'ebpf>(
@@ -261,5 +292,31 @@ fn link_error(error: LinkError) -> ProgramError {
     match error {
         LinkError::SyscallError(error) => error.into(),
         LinkError::InvalidLink | LinkError::UnknownLinkType(_) => ProgramError::NotAttached,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::address_of_global;
+
+    fn rename_lock(symbols: &str) -> u64 {
+        address_of_global("rename_lock", symbols.as_bytes())
+    }
+
+    #[test]
+    fn a_global_of_the_kernel_is_found_and_nothing_else_of_its_name() {
+        const OWN: &str = "ffffffff82a0b2c0 D rename_lock\n";
+        const FOUND: u64 = 0xffff_ffff_82a0_b2c0;
+        let among = format!("ffffffff81000000 T _stext\n{OWN}ffffffff82a0b300 d rename_lock_of\n");
+        assert_eq!(rename_lock(&among), FOUND);
+        assert_eq!(rename_lock(&OWN.replace(" D ", " T ")), FOUND, "as 7.2 has it");
+        assert_eq!(rename_lock(&format!("{OWN}ffffffffc0000000 D rename_lock\t[some]\n")), FOUND);
+        assert_eq!(rename_lock(&format!("{OWN}ffffffff82a0b400 d rename_lock\n")), FOUND);
+        assert_eq!(rename_lock("ffffffff82a0b2c0 d rename_lock\n"), 0, "local to a file");
+        assert_eq!(rename_lock("ffffffff82a0b2c0 r rename_lock\n"), 0, "a constant");
+        assert_eq!(rename_lock("ffffffffc0000000 D rename_lock\t[some]\n"), 0, "a module's");
+        assert_eq!(rename_lock(&OWN.repeat(2)), 0, "two");
+        assert_eq!(rename_lock("0000000000000000 D rename_lock\n"), 0, "hidden");
+        assert_eq!(rename_lock("hidden\n\n"), 0);
     }
 }

@@ -92,6 +92,9 @@ pub const NO_POLICY: u32 = 0;
 /// `BPF_MAP_TYPE_RINGBUF`, for which aya makes no map outside of an object.
 const RINGBUF: u32 = 27;
 
+/// The map that is the section `.data.generation`.
+const GENERATION: &str = "-data-generation";
+
 /// `BPF_NOEXIST`: only a new entry.
 const NO_EXIST: u64 = 1;
 
@@ -143,7 +146,7 @@ impl Tables {
         Ok(Self {
             agents: map(pins, "AGENTS")?,
             agent_of_cgroup: map(pins, "AGENT_OF_CGROUP")?,
-            generation: map(pins, "GENERATION")?,
+            generation: map(pins, GENERATION)?,
             grace: Grace::open(pins)?,
             counters: map(pins, "COUNTERS")?,
             starts: map(pins, "STARTS")?,
@@ -283,7 +286,9 @@ impl Tables {
     pub fn set_agent(&mut self, id: u32, agent: Agent) -> Result<(), InstallError> {
         let before = self.agents.get(&id, 0).ok().map(|row| row.0.policy);
         let turn = turn_to_insert(&mut self.grace)?;
-        self.agents.insert(id, Row(agent), 0).map_err(in_map("AGENTS"))?;
+        self.change(&turn, |tables| {
+            tables.agents.insert(id, Row(agent), 0).map_err(in_map("AGENTS"))
+        })?;
         drop(turn);
         if self.agents.get(&id, 0).map_err(in_map("AGENTS"))?.0 != agent {
             return Err(InstallError::ReadBack { map: "AGENTS" });
@@ -302,8 +307,9 @@ impl Tables {
     }
 
     fn insert_cgroup(&mut self, turn: &Turn, cgroup: u64, id: u32) -> Result<(), InstallError> {
-        self.agent_of_cgroup.insert(cgroup, id, 0).map_err(in_map("AGENT_OF_CGROUP"))?;
-        self.next_generation(turn)
+        self.change(turn, |tables| {
+            tables.agent_of_cgroup.insert(cgroup, id, 0).map_err(in_map("AGENT_OF_CGROUP"))
+        })
     }
 
     /// The agent that a cgroup was bound to.
@@ -325,9 +331,10 @@ impl Tables {
         };
         // Until no program can hold what is freed here, nobody inserts.
         let turn = Turn::take().map_err(InstallError::Turn)?;
-        gone(self.agent_of_cgroup.remove(&cgroup)).map_err(in_map("AGENT_OF_CGROUP"))?;
-        self.next_generation(&turn)?;
-        gone(self.agents.remove(&id)).map_err(in_map("AGENTS"))?;
+        self.change(&turn, |tables| {
+            gone(tables.agent_of_cgroup.remove(&cgroup)).map_err(in_map("AGENT_OF_CGROUP"))?;
+            gone(tables.agents.remove(&id)).map_err(in_map("AGENTS"))
+        })?;
         gone(self.counters.remove(&id)).map_err(in_map("COUNTERS"))?;
         self.remove_leases(cgroup)?;
         // The last, because removing it waits as `Grace::wait` does.
@@ -371,11 +378,20 @@ impl Tables {
         Ok(())
     }
 
-    /// Tasks that were found to belong to no agent look again. Two that count at once would leave the tasks of
-    /// one of them believing what they knew.
-    fn next_generation(&mut self, _turn: &Turn) -> Result<(), InstallError> {
-        let generation = self.generation.get(&0, 0).map_err(in_map("GENERATION"))?;
-        self.generation.set(0, generation.wrapping_add(1), 0).map_err(in_map("GENERATION"))
+    /// Makes a change by which tasks of no agent may come to belong to one, or those of an agent to have another
+    /// policy: afterwards all look again. While it goes on, and where whoever makes it dies, what was remembered
+    /// of agents counts for nothing. Two that count at once would leave the tasks of one of them believing what
+    /// they knew.
+    fn change(
+        &mut self,
+        _turn: &Turn,
+        change: impl FnOnce(&mut Self) -> Result<(), InstallError>,
+    ) -> Result<(), InstallError> {
+        let (during, after) = next(self.generation.get(&0, 0).map_err(in_map(GENERATION))?);
+        self.generation.set(0, during, 0).map_err(in_map(GENERATION))?;
+        let changed = change(self);
+        self.generation.set(0, after, 0).map_err(in_map(GENERATION))?;
+        changed
     }
 
     /// Takes a policy that no agent has out again.
@@ -431,6 +447,13 @@ impl Tables {
             intervals: of(&self.intervals, |key| key.policy == policy),
         }
     }
+}
+
+/// What the generation is while a change is made, which is odd, and when it is made. One that finds it odd carries
+/// on for somebody who died.
+fn next(generation: u32) -> (u32, u32) {
+    let during = generation | 1;
+    (during, during.wrapping_add(1))
 }
 
 /// What is not there need not be removed.
@@ -494,4 +517,17 @@ pub fn new_ring(bytes: u32) -> Result<RingBuf<MapData>, InstallError> {
         RingBuf::try_from(Map::from_map_data(MapData::create(shape, "events", None)?)?)
     };
     ring().map_err(in_map("RINGS"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::next;
+
+    #[test]
+    fn the_generation_is_odd_while_a_change_is_made_and_another_one_afterwards() {
+        assert_eq!(next(0), (1, 2));
+        assert_eq!(next(6), (7, 8));
+        assert_eq!(next(7), (7, 8), "somebody died in between");
+        assert_eq!(next(u32::MAX - 1), (u32::MAX, 0));
+    }
 }

@@ -14,6 +14,7 @@ mod log;
 mod names;
 mod pin;
 mod podman;
+mod remembered;
 mod resolvers;
 mod rings;
 mod scope;
@@ -57,6 +58,7 @@ pub fn trials() -> Vec<Trial> {
         log::PROMISES,
         names::PROMISES,
         pin::PROMISES,
+        remembered::PROMISES,
         resolvers::PROMISES,
         rings::PROMISES,
         scope::PROMISES,
@@ -81,7 +83,7 @@ pub fn trials() -> Vec<Trial> {
 /// the tests' own.
 pub fn alone() -> Vec<Trial> {
     let own_machine = std::env::var_os(OWN_MACHINE).is_some();
-    let promises = bounds::ALONE.iter().chain(clock::PROMISES);
+    let promises = bounds::ALONE.iter().chain(remembered::ALONE).chain(clock::PROMISES);
     promises.map(|promise| trial(promise).with_ignored_flag(!own_machine)).collect()
 }
 
