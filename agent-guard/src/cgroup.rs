@@ -251,9 +251,19 @@ pub fn is_gone(path: &Path, id: u64) -> bool {
     }
 }
 
+/// The file by which a cgroup is frozen.
+const FREEZE: &str = "cgroup.freeze";
+
+/// Whether somebody lets nobody in the cgroup at `path` run on.
+pub fn is_frozen(path: &Path) -> Result<bool, CgroupError> {
+    let switch = path.join(FREEZE);
+    let state = fs::read_to_string(&switch).map_err(io_error("reading", &switch))?;
+    Ok(state.trim_end() == "1")
+}
+
 /// Lets nobody in the cgroup at `path` and below run on, or all of them again.
 pub fn freeze(path: &Path, frozen: bool) -> Result<(), CgroupError> {
-    let switch = path.join("cgroup.freeze");
+    let switch = path.join(FREEZE);
     fs::write(&switch, if frozen { "1" } else { "0" }).map_err(io_error("writing", &switch))
 }
 

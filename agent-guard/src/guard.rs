@@ -167,9 +167,9 @@ impl Guard {
     /// back is held.
     ///
     /// # Errors
-    /// The cgroup lies in an agent's, or the kernel refused.
+    /// The cgroup is or lies in an agent's, or the kernel refused.
     pub fn take_in(&self, cgroup: &Cgroup, mounts: &[Mount]) -> Result<Vec<FdLink>, TierError> {
-        for above in cgroup.above(mounts)? {
+        for above in [cgroup.id()].into_iter().chain(cgroup.above(mounts)?) {
             if let Some(agent) = self.tables.agent_of_cgroup(above)? {
                 return Err(TierError::Nested(agent));
             }

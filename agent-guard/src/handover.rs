@@ -162,9 +162,11 @@ impl Held {
     /// # Errors
     /// What the kernel said.
     pub fn write(&mut self, handover: &Handover) -> io::Result<()> {
+        // Cut last: of one that is not whole nobody believes that its agent has not started.
+        let bytes = serde_json::to_vec(handover)?;
         self.file.rewind()?;
-        self.file.set_len(0)?;
-        self.file.write_all(&serde_json::to_vec(handover)?)
+        self.file.write_all(&bytes)?;
+        self.file.set_len(bytes.len() as u64)
     }
 
     /// What was left for us; `None` where the guard died before it wrote anything.

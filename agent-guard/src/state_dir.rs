@@ -1,9 +1,9 @@
 //! `/run/agent-guard`: what guards tell each other. Gone after a boot, as all that is in the kernel.
 
 use std::{
-    fs::{DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -15,12 +15,22 @@ pub const PATH: &str = "/run/agent-guard";
 /// The file in it that is locked by whoever changes what all guards share.
 const TURN: &str = "lock";
 
-/// Makes the directory, for root alone.
+/// Who may do what with the directory: root everything, others reach what they know the name of, as the
+/// daemon's socket. All else in it is root's alone.
+const MODE: u32 = 0o711;
+
+/// Makes the directory.
 ///
 /// # Errors
 /// What the kernel said.
 pub fn create() -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(PATH)
+    let made = DirBuilder::new().mode(MODE).create(PATH);
+    match made {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => made?,
+    }
+    // Whatever the caller's mask is.
+    fs::set_permissions(PATH, Permissions::from_mode(MODE))
 }
 
 /// Opens a file in it, made where it is missing.

@@ -32,41 +32,42 @@ impl Tree {
     }
 
     /// Every cgroup that there is, from the root down. What comes after is told by [`Self::next`].
-    ///
-    /// # Errors
-    /// What the kernel said.
-    pub fn scan(&mut self) -> io::Result<Vec<PathBuf>> {
+    pub fn scan(&mut self) -> Vec<PathBuf> {
         let was_blind = self.blind.take().is_some();
         let mut found = Vec::new();
-        self.scan_below(self.mount.clone(), &mut found)?;
-        if let (false, Some(problem)) = (was_blind, &self.blind) {
-            tracing::error!("new cgroups are looked for every second, not waited for: {problem}");
+        self.scan_below(self.mount.clone(), &mut found);
+        if was_blind && self.blind.is_none() {
+            tracing::info!("every cgroup is watched again");
         }
-        Ok(found)
+        found
     }
 
-    /// Watched before it is read: what is made in between is found twice rather than not at all.
-    fn scan_below(&mut self, directory: PathBuf, found: &mut Vec<PathBuf>) -> io::Result<()> {
-        let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
-        match self.watch.add(&directory, WatchFlags::CREATE | WatchFlags::DELETE) {
-            Err(error) if gone(&error) => return Ok(()),
-            Err(error) => self.blind = Some(error.to_string()),
-            Ok(()) => {}
-        }
-        let entries = match fs::read_dir(&directory) {
-            Err(error) if gone(&error) => return Ok(()),
-            entries => entries?,
-        };
-        found.push(directory);
-        for entry in entries {
-            match entry {
-                Ok(entry) if entry.file_type()?.is_dir() => self.scan_below(entry.path(), found)?,
-                Ok(_) => {}
-                Err(error) if gone(&error) => {}
-                Err(error) => return Err(error),
+    /// Watched before it is read: what is made in between is found twice rather than not at all. What can not be
+    /// read or watched, such as a path that is too long, is left out and looked at again and again.
+    fn scan_below(&mut self, directory: PathBuf, found: &mut Vec<PathBuf>) {
+        let watched = self.watch.add(&directory, WatchFlags::CREATE | WatchFlags::DELETE);
+        let below = watched.and_then(|()| directories(&directory)).or_else(|error| {
+            if error.kind() == io::ErrorKind::NotFound {
+                return Err(());
             }
+            self.go_blind(&directory, &error);
+            directories(&directory).map_err(drop)
+        });
+        let Ok(below) = below else { return };
+        found.push(directory);
+        for directory in below {
+            self.scan_below(directory, found);
         }
-        Ok(())
+    }
+
+    fn go_blind(&mut self, directory: &Path, error: &io::Error) {
+        if self.blind.is_none() {
+            tracing::error!(
+                "new cgroups are looked for every second, not waited for: {}: {error}",
+                directory.display()
+            );
+        }
+        self.blind = Some(error.to_string());
     }
 
     /// Waits for cgroups that are made and removed. Those below one that was made come with it.
@@ -85,11 +86,23 @@ impl Tree {
                 }
             };
             let mut found = Vec::new();
-            self.scan_below(from, &mut found)?;
+            self.scan_below(from, &mut found);
             changes.extend(found.into_iter().map(Change::There));
         }
         Ok(changes)
     }
+}
+
+/// The directories in one.
+fn directories(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut below = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            below.push(entry.path());
+        }
+    }
+    Ok(below)
 }
 
 /// The path of a cgroup from the root of the tree that is mounted at `mount`, as selectors have it.
@@ -108,7 +121,7 @@ mod tests {
         let path = |name: &str| root.path().join(name);
         fs::create_dir_all(path("a/b")).unwrap();
         let mut tree = Tree::open(root.path()).unwrap();
-        let found = tree.scan().unwrap();
+        let found = tree.scan();
         assert_eq!(found, [root.path().to_owned(), path("a"), path("a/b")]);
         assert_eq!(name(root.path(), &path("a/b")), "/a/b");
         assert_eq!(name(root.path(), root.path()), "/");
@@ -116,6 +129,7 @@ mod tests {
         fs::create_dir_all(path("a/b/c/d")).unwrap();
         let changes = tree.next().await.unwrap();
         assert_eq!(changes, [Change::There(path("a/b/c")), Change::There(path("a/b/c/d"))]);
+        assert!(!tree.is_blind());
         fs::remove_dir(path("a/b/c/d")).unwrap();
         assert_eq!(tree.next().await.unwrap(), [Change::Gone(path("a/b/c/d"))]);
     }

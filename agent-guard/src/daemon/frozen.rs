@@ -20,22 +20,30 @@ pub struct Frozen {
 }
 
 impl Frozen {
-    /// Lets nobody in the cgroup at `path` run on.
+    /// Lets nobody in the cgroup at `path` run on; `None` where somebody else has seen to that.
     ///
     /// # Errors
     /// What the kernel said.
-    pub fn hold(path: &Path) -> anyhow::Result<Self> {
+    pub fn hold(path: &Path) -> anyhow::Result<Option<Self>> {
+        if cgroup::is_frozen(path)? {
+            return Ok(None);
+        }
         let id = fs::metadata(path)?.ino();
         let (_, note) = state_dir::open(&format!("{NOTE}{id}"))?;
         fs::write(&note, path.as_os_str().as_bytes())?;
         let held = Self { cgroup: path.to_owned(), note };
         match cgroup::freeze(path, true) {
-            Ok(()) => Ok(held),
+            Ok(()) => Ok(Some(held)),
             Err(error) => {
                 fs::remove_file(held.note)?;
                 Err(error.into())
             }
         }
+    }
+
+    /// The cgroup.
+    pub fn cgroup(&self) -> &Path {
+        &self.cgroup
     }
 
     /// Lets everybody in it run on.
@@ -47,14 +55,6 @@ impl Frozen {
             cgroup::freeze(&self.cgroup, false)?;
         }
         Ok(fs::remove_file(self.note)?)
-    }
-
-    /// Leaves it as it is, for a person to decide.
-    ///
-    /// # Errors
-    /// The note can not be removed.
-    pub fn leave(self) -> io::Result<()> {
-        fs::remove_file(self.note)
     }
 
     /// What a daemon has left that died.

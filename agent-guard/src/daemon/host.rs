@@ -1,10 +1,8 @@
 //! The workloads of this host: which are there, which policy each is to be under, and putting them there.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    fs, io,
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use agent_guard_common::limits::RING_BYTES;
@@ -13,11 +11,13 @@ use aya::{
     maps::{MapData, RingBuf},
     programs::links::FdLink,
 };
+use clap::ValueEnum as _;
 use tokio::{sync::mpsc, task::spawn_local};
 
 use super::{
     config::Config,
     frozen::Frozen,
+    kept,
     policies::{Choice, Loaded, Policies},
     processes,
     stream::Stream,
@@ -35,9 +35,9 @@ use crate::{
         counters::{HookCounts, Skips},
         tables,
     },
+    lack::Lack,
     mounts::{self, Mount},
     policy::Policy,
-    state_dir,
     workload::{Terms, Workload, compile},
 };
 
@@ -45,6 +45,7 @@ use crate::{
 pub struct Host {
     config: Config,
     guard: Guard,
+    bindings: Bindings,
     /// Where the canary goes.
     home: Cgroup,
     mounts: Vec<Mount>,
@@ -56,6 +57,12 @@ pub struct Host {
     guarded: BTreeMap<PathBuf, Guarded>,
     /// Cgroups that a policy is for, and why they are not under it.
     refused: BTreeMap<PathBuf, String>,
+    /// Cgroups that another daemon has left and that could not be taken over, and why.
+    left_alone: BTreeMap<PathBuf, String>,
+    /// Cgroups in which nobody runs on because nothing could be put in force.
+    stopped: BTreeSet<PathBuf>,
+    /// What was frozen here, for however long.
+    frozen: BTreeMap<PathBuf, Frozen>,
     by_agent: HashMap<u32, PathBuf>,
     /// Events that belong to nobody.
     strays: u64,
@@ -81,13 +88,12 @@ enum Conflict {
     Problem(String),
 }
 
-/// Whether a cgroup was there before the daemon looked, or has just been made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Arrival {
-    /// It was there.
-    Found,
-    /// It has just been made: who is in it can wait.
-    Made,
+impl Guarded {
+    /// Whether it is under this policy, as it is.
+    fn is_under(&self, loaded: &Loaded) -> bool {
+        let in_force = &self.workload.handover.policy;
+        *loaded.policy.name == *in_force.name() && loaded.policy.revision == in_force.revision()
+    }
 }
 
 impl Host {
@@ -111,9 +117,11 @@ impl Host {
                 return Err(error.into());
             }
         };
+        let bindings = Bindings::open(guard.pins(), &tree)?;
         Ok(Self {
             config,
             guard,
+            bindings,
             home,
             mounts,
             tree,
@@ -121,6 +129,9 @@ impl Host {
             lookups,
             guarded: BTreeMap::new(),
             refused: BTreeMap::new(),
+            left_alone: BTreeMap::new(),
+            stopped: BTreeSet::new(),
+            frozen: BTreeMap::new(),
             by_agent: HashMap::new(),
             strays: 0,
         })
@@ -133,11 +144,17 @@ impl Host {
     pub async fn adopt(&mut self, policies: &Policies) -> anyhow::Result<RingBuf<MapData>> {
         let mut ring = None;
         for held in handover::abandoned(Keeper::Daemon).context("looking for abandoned agents")? {
+            super::alive();
+            let path = held.read().ok().flatten().map(|handover| handover.cgroup);
             let id = held.id.clone();
             if let Err(error) = self.adopt_one(held, policies, &mut ring).await {
-                tracing::error!(
-                    "{id} could not be taken over, and stays confined as it is: {error:#}"
+                let problem = format!(
+                    "it stays confined as a daemon left it, and nobody reads its events: {error:#}; end it, and start it again"
                 );
+                tracing::error!("{id}: {problem}");
+                if let Some(path) = path {
+                    self.left_alone.insert(path, problem);
+                }
             }
         }
         match ring {
@@ -156,16 +173,18 @@ impl Host {
             return held.finish().context("removing the handover");
         };
         let agent = handover.agent_id;
+        if cgroup::is_gone(&handover.cgroup, handover.cgroup_id) {
+            if handover.programs == self.guard.programs() {
+                self.guard.let_go(handover.cgroup_id, agent)?;
+            }
+            return held.finish().context("removing the handover");
+        }
         anyhow::ensure!(
             handover.programs == self.guard.programs(),
-            "it is under the programs {}, and the daemon's are {}: end it, and start it again",
+            "it is under the programs {}, and the daemon's are {}",
             handover.programs,
             self.guard.programs()
         );
-        if cgroup::is_gone(&handover.cgroup, handover.cgroup_id) {
-            self.guard.let_go(handover.cgroup_id, agent)?;
-            return held.finish().context("removing the handover");
-        }
         match ring {
             Some(ring) => self.guard.tables.set_ring(agent, ring)?,
             None => *ring = Some(self.guard.tables.ring(agent)?),
@@ -176,11 +195,10 @@ impl Host {
         let loaded = match policies.get(name) {
             _ if stands_in => Some(Loaded::stand_in()),
             Some(loaded) => Some(loaded.clone()),
-            None => kept(name),
+            None => kept::get(name),
         };
-        let Loaded { policy, file } =
-            loaded.context("neither its policy nor the copy of it is there")?;
-        let terms = self.terms(handover.agent.clone(), policy.as_ref().clone(), &file);
+        let loaded = loaded.context("neither its policy nor the copy of it is there")?;
+        let terms = self.terms(handover.agent.clone(), &loaded);
         let compiled = compile::as_loaded(&terms.policy, &self.mounts)?;
         let (guard, mounts) = (&mut self.guard, &self.mounts);
         let links = guard.taken_in(handover.cgroup_id)?;
@@ -195,102 +213,234 @@ impl Host {
         Ok(())
     }
 
-    fn terms(&self, agent: String, policy: Policy, file: &Path) -> Terms {
+    fn terms(&self, agent: String, loaded: &Loaded) -> Terms {
+        let lacks = self.config.allow_degraded.iter().map(|lack| lack.0);
         Terms {
             agent,
-            policy,
-            policy_file: file.display().to_string(),
-            allow_degraded: self.config.allow_degraded.iter().map(|lack| lack.0).collect(),
+            policy: loaded.policy.as_ref().clone(),
+            policy_file: loaded.file.display().to_string(),
+            // What allows nothing is the best that there is on every tier.
+            allow_degraded: match *loaded.policy.name == *Policy::NOTHING {
+                true => Lack::value_variants().to_vec(),
+                false => lacks.collect(),
+            },
             tell_allowed: self.stream.takes_all(),
             dns_upstreams: self.config.dns.upstreams.clone(),
             dns_internal: self.config.dns.internal.clone(),
         }
     }
 
-    /// Puts the cgroup at `path` under the policy that is for it, if one is. Where that can not be, nothing is
-    /// allowed to who is in it; and where not even that can be, nobody in it runs on.
+    /// Fails where `policy` could not be put in force for anybody here.
+    ///
+    /// # Errors
+    /// Why.
+    pub fn admit(&self, loaded: &Loaded) -> anyhow::Result<()> {
+        let terms = self.terms(String::new(), loaded);
+        terms.lacks(self.guard.tier).map_err(anyhow::Error::msg)?;
+        compile::as_loaded(&terms.policy, &self.mounts).map(drop)
+    }
+
+    /// Lets who is in a new cgroup wait, if a policy is for it.
+    pub fn hold(&self, path: &Path, policies: &Policies) -> Option<Frozen> {
+        let name = self.name(path);
+        let is_new = !self.guarded.contains_key(path) && !path.starts_with(self.home.path());
+        if !is_new || policies.choose(&Identity::of(&name)) == Choice::None {
+            return None;
+        }
+        if !matches!(self.conflict(path, None), Conflict::None) {
+            return None;
+        }
+        Frozen::hold(path).unwrap_or_else(|error| {
+            tracing::debug!("{} can not wait: {error:#}", path.display());
+            None
+        })
+    }
+
+    /// Puts the cgroup at `path` under the policy that is for it, if one is, and lets go on who was `held` for that.
+    /// Where it can not be, nothing is allowed to who is in it; and where not even that can be, nobody in it runs on.
     pub async fn arrive(
         &mut self,
         path: &Path,
-        arrival: Arrival,
+        held: Option<Frozen>,
         policies: &Policies,
         ring: &RingBuf<MapData>,
     ) {
-        if path.starts_with(self.home.path()) {
-            return;
+        if let Some(held) = held.or_else(|| self.frozen.remove(path)) {
+            self.frozen.insert(path.to_owned(), held);
         }
-        let name = self.name(path);
-        let chosen = match policies.choose(&Identity::of(&name)) {
-            Choice::None => {
+        match self.settle(path, policies, ring).await {
+            Ok(()) => {
                 self.refused.remove(path);
-                return;
             }
-            Choice::Several(names) => Err(format!(
-                "the policies {} are all for it, so nothing is allowed; let one selector cover it",
-                names.join(", ")
-            )),
-            Choice::One(policy) => policies.get(policy).ok_or_else(String::new),
-        };
-        if let Some(guarded) = self.guarded.get(path) {
-            if let (true, Ok(loaded)) = (guarded.stands_in, chosen) {
-                self.relieve(path, loaded).await;
-            }
-            return;
+            Err(problem) => self.refuse(path, problem),
         }
-        match self.conflict(path, chosen.as_ref().ok().copied()) {
-            Conflict::None => {}
-            Conflict::Covered => return,
-            Conflict::Problem(problem) => return self.refuse(path, problem),
-        }
-        let mut frozen = match arrival {
-            Arrival::Made => Frozen::hold(path)
-                .inspect_err(|error| tracing::debug!("{} can not wait: {error:#}", path.display()))
-                .ok(),
-            Arrival::Found => None,
-        };
-        let put = match chosen {
-            Ok(loaded) => self.put_under(path, &name, loaded, ring).await,
-            Err(problem) => Err(anyhow::Error::msg(problem)),
-        };
-        self.refused.remove(path);
-        if let Err(error) = put
-            && path.exists()
-        {
-            let problem = format!("{error:#}");
-            tracing::error!(
-                "{} is not under its policy, and nothing is allowed to it: {problem}",
-                path.display()
-            );
-            match self.put_under(path, &name, &Loaded::stand_in(), ring).await {
-                Ok(()) => {
-                    if let Some(guarded) = self.guarded.get_mut(path) {
-                        (guarded.stands_in, guarded.problem) = (true, Some(problem));
-                    }
-                }
-                Err(_) if !path.exists() => {}
-                Err(error) => {
-                    let stopped = cgroup::freeze(path, true);
-                    if let Some(Err(error)) = frozen.take().map(Frozen::leave) {
-                        tracing::error!("{error}");
-                    }
-                    let what = if stopped.is_ok() { "it is frozen" } else { "it runs unguarded" };
-                    self.refuse(path, format!("{what}, for not even nothing could be allowed to it: {error:#}; {problem}"));
-                }
-            }
-        }
-        if let Some(Err(error)) = frozen.map(Frozen::release) {
+        let stays = self.refused.contains_key(path) && self.stopped.contains(path);
+        if !stays && let Some(Err(error)) = self.frozen.remove(path).map(Frozen::release) {
             tracing::error!("{} can not be thawed: {error:#}", path.display());
         }
     }
 
-    /// Puts a workload to which nothing was allowed under its policy.
-    async fn relieve(&mut self, path: &Path, loaded: &Loaded) {
-        let Some(mut guarded) = self.guarded.remove(path) else { return };
-        match self.renew_one(&mut guarded, loaded).await {
-            Ok(()) => (guarded.stands_in, guarded.problem) = (false, None),
-            Err(error) => guarded.problem = Some(format!("{error:#}")),
+    /// As [`Self::arrive`], without what was held for it. What comes back is why it is not under guard.
+    async fn settle(
+        &mut self,
+        path: &Path,
+        policies: &Policies,
+        ring: &RingBuf<MapData>,
+    ) -> Result<(), String> {
+        self.stopped.remove(path);
+        if path.starts_with(self.home.path()) {
+            return Ok(());
+        }
+        if let Some(guarded) = self.guarded.get(path) {
+            if !cgroup::is_gone(path, guarded.workload.handover.cgroup_id) {
+                return Ok(());
+            }
+            // Another one has its name.
+            self.leave(path);
+        }
+        let name = self.name(path);
+        let chosen = match policies.choose(&Identity::of(&name)) {
+            Choice::None => return Ok(()),
+            Choice::Several(names) => Err(format!(
+                "the policies {} are all for it, so nothing is allowed; let one selector cover it",
+                names.join(", ")
+            )),
+            Choice::One(policy) => policies.get(policy).ok_or_else(|| policy.to_owned()),
+        };
+        match self.conflict(path, chosen.as_ref().ok().copied()) {
+            Conflict::None => {}
+            Conflict::Covered => return Ok(()),
+            Conflict::Problem(problem) => return Err(problem),
+        }
+        let put = match chosen {
+            Ok(loaded) => self.put_under(path, &name, loaded, ring).await,
+            Err(problem) => Err(anyhow::Error::msg(problem)),
+        };
+        let Err(error) = put else { return Ok(()) };
+        if !path.exists() {
+            return Ok(());
+        }
+        let problem = format!("{error:#}");
+        tracing::error!(
+            "{} is not under its policy, and nothing is allowed to it: {problem}",
+            shown(&name)
+        );
+        match self.put_under(path, &name, &Loaded::stand_in(), ring).await {
+            Ok(()) => {
+                if let Some(guarded) = self.guarded.get_mut(path) {
+                    (guarded.stands_in, guarded.problem) = (true, Some(problem));
+                }
+                Ok(())
+            }
+            Err(_) if !path.exists() => Ok(()),
+            Err(error) => {
+                if let Ok(Some(frozen)) = Frozen::hold(path) {
+                    self.frozen.insert(path.to_owned(), frozen);
+                }
+                self.stopped.insert(path.to_owned());
+                let is_frozen = cgroup::is_frozen(path).unwrap_or(false);
+                let what = if is_frozen { "it is frozen" } else { "it runs unguarded" };
+                Err(format!(
+                    "{what}, for not even nothing could be allowed to it: {error:#}; {problem}"
+                ))
+            }
+        }
+    }
+
+    /// Lets go on what a daemon has left frozen that died, but for what is not under guard now.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn thaw_left(&mut self) -> anyhow::Result<()> {
+        for left in Frozen::left().context("looking for cgroups that wait")? {
+            match self.stopped.contains(left.cgroup()) {
+                true => drop(self.frozen.insert(left.cgroup().to_owned(), left)),
+                false => left.release().context("letting a cgroup go on that was left frozen")?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Tries again what could not be put under its policy.
+    pub async fn retry(&mut self, policies: &Policies, ring: &RingBuf<MapData>) {
+        for path in self.refused.keys().cloned().collect::<Vec<_>>() {
+            match path.exists() {
+                true => self.arrive(&path, None, policies, ring).await,
+                false => self.leave(&path),
+            }
+        }
+        let standing_in = self.guarded.iter().filter(|(_, guarded)| guarded.stands_in);
+        for path in standing_in.map(|(path, _)| path.clone()).collect::<Vec<_>>() {
+            self.review(&path, policies).await;
+        }
+    }
+
+    /// How many workloads are not under their policy.
+    pub fn troubled(&self) -> usize {
+        self.refused.len() + self.guarded.values().filter(|guarded| guarded.stands_in).count()
+    }
+
+    /// Puts every workload under the policy that is for it now, and says for how many that failed.
+    pub async fn reconcile(&mut self, policies: &Policies) -> usize {
+        for (name, loaded) in policies.all() {
+            if let Err(error) = kept::keep(loaded) {
+                tracing::error!("no copy of the policy {name} could be kept: {error}");
+            }
+        }
+        let mut failed = 0;
+        for path in self.guarded.keys().cloned().collect::<Vec<_>>() {
+            super::alive();
+            failed += usize::from(!self.review(&path, policies).await);
+        }
+        failed
+    }
+
+    /// Puts a workload under the policy that is for it now. False where that failed.
+    async fn review(&mut self, path: &Path, policies: &Policies) -> bool {
+        let Some(mut guarded) = self.guarded.remove(path) else { return true };
+        let name = self.name(path);
+        let before = guarded.problem.take();
+        let holding = guarded.workload.handover.policy.name().to_owned();
+        let holds = match guarded.stands_in {
+            true => "nothing is allowed".to_owned(),
+            false => format!("policy {holding} stays in force as it was"),
+        };
+        let mut is_done = true;
+        guarded.problem = match policies.choose(&Identity::of(&name)) {
+            Choice::None => Some(format!("no policy is for it any more; {holds}")),
+            Choice::Several(names) => Some(format!(
+                "the policies {} are all for it; {holds}; let one selector cover it",
+                names.join(", ")
+            )),
+            Choice::One(chosen) => match policies.get(chosen) {
+                Some(loaded) if !guarded.is_under(loaded) => {
+                    let renewed = self.renew(&mut guarded, loaded).await;
+                    is_done = renewed.is_ok();
+                    guarded.stands_in &= !is_done;
+                    renewed.err().map(|error| {
+                        format!("policy {chosen} could not be put in force, and {holds}: {error:#}")
+                    })
+                }
+                _ => None,
+            },
+        };
+        if let Some(problem) = &guarded.problem
+            && guarded.problem != before
+        {
+            tracing::error!("{}: {problem}", shown(&name));
         }
         self.guarded.insert(path.to_owned(), guarded);
+        is_done
+    }
+
+    async fn renew(&mut self, guarded: &mut Guarded, loaded: &Loaded) -> anyhow::Result<()> {
+        let Guarded { workload, held, .. } = guarded;
+        let terms = self.terms(workload.terms.agent.clone(), loaded);
+        let compiled = compile::as_loaded(&terms.policy, &self.mounts)?;
+        let renewed = workload.set_policy(terms, &mut self.guard, compiled).await;
+        forward(&self.lookups, workload);
+        held.write(&workload.handover).context("writing the handover")?;
+        renewed
     }
 
     /// What stands against putting the cgroup at `path` under a policy of its own.
@@ -300,28 +450,35 @@ impl Host {
                 "the daemon itself is in it; select something below".to_owned(),
             );
         }
+        if let Some(problem) = self.left_alone.get(path) {
+            return Conflict::Problem(problem.clone());
+        }
         if let Some(outer) = self.outer(path) {
             let holding = outer.workload.handover.policy.name();
             // Under the same policy it is part of that workload.
-            if loaded.is_some_and(|loaded| loaded.policy.name.to_string() == holding) {
+            if loaded.is_some_and(|loaded| *loaded.policy.name == *holding) {
                 return Conflict::Covered;
             }
             return Conflict::Problem(format!(
                 "it lies in a workload under policy {holding}, which holds for it, and no other does"
             ));
         }
+        // Where that can not be told it is found out when it is put under a policy.
+        if self.bindings.is_in_agent(&self.name(path)).unwrap_or(false) {
+            return Conflict::Problem("another guard looks after it".to_owned());
+        }
         match self.inner(path) {
             None => Conflict::None,
             Some(inner) => Conflict::Problem(format!(
-                "{} in it is under guard by itself; end that first",
-                inner.display()
+                "{} in it is under guard by itself, and what is around that is not, until it ends",
+                shown(&self.name(inner))
             )),
         }
     }
 
     fn refuse(&mut self, path: &Path, problem: String) {
         if self.refused.get(path) != Some(&problem) {
-            tracing::error!("{} is not under guard: {problem}", path.display());
+            tracing::error!("{} is not under guard: {problem}", shown(&self.name(path)));
         }
         self.refused.insert(path.to_owned(), problem);
     }
@@ -344,17 +501,10 @@ impl Host {
         loaded: &Loaded,
         ring: &RingBuf<MapData>,
     ) -> anyhow::Result<()> {
-        let policy = loaded.policy.as_ref().clone();
-        if loaded.file.is_absolute() {
-            keep(&policy.name.to_string(), &loaded.file).context("keeping a copy of the policy")?;
-        }
         let cgroup = Cgroup::existing(path, &self.mounts)?;
-        if let Some(agent) = self.guard.tables.agent_of_cgroup(cgroup.id())? {
-            anyhow::bail!("another guard looks after it (agent {agent})");
-        }
         let mut held =
             Held::create(&format!("daemon-{}", cgroup.id())).context("making the handover")?;
-        match self.guard_it(&cgroup, name, policy, &loaded.file, ring, &mut held).await {
+        match self.guard_it(&cgroup, name, loaded, ring, &mut held).await {
             Ok((workload, links)) => {
                 self.by_agent.insert(workload.handover.agent_id, path.to_owned());
                 let guarded = Guarded { workload, held, problem: None, stands_in: false, links };
@@ -372,13 +522,12 @@ impl Host {
         &mut self,
         cgroup: &Cgroup,
         name: &str,
-        policy: Policy,
-        file: &Path,
+        loaded: &Loaded,
         ring: &RingBuf<MapData>,
         held: &mut Held,
     ) -> anyhow::Result<(Workload<Stream>, Vec<FdLink>)> {
-        let compiled = compile::as_loaded(&policy, &self.mounts)?;
-        let terms = self.terms(agent_name(name), policy, file);
+        let compiled = compile::as_loaded(&loaded.policy, &self.mounts)?;
+        let terms = self.terms(agent_name(name), loaded);
         let links = self.guard.take_in(cgroup, &self.mounts)?;
         let (guard, mounts) = (&mut self.guard, &self.mounts);
         let prepared =
@@ -409,9 +558,20 @@ impl Host {
         Ok((workload, links))
     }
 
+    /// Whether a workload is known by this path whose cgroup is gone.
+    pub fn has_left(&self, path: &Path) -> bool {
+        let guarded = self.guarded.get(path);
+        guarded.is_some_and(|guarded| cgroup::is_gone(path, guarded.workload.handover.cgroup_id))
+    }
+
     /// Forgets a cgroup that is gone.
     pub fn leave(&mut self, path: &Path) {
         self.refused.remove(path);
+        self.left_alone.remove(path);
+        self.stopped.remove(path);
+        if let Some(Err(error)) = self.frozen.remove(path).map(Frozen::release) {
+            tracing::debug!("{}: {error:#}", path.display());
+        }
         let Some(guarded) = self.guarded.remove(path) else { return };
         let Guarded { mut workload, held, .. } = guarded;
         let (agent, cgroup) = (workload.handover.agent_id, workload.handover.cgroup_id);
@@ -428,40 +588,11 @@ impl Host {
         }
     }
 
-    /// Puts every workload under `name` under the policy as it is now, and says of how many that failed.
-    pub async fn renew(&mut self, name: &str, policies: &Policies) -> usize {
-        let Some(loaded) = policies.get(name) else { return 0 };
-        if let Err(error) = keep(name, &loaded.file) {
-            tracing::error!("no copy of the policy {name} could be kept: {error}");
-        }
-        let mut failed = 0;
-        for path in self.under(name).map(|(path, _)| path.clone()).collect::<Vec<_>>() {
-            let Some(mut guarded) = self.guarded.remove(&path) else { continue };
-            let problem = self.renew_one(&mut guarded, loaded).await.err();
-            guarded.problem = problem.map(|error| {
-                failed += 1;
-                tracing::error!("{} stays under the policy as it was: {error:#}", path.display());
-                format!("the policy in force is not the one of today: {error:#}")
-            });
-            self.guarded.insert(path, guarded);
-        }
-        failed
-    }
-
-    async fn renew_one(&mut self, guarded: &mut Guarded, loaded: &Loaded) -> anyhow::Result<()> {
-        let Guarded { workload, held, .. } = guarded;
-        let policy = loaded.policy.as_ref().clone();
-        let terms = self.terms(workload.terms.agent.clone(), policy, &loaded.file);
-        let compiled = compile::as_loaded(&terms.policy, &self.mounts)?;
-        workload.set_policy(terms, &mut self.guard, compiled).await?;
-        forward(&self.lookups, workload);
-        held.write(&workload.handover).context("writing the handover")
-    }
-
     /// Compiles every policy anew, for mounts that have changed.
     pub fn follow_mounts(&mut self, mounts: Vec<Mount>) {
         self.mounts = mounts;
         for (path, guarded) in &mut self.guarded {
+            super::alive();
             if let Err(error) = guarded.workload.follow_mounts(&mut self.guard, &self.mounts) {
                 tracing::error!(
                     "the mounts changed, and the policy of {} could not be adapted; files on new mounts stay denied: {error:#}",
@@ -493,10 +624,8 @@ impl Host {
 
     /// What is looked for from time to time: cgroups that are gone, losses, expired leases.
     pub fn tick(&mut self) {
-        let gone = |(path, guarded): (&PathBuf, &Guarded)| {
-            cgroup::is_gone(path, guarded.workload.handover.cgroup_id).then(|| path.clone())
-        };
-        for path in self.guarded.iter().filter_map(gone).collect::<Vec<_>>() {
+        let gone = self.guarded.keys().filter(|path| self.has_left(path));
+        for path in gone.cloned().collect::<Vec<_>>() {
             self.leave(&path);
         }
         let skips = match self.guard.skips() {
@@ -581,7 +710,7 @@ impl Host {
         let refused = self.refused.iter().map(|(path, problem)| view::Agent {
             name: agent_name(&self.name(path)),
             cgroup: shown(&self.name(path)),
-            problem: Some(problem.clone()),
+            problem: Some(shown(problem)),
             ..view::Agent::default()
         });
         guarded.chain(refused).collect()
@@ -610,7 +739,7 @@ impl Host {
             revision: Some(handover.policy.revision().to_owned()),
             mode: Some(handover.mode.name().to_owned()),
             degraded: handover.degraded.clone(),
-            problem: problem.clone(),
+            problem: problem.as_deref().map(shown),
             decided: sum(|counts| counts.decided),
             denied: sum(|counts| counts.denied),
             lost: sum(|counts| counts.lost),
@@ -667,26 +796,3 @@ fn shown(text: &str) -> String {
 
 /// Digits of a container's id that its tools show.
 const SHORT_ID: usize = 12;
-
-/// Where the last good policies are kept, for a daemon that finds their files changed or gone.
-const KEPT: &str = "policies";
-
-fn kept_path(name: &str) -> PathBuf {
-    Path::new(state_dir::PATH).join(KEPT).join(format!("{name}.yaml"))
-}
-
-/// Keeps a copy of the policy in `file`.
-fn keep(name: &str, file: &Path) -> io::Result<()> {
-    let path = kept_path(name);
-    let directory = path.parent().unwrap_or(Path::new(state_dir::PATH));
-    fs::create_dir_all(directory)?;
-    let half = directory.join(format!(".{name}"));
-    fs::copy(file, &half)?;
-    fs::rename(half, path)
-}
-
-/// The copy of the policy that was in force last.
-fn kept(name: &str) -> Option<Loaded> {
-    let file = kept_path(name);
-    Some(Loaded { policy: Arc::new(Policy::load(&file).ok()?), file })
-}

@@ -6,6 +6,7 @@ mod cgroups;
 pub mod config;
 mod frozen;
 mod host;
+mod kept;
 mod policies;
 mod processes;
 mod stream;
@@ -16,9 +17,11 @@ use std::{
     fs::{self, File},
     io::{Seek, Write},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
+use agent_guard_common::{event::EventHeader, limits::RING_BYTES};
 use anyhow::{Context as _, bail};
 use aya::maps::{MapData, RingBuf};
 use rustix::fs::{FlockOperation, flock, inotify::WatchFlags};
@@ -27,7 +30,7 @@ use tokio::{
     io::{Interest, unix::AsyncFd},
     signal::unix::{SignalKind, signal},
     sync::mpsc,
-    time::{Instant, interval, sleep_until},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
 use self::{
@@ -35,8 +38,8 @@ use self::{
     cgroups::Tree,
     config::Config,
     frozen::Frozen,
-    host::{Arrival, Host},
-    policies::{Changes, Policies},
+    host::Host,
+    policies::{Changes, Loaded, Policies},
     stream::Stream,
     watch::{Change, Watch},
 };
@@ -49,6 +52,9 @@ use crate::{
 /// How often losses and cgroups that are gone are looked for.
 const TICK: Duration = Duration::from_secs(5);
 
+/// How much longer the start may take from each sign of life on, in microseconds.
+const START_USEC: u32 = 60_000_000;
+
 /// How often new cgroups are looked for while the kernel does not tell of them.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -60,6 +66,9 @@ const MAX_LOOKUPS: usize = 4_096;
 
 /// Requests that wait.
 const MAX_CALLS: usize = 64;
+
+/// Events that a full ring buffer holds at most: each has a header.
+const MOST_EVENTS: usize = RING_BYTES / size_of::<EventHeader>();
 
 /// Events that are taken before anything else is looked at.
 const MAX_EVENTS: usize = 4_096;
@@ -95,21 +104,21 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     policies
         .read(&config.policies)
         .with_context(|| format!("reading the policy directory {}", config.policies.display()))?;
+    policies.recall(kept::all());
     tell_problems(&policies);
 
     let (lookup_sender, mut lookups) = mpsc::channel(MAX_LOOKUPS);
     let mut host = Host::open(config.clone(), mounts, stream.clone(), lookup_sender)?;
     let ring = host.adopt(&policies).await?;
-    let mut daemon = Daemon { config, policies, host, ring: readable(ring)?, stream };
+    let mut daemon =
+        Daemon { config, policies, host, ring: readable(ring)?, stream, unproven: false };
     let mut tree = Tree::open(&mount).context("watching the cgroup tree")?;
-    for cgroup in tree.scan().context("reading the cgroup tree")? {
-        daemon.arrive(&cgroup, Arrival::Found).await;
+    daemon.host.reconcile(&daemon.policies).await;
+    for cgroup in tree.scan() {
+        daemon.arrive(&cgroup, None).await;
     }
-
     // Not before they are under guard.
-    for left in Frozen::left().context("looking for cgroups that wait")? {
-        left.release().context("letting a cgroup go on that a daemon left frozen")?;
-    }
+    daemon.host.thaw_left()?;
 
     let (calls, mut asked) = mpsc::channel(MAX_CALLS);
     let bindings = daemon.host.bindings()?;
@@ -122,6 +131,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let mounted = unsafe { AsyncFd::register_with_interest(mounted, Interest::PRIORITY) }?;
     let mut ticks = interval(sd_notify::watchdog_enabled().map_or(TICK, |due| TICK.min(due / 2)));
     let mut looks = interval(LOOK);
+    for timer in [&mut ticks, &mut looks] {
+        timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    }
     let mut settled: Option<Instant> = None;
     loop {
         let settle = async {
@@ -133,13 +145,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         tokio::select! {
             // Cgroups that are made are first: who is in them waits, or runs unguarded.
             biased;
-            changes = tree.next() => for change in changes.context("watching the cgroup tree")? {
-                match change {
-                    Change::There(path) => daemon.arrive(&path, Arrival::Made).await,
-                    Change::Gone(path) => daemon.leave(&path),
-                    Change::Unknown => {}
-                }
-            },
+            changes = tree.next() => {
+                daemon.follow(changes.context("watching the cgroup tree")?).await;
+            }
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => {
@@ -163,12 +171,15 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             }
             _ = ticks.tick() => {
                 daemon.host.tick();
-                tell_manager(&[NotifyState::Watchdog]);
+                daemon.host.retry(&daemon.policies, daemon.ring.get_ref()).await;
+                if daemon.unproven && let Err(error) = daemon.prove() {
+                    tracing::error!("{error:#}");
+                }
+                alive();
             }
             _ = looks.tick(), if tree.is_blind() => {
-                for cgroup in tree.scan().context("reading the cgroup tree")? {
-                    daemon.arrive(&cgroup, Arrival::Made).await;
-                }
+                let found = tree.scan().into_iter().map(Change::There);
+                daemon.follow(found.collect()).await;
             }
             Some((agent, told)) = lookups.recv() => daemon.host.lookup(agent, told),
             ready = daemon.ring.readable_mut() => {
@@ -210,6 +221,11 @@ fn claim() -> anyhow::Result<File> {
     Ok(file)
 }
 
+/// Tells systemd that the daemon gets on, and that it may take longer to start.
+fn alive() {
+    tell_manager(&[NotifyState::Watchdog, NotifyState::ExtendTimeoutUsec(START_USEC)]);
+}
+
 /// Says something to systemd, where that started the daemon.
 fn tell_manager(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
@@ -235,23 +251,46 @@ struct Daemon {
     host: Host,
     ring: AsyncFd<RingBuf<MapData>>,
     stream: Stream,
+    /// Whether the canary was not stopped when it was sent last.
+    unproven: bool,
 }
 
 impl Daemon {
-    async fn arrive(&mut self, cgroup: &Path, arrival: Arrival) {
-        self.host.arrive(cgroup, arrival, &self.policies, self.ring.get_ref()).await;
+    async fn arrive(&mut self, cgroup: &Path, held: Option<Frozen>) {
+        self.host.arrive(cgroup, held, &self.policies, self.ring.get_ref()).await;
     }
 
-    /// All that a workload has done is told before it is forgotten.
-    fn leave(&mut self, cgroup: &Path) {
-        self.take_events();
-        self.host.leave(cgroup);
+    /// Who is in cgroups that were made waits from here on, until it is the turn of each.
+    async fn follow(&mut self, changes: Vec<Change>) {
+        let hold = |change: Change| {
+            let held = match &change {
+                Change::There(path) => self.host.hold(path, &self.policies),
+                Change::Gone(_) | Change::Unknown => None,
+            };
+            (change, held)
+        };
+        for (change, held) in changes.into_iter().map(hold).collect::<Vec<_>>() {
+            match change {
+                Change::There(path) => self.arrive(&path, held).await,
+                Change::Gone(path) if self.host.has_left(&path) => {
+                    self.take_events();
+                    self.host.leave(&path);
+                }
+                Change::Gone(_) | Change::Unknown => {}
+            }
+        }
     }
 
+    /// All that was told by now: what a workload has done is told before it is forgotten. What others tell
+    /// meanwhile without an end waits.
     fn take_events(&mut self) {
         let ring = self.ring.get_mut();
-        while let Some(entry) = ring.next() {
+        let mut left = MOST_EVENTS;
+        while left > 0
+            && let Some(entry) = ring.next()
+        {
             self.host.event(&entry);
+            left -= 1;
         }
     }
 
@@ -266,23 +305,24 @@ impl Daemon {
             )
         })?;
         tell_problems(&self.policies);
+        if changed.is_empty() && removed.is_empty() {
+            return Ok(0);
+        }
         self.take_events();
-        let mut failed = 0;
-        for name in &changed {
-            failed += self.host.renew(name, &self.policies).await;
+        let troubled = self.host.troubled();
+        let failed = self.host.reconcile(&self.policies).await;
+        for cgroup in tree.scan() {
+            self.arrive(&cgroup, None).await;
         }
-        for name in removed.iter().filter(|name| self.host.count_under(name).0 > 0) {
-            tracing::warn!(
-                "the file of policy {name} is gone; who is under it stays so, and nobody else comes to be"
-            );
-        }
-        if !changed.is_empty() || !removed.is_empty() {
-            self.host.prove().context("the canary was not stopped after policies changed")?;
-            for cgroup in tree.scan().context("reading the cgroup tree")? {
-                self.arrive(&cgroup, Arrival::Found).await;
-            }
-        }
-        Ok(failed)
+        self.prove()?;
+        Ok(failed + self.host.troubled().saturating_sub(troubled))
+    }
+
+    /// Sends the canary, and remembers where it was not stopped.
+    fn prove(&mut self) -> anyhow::Result<()> {
+        let proven = self.host.prove();
+        self.unproven = proven.is_err();
+        proven.context("the canary was not stopped after policies changed")
     }
 
     async fn answer(&mut self, call: Call, tree: &mut Tree) {
@@ -335,6 +375,16 @@ impl Daemon {
             Some(loaded) => loaded.file.clone(),
             None => self.config.policies.join(format!("{name}.yaml")),
         };
+        if let Some((other, _)) =
+            self.policies.all().find(|(other, loaded)| loaded.file == file && *other != name)
+        {
+            bail!("{} holds the policy {other}; rename one of them", file.display());
+        }
+        let revision = policy.revision.clone();
+        let loaded = Loaded { policy: Arc::new(policy), file: file.clone(), text: text.into() };
+        self.host.admit(&loaded).with_context(|| {
+            format!("the policy {name} did not come into force, and what was before it stays")
+        })?;
         let before = match fs::read(&file) {
             Ok(before) => Some(before),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
@@ -348,7 +398,7 @@ impl Daemon {
         if failed == 0 && problem.is_none() {
             let agents = self.host.count_under(&name).1;
             let file = file.display().to_string();
-            return Ok(view::Loaded { name, revision: policy.revision, file, agents });
+            return Ok(view::Loaded { name, revision, file, agents });
         }
         let told =
             self.host.agents().into_iter().filter(|agent| agent.policy.as_ref() == Some(&name));

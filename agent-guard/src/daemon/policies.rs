@@ -10,7 +10,10 @@ use std::{
 
 use rustix::process::geteuid;
 
-use crate::{identity::Identity, policy::Policy};
+use crate::{
+    identity::Identity,
+    policy::{MAX_FILE_BYTES, Policy},
+};
 
 /// Bits of a file's mode by which others than its owner write it.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
@@ -22,12 +25,14 @@ pub struct Loaded {
     pub policy: Arc<Policy>,
     /// Its file.
     pub file: PathBuf,
+    /// What that held.
+    pub text: Arc<str>,
 }
 
 impl Loaded {
     /// What holds where a workload's policy can not: nothing is allowed.
     pub fn stand_in() -> Self {
-        Self { policy: Arc::new(Policy::nothing()), file: "built in".into() }
+        Self { policy: Arc::new(Policy::nothing()), file: "built in".into(), text: "".into() }
     }
 }
 
@@ -69,8 +74,8 @@ impl Policies {
         let mut bad = Vec::new();
         for file in files(directory)? {
             match load(&file) {
-                Ok(policy) => {
-                    let name = policy.name.to_string();
+                Ok(loaded) => {
+                    let name = loaded.policy.name.to_string();
                     let holder = now.get(&name).or_else(|| self.loaded.get(&name));
                     match holder.filter(|holder| holder.file != file && holder.file.exists()) {
                         Some(holder) => {
@@ -81,7 +86,7 @@ impl Policies {
                             );
                         }
                         None => {
-                            now.insert(name, Loaded { policy: Arc::new(policy), file });
+                            now.insert(name, loaded);
                         }
                     }
                 }
@@ -106,6 +111,16 @@ impl Policies {
         self.loaded = now;
         self.problems = problems;
         Ok(Changes { changed, removed })
+    }
+
+    /// Takes policies up that were in force before, where their files are bad now.
+    pub fn recall(&mut self, kept: Vec<Loaded>) {
+        for loaded in kept {
+            let name = loaded.policy.name.to_string();
+            if self.problems.contains_key(&loaded.file) && !self.loaded.contains_key(&name) {
+                self.loaded.insert(name, loaded);
+            }
+        }
     }
 
     /// The policy of this name.
@@ -137,12 +152,18 @@ impl Policies {
 }
 
 /// The policy in `file`, or what is wrong with it.
-fn load(file: &Path) -> Result<Policy, String> {
+fn load(file: &Path) -> Result<Loaded, String> {
     trusted(file).map_err(|error| error.to_string())?;
-    let policy = Policy::load(file).map_err(|error| format!("{:?}", miette::Report::new(error)))?;
+    let length = fs::metadata(file).map_err(|error| error.to_string())?.len();
+    if length > MAX_FILE_BYTES as u64 {
+        return Err(format!("it has {length} bytes, where a policy has at most {MAX_FILE_BYTES}"));
+    }
+    let text = fs::read_to_string(file).map_err(|error| error.to_string())?;
+    let policy = Policy::parse(&file.display().to_string(), &text)
+        .map_err(|error| format!("{:?}", miette::Report::new(error)))?;
     match policy.name.to_string() == Policy::NOTHING {
         true => Err(format!("the name `{}` is the daemon's own; take another", Policy::NOTHING)),
-        false => Ok(policy),
+        false => Ok(Loaded { policy: Arc::new(policy), file: file.to_owned(), text: text.into() }),
     }
 }
 
@@ -250,6 +271,26 @@ mod tests {
         directory.write("a.yaml", "a", "{mode: enforce}");
         assert_eq!(directory.read(), (names(&["a"]), names(&[])));
         assert!(directory.policies.problems().is_empty());
+    }
+
+    #[test]
+    fn after_a_start_what_was_good_before_holds_in_place_of_a_bad_file() {
+        let mut directory = Directory::new();
+        directory.write("a.yaml", "a", "{mode: audit}");
+        directory.write("b.yaml", "b", "{}");
+        directory.read();
+        let kept: Vec<Loaded> =
+            directory.policies.all().map(|(_, loaded)| loaded.clone()).collect();
+        directory.put("a.yaml", "nothing");
+        fs::remove_file(directory.directory.path().join("b.yaml")).unwrap();
+        directory.policies = Policies::default();
+        directory.read();
+        directory.policies.recall(kept);
+        assert_eq!(directory.policies.get("a").unwrap().policy.mode, crate::policy::Mode::Audit);
+        assert!(directory.policies.get("b").is_none(), "its file is gone");
+        // It stays so until the file is good.
+        assert_eq!(directory.read(), (names(&[]), names(&[])));
+        assert!(directory.policies.get("a").is_some());
     }
 
     #[test]

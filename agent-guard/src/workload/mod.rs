@@ -62,7 +62,9 @@ impl Terms {
         let problems: Vec<String> = lacks.iter().map(|lack| lack.problem(tier)).collect();
         let names: Vec<&str> = lacks.iter().map(|lack| lack.name()).collect();
         let (problems, names) = (problems.join("\n"), names.join(","));
-        Err(format!("{problems}\n`--allow-degraded {names}` runs without it all the same"))
+        Err(format!(
+            "{problems}\n`--allow-degraded {names}`, or `allow_degraded` in the daemon's configuration, goes without it all the same"
+        ))
     }
 
     fn policy_name(&self) -> PolicyName {
@@ -209,7 +211,8 @@ impl<O: Output> Workload<O> {
     /// Swaps the policy of `terms` in, which `compiled` is made of, whole.
     ///
     /// # Errors
-    /// As for [`Self::prepare`]. The policy in force stays.
+    /// As for [`Self::prepare`], and then the policy in force stays; or what host names have opened under it could
+    /// not be taken away.
     pub async fn set_policy(
         &mut self,
         terms: Terms,
@@ -219,11 +222,21 @@ impl<O: Output> Workload<O> {
         let Handover { agent_id, cgroup_id, .. } = self.handover;
         let Draft { row, plan, rules, pins, degraded } =
             Draft::write(&terms, guard, cgroup_id, compiled).await?;
-        // A proxy that is not started answers nobody; one of the old policy would open what that allowed.
+        // Nobody is sent to it before the agent's row says so.
+        let start = || {
+            let proxy = plan.map(|plan| plan.start(guard.pins(), cgroup_id)).transpose()?;
+            guard.tables.set_agent(agent_id, row)?;
+            anyhow::Ok(proxy)
+        };
+        let proxy = match start() {
+            Ok(proxy) => proxy,
+            Err(error) => {
+                guard.tables.remove_policy(row.policy);
+                return Err(error);
+            }
+        };
+        // What it is under from here on is known to everybody, whatever fails below.
         self.end_lookups();
-        guard.tables.set_agent(agent_id, row)?;
-        guard.tables.remove_leases(cgroup_id)?;
-        let proxy = plan.map(|plan| plan.start(guard.pins(), cgroup_id)).transpose()?;
         let before = std::mem::replace(&mut self.row, row).policy;
         let replaces = self.handover.policy.revision().to_owned();
         self.handover.mode = terms.policy.mode;
@@ -240,7 +253,8 @@ impl<O: Output> Workload<O> {
         if !self.handover.degraded.is_empty() {
             self.reporter.notice(Notice::Degraded);
         }
-        Ok(())
+        // What the old policy's names have opened.
+        Ok(guard.tables.remove_leases(cgroup_id)?)
     }
 
     /// Puts whoever is in the cgroup, and comes to be, under the agent, and tells of it.

@@ -21,6 +21,10 @@ use crate::{
 pub const PROMISES: &[Behaviour] = &[
     ("a workload that a policy selects is under it while its cgroup is there", selected),
     ("a policy that is changed holds for who runs, and one that is none changes nothing", reloaded),
+    (
+        "a policy that is for others now takes nobody along, and gives way to one that is",
+        reselected,
+    ),
     ("a policy is loaded over the control socket whole, or not at all", loaded),
     ("a daemon that is killed changes no verdict, and the next takes its workloads over", killed),
     (
@@ -104,13 +108,14 @@ fn reloaded() {
     assert_eq!(open_secret(&daemon, &scratch, "/coding").end, End::Done);
 
     // Who runs already is under the new one.
-    let running = {
-        let command = actor(&scratch, &["keep-trying", "{root}/secret/key"]);
-        let mut child = daemon.inside("/coding", &command).stdout(Stdio::piped()).spawn().unwrap();
-        let said = Reader::of(child.stdout.take().unwrap());
-        said.wait_for("ready");
-        (child, said)
-    };
+    let sign = scratch.path("sign");
+    let script = format!(
+        "until [ -e {} ]; do sleep 0.1; done; exec {}",
+        sign.display(),
+        actor(&scratch, &["open", "{root}/secret/key"]).join(" ")
+    );
+    let shell = ["/bin/sh", "-c", &script];
+    let mut running = daemon.inside("/coding", &shell).stdout(Stdio::piped()).spawn().unwrap();
     daemon.policy("coding", "/coding", &scratch.place.fill(DENY_SECRETS));
     daemon.until("the new policy", || (revision() != first).then_some(()));
     let second = revision();
@@ -118,9 +123,11 @@ fn reloaded() {
     let told =
         daemon.events().into_iter().rfind(|event| event["activity_name"] == "Update").unwrap();
     assert_eq!(told["unmapped"]["agent_guard"]["replaces"], first);
-    let (mut child, _said) = running;
-    child.kill().unwrap();
-    child.wait().unwrap();
+    let said = Reader::of(running.stdout.take().unwrap());
+    fs::write(&sign, "").unwrap();
+    running.wait().unwrap();
+    let report: Report = serde_json::from_slice(&said.finish()).unwrap();
+    assert_eq!(report.end, denied());
 
     daemon.policy("coding", "/coding", "files: {default: maybe}");
     let problem = daemon.until("the problem", || {
@@ -139,6 +146,35 @@ fn reloaded() {
         daemon.view(&["policy", "list"]).as_array().unwrap().is_empty().then_some(())
     });
     assert_eq!(open_secret(&daemon, &scratch, "/coding").end, denied());
+}
+
+fn reselected() {
+    let (mut daemon, scratch) = (Daemon::new(), secret_place());
+    let deny = scratch.place.fill(DENY_SECRETS);
+    daemon.policy("first", "/a", &deny);
+    daemon.start();
+    daemon.make("/a");
+    let problem = || daemon.agent("/a").unwrap()["problem"].as_str().unwrap_or("").to_owned();
+
+    // It is for others from here on, and wider.
+    daemon.policy("first", "/b", ALLOW_ALL);
+    daemon
+        .until("the problem", || problem().contains("no policy is for it any more").then_some(()));
+    assert_eq!(open_secret(&daemon, &scratch, "/a").end, denied());
+
+    // A second one takes nothing away from who is under the first.
+    daemon.policy("first", "/a", &deny);
+    daemon.until("the policy", || problem().is_empty().then_some(()));
+    daemon.policy("second", "/a", ALLOW_ALL);
+    daemon.until("the problem", || problem().contains("are all for it").then_some(()));
+    assert_eq!(daemon.agent("/a").unwrap()["policy"], "first");
+    assert_eq!(open_secret(&daemon, &scratch, "/a").end, denied());
+
+    // Until it is the only one.
+    daemon.policy("first", "/b", &deny);
+    daemon.until("the other", || (daemon.agent("/a")?["policy"] == "second").then_some(()));
+    assert_eq!(problem(), "");
+    assert_eq!(open_secret(&daemon, &scratch, "/a").end, End::Done);
 }
 
 fn loaded() {
@@ -175,6 +211,18 @@ fn loaded() {
     assert_eq!(daemon.view(&["policy", "show", "coding"]), text);
     assert_eq!(open_secret(&daemon, &scratch, "/coding").end, denied());
     assert_eq!(daemon.agent("/coding").unwrap()["problem"], Value::Null);
+
+    // Nothing of another policy is overwritten.
+    daemon.policy("taken", "/nobody", ALLOW_ALL);
+    let file = daemon.path("policies/taken.yaml");
+    fs::write(&file, fs::read_to_string(&file).unwrap().replace("name: taken", "name: other"))
+        .unwrap();
+    daemon.until("the policy", || {
+        daemon.ask(&["policy", "show", "other"]).status.success().then_some(())
+    });
+    let output = load(&daemon.policy_text("taken", "/nobody", ALLOW_ALL));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("holds the policy other"), "{said}");
 
     let output = daemon.ask(&["policy", "unload", "coding"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -228,6 +276,7 @@ fn found_running() {
     fs::create_dir(daemon.cgroup("/coding")).unwrap();
     let mut sleeper = daemon.inside("/coding", &["/bin/sleep", "1000"]).spawn().unwrap();
     daemon.start();
+    assert_eq!(sleeper.try_wait().unwrap(), None, "who ran before goes on");
     sleeper.kill().unwrap();
     sleeper.wait().unwrap();
     assert_eq!(open_secret(&daemon, &scratch, "/coding").end, denied());
