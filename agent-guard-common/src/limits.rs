@@ -96,3 +96,6 @@ pub const ROOM: usize = 2;
 /// Rules in a policy, all sections together; ids are 16 bits wide, and the highest are kept for defaults and
 /// "no rule".
 pub const MAX_RULES: usize = 65_000;
+
+/// Rules that a guard adds to a policy.
+pub const OWN_RULES: usize = 1;

@@ -13,10 +13,17 @@ use std::{
 
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
+/// Whether this kernel has such: older guests lack the ciphers, which are modules, and tmpfs takes names in any
+/// case from 6.13 on.
+pub fn are_to_be_had() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut parts = release.split('.').map(|part| part.parse().unwrap_or(0));
+    (parts.next().unwrap(), parts.next().unwrap()) >= (6, 13)
+}
+
 /// Has the names in an empty directory encrypted, with a key that the file system holds from then on
-/// (`include/uapi/linux/fscrypt.h`). The disk below is told that it may hold such. False on older kernels that have
-/// the ciphers as modules, which guests lack.
-pub fn encrypt(directory: &Path) -> bool {
+/// (`include/uapi/linux/fscrypt.h`). The disk below is told that it may hold such.
+pub fn encrypt(directory: &Path) {
     const ADD_KEY: libc::c_ulong = 0xc050_6617;
     const SET_POLICY: libc::c_ulong = 0x800c_6613;
     const IDENTIFIER: u32 = 2;
@@ -31,25 +38,13 @@ pub fn encrypt(directory: &Path) -> bool {
     add[40..44].copy_from_slice(&u32::try_from(KEY.len()).unwrap().to_ne_bytes());
     add[80..].copy_from_slice(&KEY);
     let opened = File::open(directory).unwrap();
-    let lacks_ciphers = |error: &io::Error| {
-        matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOPKG)) && kernel() < (6, 13)
-    };
-    match control(&opened, ADD_KEY, &mut add) {
-        Err(error) if lacks_ciphers(&error) => return false,
-        added => added.unwrap(),
-    }
+    control(&opened, ADD_KEY, &mut add).unwrap();
     // Version 2; AES-256 for contents and names; names padded to 32 bytes; and what the key is called.
     let mut policy = [0; 24];
     policy[..4].copy_from_slice(&[2, 1, 4, 3]);
     policy[8..].copy_from_slice(&add[8..24]);
     control(&opened, SET_POLICY, &mut policy).unwrap();
-    match File::create(directory.join("first")) {
-        Err(error) if lacks_ciphers(&error) => false,
-        made => {
-            made.unwrap();
-            true
-        }
-    }
+    File::create(directory.join("first")).unwrap();
 }
 
 fn control(file: &File, command: libc::c_ulong, argument: &mut [u8]) -> io::Result<()> {
@@ -58,13 +53,6 @@ fn control(file: &File, command: libc::c_ulong, argument: &mut [u8]) -> io::Resu
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
-}
-
-/// The version of this kernel.
-fn kernel() -> (u32, u32) {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let mut parts = release.split('.').map(|part| part.parse().unwrap_or(0));
-    (parts.next().unwrap(), parts.next().unwrap())
 }
 
 /// The block device that this lies on.
@@ -86,11 +74,8 @@ impl Drop for Mounted {
     }
 }
 
-/// Mounts a file system that takes names in any case, where the kernel has one without a disk: from 6.13 on.
-pub fn mount_in_any_case(at: &Path) -> Option<Mounted> {
-    if kernel() < (6, 13) {
-        return None;
-    }
+/// Mounts a file system that takes names in any case.
+pub fn mount_in_any_case(at: &Path) -> Mounted {
     mount("tmpfs", at, "tmpfs", MountFlags::empty(), Some(c"casefold")).unwrap();
-    Some(Mounted(at.to_owned()))
+    Mounted(at.to_owned())
 }

@@ -7,10 +7,11 @@ use crate::{
     bytes::random,
     mounts::Mount,
     policy::{
-        Policy, aliases,
+        AccessSet, Effect, FileMatch, PathPattern, Policy, Rule, aliases,
         compile::{CompileError, Compiled, Environment, Filesystems, HostLinks, compile},
         pinned,
     },
+    state_dir,
 };
 
 /// Keys that are drawn before a policy whose names collide under every one of them is given up: once
@@ -25,18 +26,39 @@ pub fn for_mounts(policy: &Policy, mounts: &[Mount]) -> anyhow::Result<Compiled>
     let filesystems = Filesystems::from_table(mounts);
     let links = HostLinks::default();
     let environment = Environment { filesystems: &filesystems, links: &links };
+    let policy = guarding_itself(policy)?;
     for _ in 0..KEY_DRAWS {
-        match compile(policy, &environment, draw_key()?) {
+        match compile(&policy, &environment, draw_key()?) {
             Err(CompileError::HashCollision) => {}
             compiled => {
                 let mut compiled = compiled?;
-                aliases::find(policy, &environment, &mut compiled);
+                aliases::find(&policy, &environment, &mut compiled);
                 return Ok(compiled);
             }
         }
     }
     Err(CompileError::HashCollision.into())
 }
+
+/// The policy, and that nobody under it gets at what guards lock and write down. Behind its own rules, so that
+/// those keep their numbers.
+fn guarding_itself(policy: &Policy) -> anyhow::Result<Policy> {
+    let mut policy = policy.clone();
+    policy.files.rules.push(Rule {
+        name: Some(OWN_STATE.to_owned()),
+        effect: Effect::Deny,
+        class: None,
+        matcher: FileMatch {
+            access: AccessSet::ReadWrite,
+            paths: vec![PathPattern::parse(&format!("{}/**", state_dir::PATH))?],
+        },
+        line: 0,
+    });
+    Ok(policy)
+}
+
+/// What events call the rule that no policy has.
+const OWN_STATE: &str = "state-of-the-guard";
 
 /// Compiles `policy` for these mounts, and pins the files that are there now.
 ///

@@ -87,7 +87,7 @@ impl AgentNames {
 pub fn rules(compiled: &[RuleInfo]) -> Vec<Arc<Rule>> {
     let rule = |rule: &RuleInfo| Rule {
         label: rule.label.clone(),
-        line: u32::try_from(rule.line).ok(),
+        line: u32::try_from(rule.line).ok().filter(|line| *line > 0),
         class: rule.class.clone(),
     };
     compiled.iter().map(|info| Arc::new(rule(info))).collect()

@@ -10,12 +10,13 @@ use std::{
 use agent_guard::tier::Tier;
 
 use super::{
-    Behaviour, DENY_SECRETS, secret_place,
+    ALLOW_ALL, Behaviour, DENY_SECRETS, secret_place,
     ways::{AtLsm, AtTrace, Way, hold},
 };
 use crate::guard::{Decided, Run, tier};
 
 pub const PROMISES: &[Behaviour] = &[
+    ("an agent gets at nothing that guards write down, whatever its policy allows", state),
     ("a secret is not read by a name or a descriptor that the agent made itself", own_names),
     ("what is no open is judged all the same", no_opens),
     ("a file that takes the place of a denied one is denied", replaced),
@@ -25,6 +26,26 @@ pub const PROMISES: &[Behaviour] = &[
 
 const fn shell(command: &'static [&'static str; 2], at_lsm: AtLsm, at_trace: AtTrace) -> Way {
     Way { words: command, at_lsm, at_trace }
+}
+
+fn state() {
+    let lock = "/run/agent-guard/lock";
+    for script in [
+        format!("exec cat {lock}"),
+        format!("exec flock {lock} true"),
+        format!("exec truncate -s 0 {lock}"),
+    ] {
+        let outcome = Run::under(ALLOW_ALL).go(&["/bin/sh", "-c", &script]);
+        let denials: Vec<_> = outcome.decided().filter(Decided::is_denial).collect();
+        let [denial] = denials.as_slice() else { panic!("{script}: {} denials", denials.len()) };
+        assert_eq!(denial.by(), "state-of-the-guard", "{script}");
+        match tier() {
+            Tier::Lsm => assert!(![0, 128 + libc::SIGKILL].contains(&outcome.code()), "{script}"),
+            Tier::Trace => assert_eq!(outcome.code(), 128 + libc::SIGKILL, "{script}"),
+            Tier::Observe => assert_eq!(outcome.code(), 0, "{script}"),
+        }
+    }
+    fs::File::options().read(true).write(true).open(lock).expect("the control");
 }
 
 fn own_names() {

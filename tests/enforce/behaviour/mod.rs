@@ -36,6 +36,7 @@ use libtest_mimic::Trial;
 use crate::{
     actor::{End, Report},
     guard::{Outcome, tier},
+    names as names_of_others,
     scratch::Scratch,
     support::Setup,
 };
@@ -84,7 +85,11 @@ pub fn trials() -> Vec<Trial> {
 pub fn alone() -> Vec<Trial> {
     let own_machine = std::env::var_os(OWN_MACHINE).is_some();
     let promises = bounds::ALONE.iter().chain(remembered::ALONE).chain(clock::PROMISES);
-    promises.map(|promise| trial(promise).with_ignored_flag(!own_machine)).collect()
+    let trials = promises.map(|promise| trial(promise).with_ignored_flag(!own_machine));
+    let other_names = remembered::OTHER_NAMES.iter().map(|promise| {
+        trial(promise).with_ignored_flag(!own_machine || !names_of_others::are_to_be_had())
+    });
+    trials.chain(other_names).collect()
 }
 
 /// The environment variable that says that nobody else uses this machine.

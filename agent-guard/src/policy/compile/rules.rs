@@ -1,6 +1,9 @@
 //! Rules by id: one row of numbers over all sections, because a table cell has room for a number.
 
-use agent_guard_common::{limits::MAX_RULES, table::Effect};
+use agent_guard_common::{
+    limits::{MAX_RULES, OWN_RULES},
+    table::Effect,
+};
 
 use super::error::{CompileError, RuleRef};
 use crate::policy::{self, Policy, Rule, SectionKind};
@@ -58,7 +61,7 @@ pub fn number_rules(policy: &Policy) -> Result<Vec<RuleInfo>, CompileError> {
         .chain(rows(SectionKind::Unix, &policy.unix.rules))
         .chain(rows(SectionKind::System, &policy.system.rules))
         .collect();
-    if rules.len() > MAX_RULES {
+    if rules.len() > MAX_RULES + OWN_RULES {
         return Err(CompileError::Rules { count: rules.len() });
     }
     Ok(rules)
@@ -104,6 +107,6 @@ pub fn system_id(policy: &Policy, index: usize) -> u16 {
 
 /// [`number_rules`] has refused what does not fit.
 fn id(number: usize) -> u16 {
-    const _: () = assert!(MAX_RULES < u16::MAX as usize);
+    const _: () = assert!(MAX_RULES + OWN_RULES < u16::MAX as usize);
     u16::try_from(number).unwrap_or(u16::MAX - 1)
 }

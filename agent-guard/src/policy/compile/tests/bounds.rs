@@ -2,7 +2,7 @@ use std::fmt::Write;
 
 use agent_guard_common::{
     decide::Request,
-    limits::{MAX_DEPTH, MAX_INTERVALS, MAX_RULES, PATH_BYTES},
+    limits::{MAX_DEPTH, MAX_INTERVALS, MAX_RULES, OWN_RULES, PATH_BYTES},
 };
 
 use super::{
@@ -126,8 +126,9 @@ fn rules_are_refused_above_the_number_of_ids() {
         policy.egress.rules = vec![policy.egress.rules[0].clone(); count];
         policy
     };
-    assert!(try_compile(&with(MAX_RULES)).is_ok());
-    assert!(matches!(try_compile(&with(MAX_RULES + 1)), Err(CompileError::Rules { .. })));
+    assert!(try_compile(&with(MAX_RULES + OWN_RULES)).is_ok());
+    let beyond = with(MAX_RULES + OWN_RULES + 1);
+    assert!(matches!(try_compile(&beyond), Err(CompileError::Rules { .. })));
 }
 
 #[test]

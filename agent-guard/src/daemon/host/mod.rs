@@ -1,0 +1,285 @@
+//! The workloads of this host: which are there, which policy each is to be under, and putting them there.
+
+mod adopt;
+mod arrive;
+mod reconcile;
+mod views;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use aya::programs::links::FdLink;
+use clap::ValueEnum as _;
+use tokio::{sync::mpsc, task::spawn_local};
+
+use super::{config::Config, frozen::Frozen, policies::Loaded, stream::Stream};
+use crate::{
+    cgroup::{self, Cgroup},
+    dns::Told,
+    event::{SafeText, WireEvent},
+    guard::Guard,
+    handover::Held,
+    identity::Identity,
+    kernel::bindings::Bindings,
+    lack::Lack,
+    mounts::{self, Mount},
+    policy::Policy,
+    workload::{Terms, Workload, compile},
+};
+
+/// Everything that is under guard.
+pub struct Host {
+    config: Config,
+    guard: Guard,
+    bindings: Bindings,
+    /// Where the canary goes.
+    home: Cgroup,
+    mounts: Vec<Mount>,
+    /// Where the cgroup tree is mounted.
+    tree: PathBuf,
+    stream: Stream,
+    lookups: mpsc::Sender<(u32, Told)>,
+    /// By the directory of its cgroup.
+    guarded: BTreeMap<PathBuf, Guarded>,
+    /// Cgroups that a policy is for, and why they are not under it.
+    refused: BTreeMap<PathBuf, String>,
+    /// Cgroups that another daemon has left and that could not be taken over, and why.
+    left_alone: BTreeMap<PathBuf, String>,
+    /// Cgroups in which nobody runs on because nothing could be put in force.
+    stopped: BTreeSet<PathBuf>,
+    /// What was frozen here, for however long.
+    frozen: BTreeMap<PathBuf, Frozen>,
+    by_agent: HashMap<u32, PathBuf>,
+    /// Events that belong to nobody.
+    strays: u64,
+}
+
+/// A workload under guard.
+struct Guarded {
+    workload: Workload<Stream>,
+    held: Held,
+    /// Why it is not under its policy of today.
+    problem: Option<String>,
+    /// Whether nothing is allowed to it, because its policy could not be put in force.
+    stands_in: bool,
+    #[expect(dead_code, reason = "what is attached stays so for as long as they are open")]
+    links: Vec<FdLink>,
+}
+
+impl Host {
+    /// Puts the tier in force that `config` asks for. Nobody is under guard yet.
+    ///
+    /// # Errors
+    /// It is not to be had.
+    pub fn open(
+        config: Config,
+        mounts: Vec<Mount>,
+        stream: Stream,
+        lookups: mpsc::Sender<(u32, Told)>,
+    ) -> anyhow::Result<Self> {
+        let tree =
+            mounts::cgroup2(&mounts).context("no cgroup2 file system is mounted")?.to_owned();
+        let home = Cgroup::create(&mounts, &format!("daemon-{}", std::process::id()))?;
+        let guard = match Guard::establish(config.tier.into(), &home, &mounts) {
+            Ok(guard) => guard,
+            Err(error) => {
+                home.remove()?;
+                return Err(error.into());
+            }
+        };
+        let bindings = Bindings::open(guard.pins(), &tree)?;
+        Ok(Self {
+            config,
+            guard,
+            bindings,
+            home,
+            mounts,
+            tree,
+            stream,
+            lookups,
+            guarded: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            left_alone: BTreeMap::new(),
+            stopped: BTreeSet::new(),
+            frozen: BTreeMap::new(),
+            by_agent: HashMap::new(),
+            strays: 0,
+        })
+    }
+
+    fn terms(&self, agent: String, loaded: &Loaded) -> Terms {
+        let lacks = self.config.allow_degraded.iter().map(|lack| lack.0);
+        Terms {
+            agent,
+            policy: loaded.policy.as_ref().clone(),
+            policy_file: loaded.file.display().to_string(),
+            // What allows nothing is the best that there is on every tier.
+            allow_degraded: match *loaded.policy.name == *Policy::NOTHING {
+                true => Lack::value_variants().to_vec(),
+                false => lacks.collect(),
+            },
+            tell_allowed: self.stream.takes_all(),
+            dns_upstreams: self.config.dns.upstreams.clone(),
+            dns_internal: self.config.dns.internal.clone(),
+        }
+    }
+
+    /// Fails where `policy` could not be put in force for anybody here.
+    ///
+    /// # Errors
+    /// Why.
+    pub fn admit(&self, loaded: &Loaded) -> anyhow::Result<()> {
+        let terms = self.terms(String::new(), loaded);
+        terms.lacks(self.guard.tier).map_err(anyhow::Error::msg)?;
+        compile::as_loaded(&terms.policy, &self.mounts).map(drop)
+    }
+
+    /// Whether a workload is known by this path whose cgroup is gone.
+    pub fn has_left(&self, path: &Path) -> bool {
+        let guarded = self.guarded.get(path);
+        guarded.is_some_and(|guarded| cgroup::is_gone(path, guarded.workload.handover.cgroup_id))
+    }
+
+    /// Forgets a cgroup that is gone.
+    pub fn leave(&mut self, path: &Path) {
+        self.refused.remove(path);
+        self.left_alone.remove(path);
+        self.stopped.remove(path);
+        if let Some(Err(error)) = self.frozen.remove(path).map(Frozen::release) {
+            tracing::debug!("{}: {error:#}", path.display());
+        }
+        let Some(guarded) = self.guarded.remove(path) else { return };
+        let Guarded { mut workload, held, .. } = guarded;
+        let (agent, cgroup) = (workload.handover.agent_id, workload.handover.cgroup_id);
+        self.by_agent.remove(&agent);
+        workload.end_lookups();
+        let ended = workload
+            .finish(&self.guard)
+            .map(drop)
+            .map_err(anyhow::Error::from)
+            .and(self.guard.let_go(cgroup, agent).map_err(anyhow::Error::from))
+            .and(held.finish().context("removing the handover"));
+        if let Err(error) = ended {
+            tracing::error!("taking {} out of the kernel: {error:#}", path.display());
+        }
+    }
+
+    /// Compiles every policy anew, for mounts that have changed.
+    pub fn follow_mounts(&mut self, mounts: Vec<Mount>) {
+        self.mounts = mounts;
+        for (path, guarded) in &mut self.guarded {
+            super::alive();
+            if let Err(error) = guarded.workload.follow_mounts(&mut self.guard, &self.mounts) {
+                tracing::error!(
+                    "the mounts changed, and the policy of {} could not be adapted; files on new mounts stay denied: {error:#}",
+                    path.display()
+                );
+            }
+        }
+    }
+
+    /// Takes an entry of the ring buffer.
+    pub fn event(&mut self, bytes: &[u8]) {
+        let taken = WireEvent::parse(bytes).ok().and_then(|event| {
+            let path = self.by_agent.get(&event.header.agent)?;
+            self.guarded.get_mut(path)?.workload.reporter.event(&event);
+            Some(())
+        });
+        if taken.is_none() {
+            self.strays = self.strays.saturating_add(1);
+        }
+    }
+
+    /// Takes what came of a name query.
+    pub fn lookup(&mut self, agent: u32, told: Told) {
+        let path = self.by_agent.get(&agent);
+        if let Some(guarded) = path.and_then(|path| self.guarded.get_mut(path)) {
+            guarded.workload.reporter.lookup(told);
+        }
+    }
+
+    /// What is looked for from time to time: cgroups that are gone, losses, expired leases.
+    pub fn tick(&mut self) {
+        let gone = self.guarded.keys().filter(|path| self.has_left(path));
+        for path in gone.cloned().collect::<Vec<_>>() {
+            self.leave(&path);
+        }
+        let skips = match self.guard.skips() {
+            Ok(skips) => skips,
+            Err(error) => return tracing::error!("{error}"),
+        };
+        for guarded in self.guarded.values_mut() {
+            guarded.workload.tick(&self.guard, &skips);
+        }
+    }
+
+    /// Which cgroups are agents', of whatever guard.
+    ///
+    /// # Errors
+    /// The map is not there.
+    pub fn bindings(&self) -> anyhow::Result<Bindings> {
+        Ok(Bindings::open(self.guard.pins(), &self.tree)?)
+    }
+
+    /// Sends the canary.
+    ///
+    /// # Errors
+    /// It came through.
+    pub fn prove(&mut self) -> anyhow::Result<()> {
+        Ok(self.guard.send_canary(&self.home, &self.mounts)?)
+    }
+
+    /// Leaves everybody confined as they are, to the next daemon.
+    ///
+    /// # Errors
+    /// The daemon's own cgroup could not be taken away.
+    pub fn end(self) -> anyhow::Result<()> {
+        self.home.remove()?;
+        Ok(self.guard.end(None)?)
+    }
+
+    /// The path of a cgroup from the root of the tree.
+    fn name(&self, path: &Path) -> String {
+        super::cgroups::name(&self.tree, path)
+    }
+
+    /// The workloads under the policy of this name.
+    fn under(&self, name: &str) -> impl Iterator<Item = (&PathBuf, &Guarded)> {
+        self.guarded
+            .iter()
+            .filter(move |(_, guarded)| guarded.workload.handover.policy.name() == name)
+    }
+}
+
+/// Passes on what the workload's proxy tells.
+fn forward(lookups: &mpsc::Sender<(u32, Told)>, workload: &mut Workload<Stream>) {
+    let Some(mut told) = workload.take_lookups() else { return };
+    let (agent, sender) = (workload.handover.agent_id, lookups.clone());
+    spawn_local(async move {
+        while let Some(told) = told.recv().await {
+            if sender.send((agent, told)).await.is_err() {
+                return;
+            }
+        }
+    });
+}
+
+/// How a workload is called: its container, its unit, or the last part of its cgroup's path.
+fn agent_name(cgroup: &str) -> String {
+    let identity = Identity::of(cgroup);
+    let last = cgroup.rsplit('/').next().unwrap_or(cgroup);
+    let container = identity.container.and_then(|container| container.id.get(..SHORT_ID));
+    let name = container.or(identity.unit).unwrap_or(last);
+    shown(name)
+}
+
+/// Text that whoever made a cgroup chose: printable, and on one line.
+fn shown(text: &str) -> String {
+    SafeText::new(text.as_bytes()).to_string()
+}
+
+/// Digits of a container's id that its tools show.
+const SHORT_ID: usize = 12;

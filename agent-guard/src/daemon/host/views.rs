@@ -1,0 +1,103 @@
+//! What is shown of the workloads and policies.
+
+use std::path::{Path, PathBuf};
+
+use super::{Guarded, Host, agent_name, shown};
+use crate::{
+    daemon::{policies::Policies, view},
+    kernel::counters::{HookCounts, Skips},
+};
+
+impl Host {
+    /// How many workloads are under the policy of this name, and how many of these under it as it is now.
+    pub fn count_under(&self, name: &str) -> (usize, usize) {
+        let current = |(_, guarded): &(&PathBuf, &Guarded)| guarded.problem.is_none();
+        (self.under(name).count(), self.under(name).filter(current).count())
+    }
+
+    /// What is in force, read back from the kernel.
+    pub fn status(&self, policies: &Policies) -> view::Status {
+        let (hooks, broken) = match self.guard.read_back() {
+            Ok(hooks) => (hooks.into_iter().map(str::to_owned).collect(), None),
+            Err(error) => (Vec::new(), Some(error.to_string())),
+        };
+        let weaker = self.guard.weaker_because.iter();
+        view::Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            tier: self.guard.tier.to_string(),
+            weaker_because: weaker.map(|(tier, error)| format!("{tier}: {error}")).collect(),
+            hooks,
+            broken,
+            agents: self.guarded.len(),
+            refused: self.refused.len(),
+            policies: policies.all().count(),
+            problems: policies.problems().len(),
+            events: self.stream.records(),
+            strays: self.strays,
+        }
+    }
+
+    /// Every workload that a policy is for.
+    pub fn agents(&self) -> Vec<view::Agent> {
+        let skips = self.guard.skips().unwrap_or_default();
+        let guarded = self.guarded.iter().map(|(path, guarded)| self.agent(path, guarded, &skips));
+        let refused = self.refused.iter().map(|(path, problem)| view::Agent {
+            name: agent_name(&self.name(path)),
+            cgroup: shown(&self.name(path)),
+            problem: Some(shown(problem)),
+            ..view::Agent::default()
+        });
+        guarded.chain(refused).collect()
+    }
+
+    /// The workload that the cgroup at this path of the tree lies in.
+    pub fn agent_of(&self, cgroup: &str) -> Option<view::Agent> {
+        let path = self.tree.join(cgroup.trim_start_matches('/'));
+        let skips = self.guard.skips().unwrap_or_default();
+        let (path, guarded) =
+            path.ancestors().find_map(|above| self.guarded.get_key_value(above))?;
+        Some(self.agent(path, guarded, &skips))
+    }
+
+    fn agent(&self, path: &Path, guarded: &Guarded, skips: &Skips) -> view::Agent {
+        let Guarded { workload, problem, .. } = guarded;
+        let handover = &workload.handover;
+        let counts = self.guard.counts(handover.agent_id, &handover.skipped, skips);
+        let counts = counts.unwrap_or_default();
+        let sum = |of: fn(&HookCounts) -> u64| counts.iter().map(|(_, counts)| of(counts)).sum();
+        view::Agent {
+            name: handover.agent.clone(),
+            cgroup: shown(&self.name(path)),
+            id: Some(handover.agent_id),
+            policy: Some(handover.policy.name().to_owned()),
+            revision: Some(handover.policy.revision().to_owned()),
+            mode: Some(handover.mode.name().to_owned()),
+            degraded: handover.degraded.clone(),
+            problem: problem.as_deref().map(shown),
+            decided: sum(|counts| counts.decided),
+            denied: sum(|counts| counts.denied),
+            lost: sum(|counts| counts.lost),
+        }
+    }
+
+    /// Every policy, and every file that is none.
+    pub fn policies(&self, policies: &Policies) -> Vec<view::Policy> {
+        let good = policies.all().map(|(name, loaded)| view::Policy {
+            name: name.to_owned(),
+            file: loaded.file.display().to_string(),
+            revision: Some(loaded.policy.revision.clone()),
+            mode: Some(loaded.policy.mode.name().to_owned()),
+            agents: self.count_under(name).0,
+            problem: policies.problems().get(&loaded.file).cloned(),
+        });
+        let is_known = |file: &Path| policies.all().any(|(_, loaded)| loaded.file == file);
+        let bad = policies.problems().iter().filter(|(file, _)| !is_known(file));
+        let bad = bad.map(|(file, problem)| view::Policy {
+            file: file.display().to_string(),
+            problem: Some(problem.clone()),
+            ..view::Policy::default()
+        });
+        good.chain(bad).collect()
+    }
+}
