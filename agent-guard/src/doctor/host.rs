@@ -6,7 +6,6 @@ use agent_guard_common::{
     hook::{Hook, HookTier},
     offsets::Offsets,
 };
-use aya::{maps::MapType, sys::is_map_supported};
 use rustix::thread::CapabilitySet;
 
 use super::finding::{Finding, Probe, State};
@@ -194,21 +193,6 @@ fn judge_jit(setting: io::Result<String>) -> Finding {
             "boot a kernel built with CONFIG_BPF_JIT=y",
         ),
         Err(error) => PROBE.unknown(format!("{JIT}: {error}"), "run as root"),
-    }
-}
-
-/// Whether the kernel keeps storage with inodes. All tiers make the same maps, so that those that have no LSM
-/// programs need it too.
-pub fn inode_storage() -> Finding {
-    const PROBE: Probe = Probe { name: "storage with inodes", needed_by: &Tier::ALL };
-    match is_map_supported(MapType::InodeStorage) {
-        Ok(true) => PROBE.yes("the kernel makes maps of that type"),
-        Ok(false) => PROBE.no(
-            "the kernel has no maps of that type",
-            "boot a kernel built with CONFIG_BPF_LSM=y; distributions have it on by default since Debian 11, Ubuntu \
-             20.10 and RHEL 9",
-        ),
-        Err(error) => PROBE.unknown(error.to_string(), "run as root"),
     }
 }
 

@@ -53,7 +53,6 @@ fn examine() -> io::Result<Report> {
     probes.extend(privileges.findings());
     probes.extend(host::types());
     probes.push(host::jit());
-    probes.push(host::inode_storage());
     probes.extend(security::findings(programs::lsm_refusal(&hooks)));
     probes.extend(cgroup_findings);
     probes.push(host::loopback());

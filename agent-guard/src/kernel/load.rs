@@ -13,6 +13,7 @@ use agent_guard_common::{
 };
 use aya::{
     Btf, Ebpf, EbpfLoader, VerifierLogLevel,
+    maps::MapError,
     programs::{
         CgroupAttachMode, CgroupSockAddr, CgroupSockAddrAttachType, FExit, Lsm, Program,
         ProgramError, RawTracePoint,
@@ -24,6 +25,7 @@ use super::{
     Row,
     btf::{BtfError, KernelTypes},
     root_cause,
+    stand_in::StandIn,
 };
 use crate::tier::Tier;
 
@@ -39,6 +41,9 @@ pub enum LoadError {
     /// The object as a whole was refused.
     #[error("the kernel refused the maps or the object: {0}")]
     Object(#[from] aya::EbpfError),
+    /// What stands in for a map could not be made.
+    #[error("no map could be made and pinned: {}", root_cause(.0))]
+    StandIn(MapError),
     /// aya could not read the kernel's BTF.
     #[error("the kernel's type information could not be used: {0}")]
     Btf(#[from] aya::BtfError),
@@ -168,17 +173,28 @@ pub(super) fn prepare(tier: Tier, log: VerifierLogLevel) -> Result<Prepared, Loa
     let enforce = u32::from(tier != Tier::Observe);
     let lsm_judges = u32::from(tier == Tier::Lsm);
     let prototypes = Prototypes::of_kernel(&types);
-    let ebpf = EbpfLoader::new()
+    let (rename_lock, numbers) = (rename_lock(), prototypes.numbers());
+    let mut loader = EbpfLoader::new();
+    loader
         .allow_unsupported_maps()
         .verifier_log_level(log)
         .override_global("OFFSETS", &offsets, true)
         .override_global("ENFORCE", &enforce, true)
         .override_global("LSM_JUDGES", &lsm_judges, true)
-        .override_global("RENAME_LOCK", &rename_lock(), true)
-        .override_global("PROTOTYPES", &prototypes.numbers(), true)
-        .load(OBJECT)?;
+        .override_global("RENAME_LOCK", &rename_lock, true)
+        .override_global("PROTOTYPES", &numbers, true);
+    // Storage with inodes is to be had where LSM programs run, and nobody else's programs use it.
+    let stand_in = (tier != Tier::Lsm).then(StandIn::make).transpose();
+    let stand_in = stand_in.map_err(LoadError::StandIn)?;
+    if let Some(stand_in) = &stand_in {
+        loader.map_pin_path(REMEMBERED, stand_in.path().to_owned());
+    }
+    let ebpf = loader.load(OBJECT)?;
     Ok(Prepared { ebpf, btf: Btf::from_sys_fs()?, prototypes })
 }
+
+/// The map of storage with inodes.
+const REMEMBERED: &str = "REMEMBERED";
 
 /// Where the kernel says the addresses of its symbols.
 const SYMBOLS: &str = "/proc/kallsyms";

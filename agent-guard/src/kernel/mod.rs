@@ -7,6 +7,7 @@ pub mod counters;
 pub mod leases;
 pub mod load;
 pub mod pins;
+mod stand_in;
 pub mod tables;
 pub mod verifier;
 

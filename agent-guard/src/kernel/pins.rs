@@ -31,7 +31,7 @@ use rustix::{
 use super::root_cause;
 
 /// Where bpffs is mounted.
-const BPFFS: &str = "/sys/fs/bpf";
+pub(super) const BPFFS: &str = "/sys/fs/bpf";
 
 /// The directory of everything that is pinned.
 pub const ROOT: &str = "/sys/fs/bpf/agent-guard";
