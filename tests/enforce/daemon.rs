@@ -3,7 +3,7 @@
 use std::{
     fs,
     os::unix::{fs::PermissionsExt, process::CommandExt},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Output, Stdio},
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -12,7 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agent_guard::mounts::{MountTable, cgroup2};
+use agent_guard::{
+    cgroup,
+    mounts::{MountTable, cgroup2},
+};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -174,23 +177,10 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let root = self.cgroup("");
-        let _ = fs::write(root.join("cgroup.kill"), "1");
-        let start = Instant::now();
-        while root.exists() && remove(&root).is_err() && start.elapsed() < PATIENCE {
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        // A test that fails is told of; one that fails twice ends the whole program.
+        let _ = cgroup::end(&self.cgroup(""));
         if self.running.is_some() {
             self.end(Signal::TERM);
         }
     }
-}
-
-fn remove(cgroup: &Path) -> std::io::Result<()> {
-    for entry in fs::read_dir(cgroup)?.flatten() {
-        if entry.file_type()?.is_dir() {
-            remove(&entry.path())?;
-        }
-    }
-    fs::remove_dir(cgroup)
 }

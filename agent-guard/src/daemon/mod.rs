@@ -44,6 +44,7 @@ use self::{
     watch::{Change, Watch},
 };
 use crate::{
+    kernel::tables::readable,
     mounts::{self, MountTable},
     policy::Policy,
     state_dir,
@@ -237,12 +238,6 @@ fn tell_problems(policies: &Policies) {
     for (file, problem) in policies.problems() {
         tracing::error!("{} is no policy in force: {problem}", file.display());
     }
-}
-
-fn readable(ring: RingBuf<MapData>) -> anyhow::Result<AsyncFd<RingBuf<MapData>>> {
-    // SAFETY: the descriptor belongs to the map that moves into the `AsyncFd`, and closes with it.
-    unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
-        .context("watching the ring buffer")
 }
 
 struct Daemon {

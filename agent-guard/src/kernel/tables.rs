@@ -17,6 +17,9 @@ use aya::{
     sys::SyscallError,
 };
 
+use anyhow::Context as _;
+use tokio::io::{Interest, unix::AsyncFd};
+
 use super::{Row, pins::Pins};
 use crate::{bytes::random, policy::compile::Compiled, state_dir::Turn};
 
@@ -508,6 +511,16 @@ impl Grace {
     fn wait(&mut self) -> Result<(), InstallError> {
         self.rings.insert(NOBODY, &self.idle, 0).map_err(in_map("RINGS"))
     }
+}
+
+/// A ring buffer of which is told when something is in it.
+///
+/// # Errors
+/// What the system said.
+pub fn readable(ring: RingBuf<MapData>) -> anyhow::Result<AsyncFd<RingBuf<MapData>>> {
+    // SAFETY: the descriptor belongs to the map that moves into the `AsyncFd`, and closes with it.
+    unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
+        .context("watching the ring buffer")
 }
 
 /// Makes a ring buffer.

@@ -10,7 +10,6 @@ use std::{
 
 use super::{
     output::Terminal,
-    readable,
     stderr::{self, say},
 };
 use crate::{
@@ -18,6 +17,7 @@ use crate::{
     event::{EventLog, Notice},
     guard::Guard,
     handover::{self, Handover, Held, Keeper},
+    kernel::tables::readable,
     mounts::MountTable,
     workload::{AgentNames, Reporter},
 };

@@ -25,6 +25,7 @@ use crate::{
     event::EventLog,
     guard::{Guard, TierChoice},
     handover::Held,
+    kernel::tables::readable,
     mounts::{Mount, MountTable},
     oom,
     policy::{Mode, compile::Compiled},
@@ -194,12 +195,6 @@ async fn under_guard(
         }
     };
     Ok(code)
-}
-
-fn readable(ring: RingBuf<MapData>) -> anyhow::Result<AsyncFd<RingBuf<MapData>>> {
-    // SAFETY: the descriptor belongs to the map that moves into the `AsyncFd`, and closes with it.
-    unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
-        .context("watching the ring buffer")
 }
 
 /// A command that is running.
