@@ -67,9 +67,39 @@ pub fn status(target: &Target) -> anyhow::Result<bool> {
         ];
         let weaker = status.weaker_because.iter();
         lines.extend(weaker.map(|reason| format!("not to be had: {reason}")));
-        lines.join("\n") + "\n"
+        lines.join("\n") + "\n" + &sinks(&status.sinks)
     })?;
     Ok(status.broken.is_none() && status.refused == 0 && status.problems == 0)
+}
+
+/// The part of `agent-guard status` on where events go.
+fn sinks(sinks: &[view::Sink]) -> String {
+    if sinks.is_empty() {
+        return String::new();
+    }
+    let part = |taken: u64, room: u64| match room {
+        0 => "-".to_owned(),
+        room => format!("{}%", u128::from(taken) * 100 / u128::from(room)),
+    };
+    let rows = sinks.iter().map(|sink| {
+        let [delivered, retried, lost, spooled] =
+            [sink.delivered, sink.retried, sink.lost, sink.spooled].map(|n| n.to_string());
+        [
+            sink.name.clone(),
+            sink.kind.clone(),
+            delivered,
+            retried,
+            lost,
+            part(sink.queue_bytes, sink.queue_room),
+            spooled,
+            part(sink.spool_bytes, sink.spool_room),
+        ]
+    });
+    let head = ["SINK", "TYPE", "DELIVERED", "RETRIED", "LOST", "QUEUE", "SPOOLED", "SPOOL"];
+    let problems = sinks.iter().filter_map(|sink| {
+        sink.problem.as_ref().map(|problem| format!("sink {}: {problem}\n", sink.name))
+    });
+    table(head, rows) + &problems.collect::<String>()
 }
 
 /// `agent-guard agents`

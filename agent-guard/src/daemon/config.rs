@@ -9,7 +9,9 @@ use std::{
 use ipnet::IpNet;
 use serde::Deserialize;
 use thiserror::Error;
+use toml::de::{DeTable, Deserializer};
 
+use super::sinks::{self, SinkConfig};
 use crate::{guard::TierChoice, lack::Lack, tier::Tier};
 
 /// Largest configuration, bytes: some hundred times what one takes.
@@ -32,7 +34,10 @@ pub struct Config {
     pub control: Control,
     /// Name resolution for agents.
     pub dns: Dns,
+    /// The directory below which sinks keep what waits.
+    pub spool: PathBuf,
     /// Where events go.
+    #[serde(skip)]
     pub sink: Vec<SinkConfig>,
 }
 
@@ -54,37 +59,6 @@ pub struct Dns {
     pub upstreams: Vec<SocketAddr>,
     /// Internal networks that allowed host names may lead to.
     pub internal: Vec<IpNet>,
-}
-
-/// A place that events go to.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, tag = "type", rename_all = "lowercase")]
-pub enum SinkConfig {
-    /// A file, a line for each event.
-    File {
-        /// Its path.
-        path: PathBuf,
-        /// Which events.
-        #[serde(default)]
-        events: Filter,
-    },
-    /// Standard output.
-    Stdout {
-        /// Which events.
-        #[serde(default)]
-        events: Filter,
-    },
-}
-
-/// Which events a sink takes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Filter {
-    /// All of them, also what was allowed.
-    All,
-    /// What was not simply allowed, and what the guard tells of itself.
-    #[default]
-    Denials,
 }
 
 /// A tier, as it is written.
@@ -128,6 +102,7 @@ impl Default for Config {
             allow_degraded: Vec::new(),
             control: Control::default(),
             dns: Dns::default(),
+            spool: "/var/lib/agent-guard/spool".into(),
             sink: Vec::new(),
         }
     }
@@ -175,6 +150,16 @@ pub enum ConfigError {
         /// What is wrong, and where.
         source: Box<toml::de::Error>,
     },
+    /// A sink in it is none.
+    #[error("the configuration {path} is refused: line {line}: {problem}")]
+    Sink {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1 on.
+        line: usize,
+        /// What is wrong, and how to mend it.
+        problem: String,
+    },
     /// A path in it is relative, and the daemon has no directory of its own.
     #[error("the configuration {path} is refused: `{given}` is no absolute path")]
     Relative {
@@ -199,17 +184,22 @@ impl Config {
     }
 
     fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text).map_err(|error| ConfigError::Refused {
-            path: path.to_owned(),
-            source: Box::new(error),
-        })?;
-        let files = config.sink.iter().filter_map(|sink| match sink {
-            SinkConfig::File { path, .. } => Some(path),
-            SinkConfig::Stdout { .. } => None,
-        });
-        let relative = [&config.policies, &config.control.socket]
+        let refused = |mut error: toml::de::Error| {
+            error.set_input(Some(text));
+            ConfigError::Refused { path: path.to_owned(), source: Box::new(error) }
+        };
+        let mut table = DeTable::parse(text).map_err(refused)?;
+        let sinks = table.get_mut().remove("sink");
+        let mut config = Self::deserialize(Deserializer::from(table)).map_err(refused)?;
+        if let Some(sinks) = sinks {
+            config.sink = sinks::read(sinks).map_err(|mistake| {
+                let before = text.get(..mistake.offset).unwrap_or_default();
+                let line = before.matches('\n').count() + 1;
+                ConfigError::Sink { path: path.to_owned(), line, problem: mistake.problem }
+            })?;
+        }
+        let relative = [&config.policies, &config.control.socket, &config.spool]
             .into_iter()
-            .chain(files)
             .find(|path| !path.is_absolute())
             .cloned();
         match relative {
@@ -247,13 +237,9 @@ mod tests {
         assert_eq!(config.control, Control { socket: "/s".into(), group: Some("sre".into()) });
         assert_eq!(config.dns.upstreams, ["192.0.2.1:53".parse().unwrap()]);
         assert_eq!(config.dns.internal, ["10.0.0.0/8".parse().unwrap()]);
-        assert_eq!(
-            config.sink,
-            [
-                SinkConfig::File { path: "/e".into(), events: Filter::All },
-                SinkConfig::Stdout { events: Filter::Denials }
-            ]
-        );
+        let names: Vec<_> = config.sink.iter().map(|sink| sink.name.as_str()).collect();
+        assert_eq!(names, ["file", "stdout"]);
+        assert_eq!(config.spool, Path::new("/var/lib/agent-guard/spool"));
     }
 
     #[test]
@@ -262,8 +248,8 @@ mod tests {
             ("policy = '/p'", ["line 1", "unknown field `policy`"]),
             ("tier = 'strong'", ["line 1", "unknown variant `strong`"]),
             ("\nallow_degraded = ['x']", ["line 2", "one of enforce, listen, unix, system"]),
-            ("[[sink]]\ntype = 'tape'", ["line 2", "unknown variant `tape`"]),
-            ("[[sink]]\ntype = 'file'", ["line 1", "missing field `path`"]),
+            ("[[sink]]\ntype = 'tape'", ["line 2", "`tape`"]),
+            ("\n[[sink]]\ntype = 'file'", ["line 2", "missing field `path`"]),
             ("[dns]\nupstreams = ['x']", ["line 2", "invalid socket address"]),
             ("policies = 'p'", ["c.toml", "`p` is no absolute path"]),
         ] {

@@ -9,6 +9,7 @@ mod host;
 mod kept;
 mod policies;
 mod processes;
+mod sinks;
 mod stream;
 pub mod view;
 mod watch;
@@ -95,7 +96,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let mounts = table.read().context("reading the mount table")?;
     let mount = mounts::cgroup2(&mounts).context("no cgroup2 file system is mounted")?.to_owned();
 
-    let stream = Stream::open(&config.sink)?;
+    let stream = Stream::open(&config.sink, &config.spool)?;
     let mut policies = Policies::default();
     // Watched before it is read: nothing that changes in between is missed.
     let mut directory = Watch::new().context("watching directories")?;
@@ -172,6 +173,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             }
             _ = ticks.tick() => {
                 daemon.host.tick();
+                daemon.stream.tick();
                 daemon.host.retry(&daemon.policies, daemon.ring.get_ref()).await;
                 if daemon.unproven && let Err(error) = daemon.prove() {
                     tracing::error!("{error:#}");

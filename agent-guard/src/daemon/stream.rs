@@ -1,21 +1,17 @@
 //! Where the records of all workloads go: the sinks, and whoever follows.
 
-use std::{
-    cell::RefCell,
-    fmt,
-    fs::File,
-    path::{Path, PathBuf},
-    rc::Rc,
-    sync::Arc,
-    time::Instant,
-};
+use std::{cell::RefCell, fmt, path::Path, rc::Rc, sync::Arc};
 
+use anyhow::Context as _;
 use bytes::BytesMut;
 use tokio::sync::broadcast;
 
-use super::config::{Filter, SinkConfig};
+use super::{
+    sinks::{SinkConfig, Sinks},
+    view,
+};
 use crate::{
-    event::{Encoder, EventLog, OpenError, Record},
+    event::{Encoder, Record},
     workload::Output,
 };
 
@@ -27,7 +23,7 @@ const BEHIND: usize = 4096;
 pub struct Line {
     /// The event, with a newline.
     pub json: Arc<[u8]>,
-    /// See [`Filter::Denials`].
+    /// See [`Events::Denials`](super::sinks::Events::Denials).
     pub show: bool,
 }
 
@@ -36,7 +32,7 @@ pub struct Line {
 pub struct Stream(Rc<RefCell<Inner>>);
 
 struct Inner {
-    sinks: Vec<(SinkConfig, EventLog<File>)>,
+    sinks: Sinks,
     encoder: Encoder,
     followers: broadcast::Sender<Line>,
     buffer: BytesMut,
@@ -44,51 +40,34 @@ struct Inner {
     records: u64,
 }
 
-impl SinkConfig {
-    fn path(&self) -> PathBuf {
-        match self {
-            Self::File { path, .. } => path.clone(),
-            Self::Stdout { .. } => "-".into(),
-        }
-    }
-
-    fn filter(&self) -> Filter {
-        let (Self::File { events, .. } | Self::Stdout { events }) = self;
-        *events
-    }
-}
-
 impl Stream {
-    /// Opens the sinks.
+    /// Opens the sinks, whose spools are below `spools`.
     ///
     /// # Errors
     /// One can not be opened.
-    pub fn open(sinks: &[SinkConfig]) -> Result<Self, OpenError> {
-        let open = |sink: &SinkConfig| Ok((sink.clone(), EventLog::open(&sink.path())?));
-        let failed = |source| OpenError::Open { path: Path::new("-").to_owned(), source };
+    pub fn open(sinks: &[SinkConfig], spools: &Path) -> anyhow::Result<Self> {
         Ok(Self(Rc::new(RefCell::new(Inner {
-            sinks: sinks.iter().map(open).collect::<Result<_, _>>()?,
-            encoder: Encoder::of_this_host().map_err(failed)?,
+            sinks: Sinks::open(sinks, spools)?,
+            encoder: Encoder::of_this_host().context("numbering events")?,
             followers: broadcast::Sender::new(BEHIND),
             buffer: BytesMut::new(),
             records: 0,
         }))))
     }
 
-    /// Opens the files anew, by their names: somebody has moved them away.
+    /// Has the sinks open files and connections anew: somebody has moved or renewed what is behind their names.
     pub fn reopen(&self) {
-        let mut inner = self.0.borrow_mut();
-        for (config, log) in &mut inner.sinks {
-            match EventLog::open(&config.path()) {
-                Ok(new) => {
-                    let lost = std::mem::replace(log, new).finish();
-                    if lost > 0 {
-                        tracing::warn!("{lost} event(s) could not be written and are lost");
-                    }
-                }
-                Err(error) => tracing::error!("{error}; events go on to the file as it was"),
-            }
-        }
+        self.0.borrow().sinks.reopen();
+    }
+
+    /// Tells what is not told yet of what sinks have lost.
+    pub fn tick(&self) {
+        self.0.borrow_mut().sinks.tick();
+    }
+
+    /// How the sinks do.
+    pub fn sinks(&self) -> Vec<view::Sink> {
+        self.0.borrow().sinks.views()
     }
 
     /// Where those subscribe who want what comes.
@@ -103,17 +82,12 @@ impl Stream {
 
     /// Whether anybody wants to know of what is allowed.
     pub fn takes_all(&self) -> bool {
-        self.0.borrow().sinks.iter().any(|(config, _)| config.filter() == Filter::All)
+        self.0.borrow().sinks.take_all()
     }
 
-    /// Completes the files.
+    /// Delivers what waits, or has it kept.
     pub fn finish(&self) {
-        for (_, log) in self.0.borrow_mut().sinks.drain(..) {
-            let lost = log.finish();
-            if lost > 0 {
-                tracing::warn!("{lost} event(s) could not be written and are lost");
-            }
-        }
+        self.0.borrow_mut().sinks.finish();
     }
 }
 
@@ -123,13 +97,7 @@ impl Output for Stream {
         let Inner { sinks, encoder, followers, buffer, records } = &mut *inner;
         *records += 1;
         let show = show || record.is_notice();
-        for (config, log) in sinks {
-            if (show || config.filter() == Filter::All)
-                && let Some(fault) = log.append(record, Instant::now())
-            {
-                tracing::error!("{}: {fault}", config.path().display());
-            }
-        }
+        sinks.send(record, show);
         if followers.receiver_count() > 0 {
             buffer.clear();
             if encoder.encode(record, buffer).is_ok() {

@@ -29,6 +29,36 @@ pub struct Status {
     pub events: u64,
     /// Events of agents that the daemon does not know, or that made no sense.
     pub strays: u64,
+    /// Where events go.
+    #[serde(default)]
+    pub sinks: Vec<Sink>,
+}
+
+/// A place that events go to. What is counted is counted since the daemon started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sink {
+    /// Its name.
+    pub name: String,
+    /// `file`, `syslog` and so on.
+    pub kind: String,
+    /// Why nothing is delivered at the moment.
+    pub problem: Option<String>,
+    /// Lines that the far end has.
+    pub delivered: u64,
+    /// Deliveries that failed, and were tried again.
+    pub retried: u64,
+    /// Lines that the far end will never have.
+    pub lost: u64,
+    /// Bytes that wait in memory.
+    pub queue_bytes: u64,
+    /// Bytes for which there is room in memory.
+    pub queue_room: u64,
+    /// Lines that wait on disk.
+    pub spooled: u64,
+    /// Bytes that wait on disk.
+    pub spool_bytes: u64,
+    /// Bytes for which there is room on disk.
+    pub spool_room: u64,
 }
 
 /// A workload.

@@ -5,7 +5,7 @@
 //! people). [`EventLog`] writes the JSON and accounts for every line that could not be written.
 
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod log;
 mod ocsf;
 mod record;

@@ -35,6 +35,7 @@ impl Host {
             problems: policies.problems().len(),
             events: self.stream.records(),
             strays: self.strays,
+            sinks: self.stream.sinks(),
         }
     }
 

@@ -1,0 +1,91 @@
+//! The far end of a sink.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{
+    config::To,
+    file::{RotatedFile, Stdout},
+};
+
+/// Where a sink's lines go. Each worker has one, on a thread of its own that it may block.
+pub trait Transport {
+    /// Delivers lines, each a whole JSON object and a newline, in order: all of them, or as many as the error says.
+    /// Delivered is what need not be kept any longer. A delivery that takes too long is dropped where it waits, and
+    /// the lines come again.
+    async fn deliver(&mut self, lines: &[Bytes]) -> Result<(), Undelivered>;
+
+    /// Lets go of files and connections, and takes them up anew by their names: somebody has moved, or renewed, what
+    /// is behind them.
+    ///
+    /// # Errors
+    /// Why it goes on with what it had.
+    fn reopen(&mut self) -> Result<(), String>;
+}
+
+/// Lines did not get there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Undelivered {
+    /// Lines that did, from the first on.
+    pub delivered: usize,
+    /// Why the next one did not: text of the far end's is bounded and printable. No secrets.
+    pub error: String,
+    /// What may be done.
+    pub retry: Retry,
+}
+
+/// What may be done about lines that were not delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// Trying again, after this time at the least where the far end has named one.
+    Later(Option<Duration>),
+    /// Nothing: the far end will never take the next so many lines, and they are lost. Those after them are tried
+    /// again.
+    Never(usize),
+}
+
+impl Undelivered {
+    /// Nothing was delivered, and all may be tried again.
+    #[must_use]
+    pub fn later(error: impl ToString) -> Self {
+        Self { delivered: 0, error: error.to_string(), retry: Retry::Later(None) }
+    }
+}
+
+/// Every kind of far end.
+pub enum FarEnd {
+    /// A file.
+    File(RotatedFile),
+    /// Standard output.
+    Stdout(Stdout),
+}
+
+impl FarEnd {
+    /// Opens what can be opened before anybody answers: files, secrets, certificates.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn open(to: &To) -> anyhow::Result<Self> {
+        Ok(match to {
+            To::File(config) => Self::File(RotatedFile::open(config)?),
+            To::Stdout(_) => Self::Stdout(Stdout::open()?),
+        })
+    }
+}
+
+impl Transport for FarEnd {
+    async fn deliver(&mut self, lines: &[Bytes]) -> Result<(), Undelivered> {
+        match self {
+            Self::File(file) => file.deliver(lines).await,
+            Self::Stdout(stdout) => stdout.deliver(lines).await,
+        }
+    }
+
+    fn reopen(&mut self) -> Result<(), String> {
+        match self {
+            Self::File(file) => file.reopen(),
+            Self::Stdout(stdout) => stdout.reopen(),
+        }
+    }
+}
