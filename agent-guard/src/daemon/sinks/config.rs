@@ -11,6 +11,9 @@ use toml::{
 use super::{
     file::FileConfig,
     filter::{Events, Filter, Kind},
+    http::{SplunkConfig, WebhookConfig},
+    syslog::SyslogConfig,
+    unix::UnixConfig,
 };
 use crate::policy::NamePattern;
 
@@ -62,6 +65,14 @@ pub enum To {
     File(FileConfig),
     /// Standard output.
     Stdout(Nothing),
+    /// A UNIX-domain socket.
+    Unix(UnixConfig),
+    /// A syslog receiver.
+    Syslog(SyslogConfig),
+    /// A webhook.
+    Webhook(WebhookConfig),
+    /// Splunk's HTTP Event Collector.
+    Splunk(SplunkConfig),
 }
 
 /// The configuration of a far end that needs none.
@@ -100,7 +111,7 @@ const COMMON: [&str; 7] =
     ["name", "events", "agents", "kinds", "encoding", "queue_mib", "spool_mib"];
 
 /// The kinds of far ends, as they are written.
-const TYPES: [&str; 2] = ["file", "stdout"];
+const TYPES: [&str; 6] = ["file", "stdout", "unix", "syslog", "webhook", "splunk"];
 
 /// Bytes of so many MiB.
 #[must_use]
@@ -167,6 +178,10 @@ fn read_one(sink: Spanned<DeValue<'_>>) -> Result<SinkConfig, Mistake> {
     let to = match kind.get_ref().as_str() {
         Some("file") => To::File(parse(own, &span)?),
         Some("stdout") => To::Stdout(parse(own, &span)?),
+        Some("unix") => To::Unix(parse(own, &span)?),
+        Some("syslog") => To::Syslog(parse(own, &span)?),
+        Some("webhook") => To::Webhook(parse(own, &span)?),
+        Some("splunk") => To::Splunk(parse(own, &span)?),
         _ => {
             let given = kind.get_ref().as_str().unwrap_or_default();
             let problem = format!("`{given}` is no type of sink: one of {}", TYPES.join(", "));
@@ -253,6 +268,10 @@ impl To {
         match self {
             Self::File(_) => "file",
             Self::Stdout(_) => "stdout",
+            Self::Unix(_) => "unix",
+            Self::Syslog(_) => "syslog",
+            Self::Webhook(_) => "webhook",
+            Self::Splunk(_) => "splunk",
         }
     }
 
@@ -261,6 +280,7 @@ impl To {
     pub fn is_remote(&self) -> bool {
         match self {
             Self::File(_) | Self::Stdout(_) => false,
+            Self::Unix(_) | Self::Syslog(_) | Self::Webhook(_) | Self::Splunk(_) => true,
         }
     }
 
@@ -270,6 +290,10 @@ impl To {
         match self {
             Self::File(config) => vec![&config.path],
             Self::Stdout(_) => Vec::new(),
+            Self::Unix(config) => vec![&config.path],
+            Self::Syslog(config) => config.paths(),
+            Self::Webhook(config) => config.paths(),
+            Self::Splunk(config) => config.paths(),
         }
     }
 
@@ -279,7 +303,10 @@ impl To {
         }
         match self {
             Self::File(config) => config.check(),
-            Self::Stdout(_) => Ok(()),
+            Self::Stdout(_) | Self::Unix(_) => Ok(()),
+            Self::Syslog(config) => config.check(),
+            Self::Webhook(config) => config.check(),
+            Self::Splunk(config) => config.check(),
         }
     }
 }

@@ -11,13 +11,19 @@
 
 mod backoff;
 mod config;
+mod connect;
 mod counters;
 mod entry;
 mod file;
 mod filter;
+mod http;
 mod queue;
+mod secret;
 mod spool;
+mod syslog;
+mod tls;
 mod transport;
+mod unix;
 mod worker;
 
 use std::{

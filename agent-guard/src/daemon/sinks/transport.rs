@@ -7,6 +7,9 @@ use bytes::Bytes;
 use super::{
     config::To,
     file::{RotatedFile, Stdout},
+    http::{Splunk, Webhook},
+    syslog::Syslog,
+    unix::UnixSocket,
 };
 
 /// Where a sink's lines go. Each worker has one, on a thread of its own that it may block.
@@ -59,6 +62,14 @@ pub enum FarEnd {
     File(RotatedFile),
     /// Standard output.
     Stdout(Stdout),
+    /// A UNIX-domain socket.
+    Unix(UnixSocket),
+    /// A syslog receiver.
+    Syslog(Box<Syslog>),
+    /// A webhook.
+    Webhook(Box<Webhook>),
+    /// Splunk's HTTP Event Collector.
+    Splunk(Box<Splunk>),
 }
 
 impl FarEnd {
@@ -70,6 +81,10 @@ impl FarEnd {
         Ok(match to {
             To::File(config) => Self::File(RotatedFile::open(config)?),
             To::Stdout(_) => Self::Stdout(Stdout::open()?),
+            To::Unix(config) => Self::Unix(UnixSocket::new(config)),
+            To::Syslog(config) => Self::Syslog(Box::new(Syslog::open(config)?)),
+            To::Webhook(config) => Self::Webhook(Box::new(Webhook::open(config)?)),
+            To::Splunk(config) => Self::Splunk(Box::new(Splunk::open(config)?)),
         })
     }
 }
@@ -79,6 +94,10 @@ impl Transport for FarEnd {
         match self {
             Self::File(file) => file.deliver(lines).await,
             Self::Stdout(stdout) => stdout.deliver(lines).await,
+            Self::Unix(socket) => socket.deliver(lines).await,
+            Self::Syslog(syslog) => syslog.deliver(lines).await,
+            Self::Webhook(webhook) => webhook.deliver(lines).await,
+            Self::Splunk(splunk) => splunk.deliver(lines).await,
         }
     }
 
@@ -86,6 +105,10 @@ impl Transport for FarEnd {
         match self {
             Self::File(file) => file.reopen(),
             Self::Stdout(stdout) => stdout.reopen(),
+            Self::Unix(socket) => socket.reopen(),
+            Self::Syslog(syslog) => syslog.reopen(),
+            Self::Webhook(webhook) => webhook.reopen(),
+            Self::Splunk(splunk) => splunk.reopen(),
         }
     }
 }
