@@ -184,7 +184,8 @@ mod tests {
             sleep(Duration::from_millis(50)).await;
             reader.read_exact(&mut text).await
         });
-        (sent.unwrap(), read.unwrap());
+        sent.unwrap();
+        read.unwrap();
         assert!(!connection.is_over());
 
         let (sent, ()) = tokio::join!(connection.send(b"hello"), async {

@@ -259,6 +259,6 @@ mod tests {
         assert!(text("no JSON\n").starts_with("<165>1 - h agent-guard 7 event - no JSON"));
         assert!(text("{\"time\":18446744073709551615,\"severity_id\":1}").starts_with("<166>1 "));
         let frame = header.frame("{}\n".as_bytes());
-        assert_eq!(frame, b"34 <165>1 - h agent-guard 7 event - {}");
+        assert_eq!(frame, b"35 <165>1 - h agent-guard 7 event - {}");
     }
 }

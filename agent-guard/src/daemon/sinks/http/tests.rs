@@ -26,7 +26,13 @@ struct Inner {
     answers: VecDeque<(u16, &'static str)>,
     /// Bodies with this word are refused.
     poison: Option<&'static str>,
-    asked: Vec<(String, Vec<(String, String)>, String)>,
+    asked: Vec<Asked>,
+}
+
+struct Asked {
+    uri: String,
+    headers: Vec<(String, String)>,
+    body: String,
 }
 
 impl Server {
@@ -48,7 +54,8 @@ impl Server {
             headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
         let mut inner = self.0.lock().unwrap();
         let is_poisoned = inner.poison.is_some_and(|word| body.contains(word));
-        inner.asked.push((parts.uri.to_string(), headers.collect(), body));
+        let uri = parts.uri.to_string();
+        inner.asked.push(Asked { uri, headers: headers.collect(), body });
         let (status, text) = match is_poisoned {
             true => (400, "no"),
             false => inner.answers.pop_front().unwrap_or((200, "")),
@@ -62,12 +69,12 @@ impl Server {
     }
 
     fn bodies(&self) -> Vec<String> {
-        self.0.lock().unwrap().asked.iter().map(|(_, _, body)| body.clone()).collect()
+        self.0.lock().unwrap().asked.iter().map(|asked| asked.body.clone()).collect()
     }
 
     fn header(&self, name: &str) -> Option<String> {
         let inner = self.0.lock().unwrap();
-        let (_, headers, _) = inner.asked.last()?;
+        let headers = &inner.asked.last()?.headers;
         headers.iter().find(|(other, _)| other == name).map(|(_, value)| value.clone())
     }
 }
@@ -98,7 +105,7 @@ async fn a_webhook_gets_lines_or_an_array_and_the_token() {
     assert_eq!(server.bodies()[0].as_bytes(), lines(0..2).concat());
     assert_eq!(server.header("content-type").as_deref(), Some("application/x-ndjson"));
     assert_eq!(server.header("authorization"), None);
-    assert_eq!(server.0.lock().unwrap().asked[0].0, "/in?x=1");
+    assert_eq!(server.0.lock().unwrap().asked[0].uri, "/in?x=1");
 
     let config =
         WebhookConfig { format: Format::Array, token_file: Some(token(&dir)), ..webhook(&url) };
@@ -214,7 +221,7 @@ async fn splunk_gets_each_event_in_an_envelope() {
     };
     let mut splunk = Splunk::open(&config).unwrap();
     splunk.deliver(&lines(0..2)).await.unwrap();
-    assert_eq!(server.0.lock().unwrap().asked[0].0, "/services/collector/event");
+    assert_eq!(server.0.lock().unwrap().asked[0].uri, "/services/collector/event");
     assert_eq!(server.header("authorization").as_deref(), Some("Splunk hunter2"));
     let body = &server.bodies()[0];
     assert!(body.starts_with("{\"time\":1500000000.000,\"host\":\""), "{body}");
