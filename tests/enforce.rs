@@ -40,6 +40,8 @@ mod operations;
 mod passing;
 #[path = "enforce/queries.rs"]
 mod queries;
+#[path = "enforce/receivers.rs"]
+mod receivers;
 #[path = "enforce/ring.rs"]
 mod ring;
 #[path = "enforce/roles.rs"]

@@ -58,12 +58,12 @@ impl Daemon {
         self.directory.path().join(name)
     }
 
-    /// With more in its configuration's section `control`.
-    pub fn configure(&self, control: &str) {
+    /// With more in its configuration: in the section `control`, and behind it.
+    pub fn configure(&self, more: &str) {
         let directory = self.directory.path().display();
         let text = format!(
-            "policies = '{directory}/policies'\ntier = '{}'\n[[sink]]\ntype = 'file'\n\
-             path = '{directory}/events.jsonl'\n[control]\nsocket = '{directory}/socket'\n{control}\n",
+            "policies = '{directory}/policies'\nspool = '{directory}/spool'\ntier = '{}'\n[[sink]]\ntype = 'file'\n\
+             path = '{directory}/events.jsonl'\n[control]\nsocket = '{directory}/socket'\n{more}\n",
             tier().name()
         );
         fs::write(self.path("config.toml"), text).unwrap();
@@ -99,6 +99,16 @@ impl Daemon {
         let log = Reader::of(child.stderr.take().unwrap());
         log.wait_for_text("ready:");
         self.running = Some((child, log));
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.running.as_ref().unwrap().0.id()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.running.as_ref().unwrap().0), signal).unwrap();
     }
 
     /// Ends it, and returns what it said.

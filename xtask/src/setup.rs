@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{apt, process::say, toolchain};
 
 /// Debian packages and what each is for.
-const PACKAGES: [(&str, &str); 29] = [
+const PACKAGES: [(&str, &str); 33] = [
     ("gcc", "links every Rust program"),
     ("g++", "links bpf-linker with LLVM"),
     ("libc6-dev", "links every Rust program"),
@@ -31,6 +31,10 @@ const PACKAGES: [(&str, &str); 29] = [
     ("vim-tiny", "the tests' agent edits"),
     ("podman", "starts the tests' agent in a container"),
     ("crun", "podman's containers are run by it"),
+    ("rsyslog", "takes the tests' events; its service is masked"),
+    ("rsyslog-gnutls", "takes the tests' events over TLS"),
+    ("logrotate", "rotates the tests' files of events"),
+    ("openssl", "makes the tests' certificates"),
     ("busybox-static", "what is in the tests' container"),
     ("bubblewrap", "what the bench holds the start of a run against"),
     ("qemu-system-x86", "runs the test kernels"),
@@ -43,7 +47,8 @@ const PACKAGES: [(&str, &str); 29] = [
 const BROUGHT_ALONG: [(&str, &str); 1] = [("npm", "/usr/bin/npm")];
 
 /// Services of packages of which the tests need the program alone.
-const SERVICES: [(&str, &str); 1] = [("unbound", "unbound.service")];
+const SERVICES: [(&str, &str); 2] =
+    [("unbound", "unbound.service"), ("rsyslog", "rsyslog.service")];
 
 /// Installs what is missing, and gives the rustc that builds the kernel programs.
 pub fn setup() -> Result<toolchain::Rustc> {

@@ -20,6 +20,7 @@ mod rings;
 mod scope;
 mod shared;
 mod signals;
+mod sinks;
 mod skips;
 mod sockets;
 mod swap;
@@ -65,6 +66,7 @@ pub fn trials() -> Vec<Trial> {
         scope::PROMISES,
         shared::PROMISES,
         signals::PROMISES,
+        sinks::PROMISES,
         skips::PROMISES,
         sockets::PROMISES,
         swap::PROMISES,
