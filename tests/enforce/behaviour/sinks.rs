@@ -128,7 +128,7 @@ fn syslog() {
     });
     let shell = ["/bin/bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/9"];
     let _ = daemon.inside("/coding", &shell).output().unwrap();
-    for (way, facility) in [("imuxsock", "local4"), ("tcp", "security"), ("tls", "local4")] {
+    for (way, facility) in [("imuxsock", "local4"), ("tcp", "audit"), ("tls", "local4")] {
         let of_way = || {
             let received = rsyslog.received().into_iter();
             received.filter(|(other, ..)| other == way).collect::<Vec<_>>()
@@ -162,7 +162,7 @@ fn syslog() {
         }
     }
     // Who is not the receiver gets nothing.
-    for (name, words) in [("stranger", "UnknownIssuer"), ("another", "NotValidForName")] {
+    for (name, words) in [("stranger", "UnknownIssuer"), ("another", "not valid for name")] {
         let sink = daemon.until("the refusal", || {
             let sink = sink(&daemon, name);
             sink["problem"].is_string().then_some(sink)

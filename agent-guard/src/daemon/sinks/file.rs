@@ -130,10 +130,10 @@ impl Transport for RotatedFile {
     }
 
     fn reopen(&mut self) -> Result<(), String> {
-        let (sink, size) = open(&self.path).map_err(|error| error.to_string())?;
-        // The rest of a line that went out in part belongs into the file as it was. Where that fails the line stays
-        // torn, and counts as written.
+        // The rest of a line that went out in part belongs into the file as it was, which may be the one that is
+        // opened. Where that fails the line stays torn, and counts as written.
         let _ = self.sink.complete();
+        let (sink, size) = open(&self.path).map_err(|error| error.to_string())?;
         (self.sink, self.size) = (sink, size);
         Ok(())
     }
@@ -226,10 +226,15 @@ mod tests {
             (b"1\n2\n".into(), b"3\n".into())
         );
 
+        // Where nobody has moved it, what is left of a line comes before the next.
+        file.reopen().unwrap();
+        file.write(b"3b\n").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"3\n3b\n");
+
         fs::rename(&path, &moved).unwrap();
         std::os::unix::fs::symlink("elsewhere", &path).unwrap();
         assert!(file.reopen().unwrap_err().contains("symbolic link"));
         file.write(b"4\n").unwrap();
-        assert_eq!(fs::read(&moved).unwrap(), b"3\n4\n");
+        assert_eq!(fs::read(&moved).unwrap(), b"3\n3b\n4\n");
     }
 }
