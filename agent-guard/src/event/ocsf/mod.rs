@@ -30,6 +30,7 @@ use agent_guard_common::{
     table::Effect,
 };
 use bytes::{BufMut, BytesMut};
+use serde::Serialize;
 
 use self::schema::{
     Activity, Actor, AgentGuard, Class, ConnectionInfo, Decided, Device, DnsAnswer, DnsQuery,
@@ -44,7 +45,7 @@ use super::{
 };
 use crate::bytes::random;
 
-mod schema;
+pub(super) mod schema;
 #[cfg(test)]
 mod tests;
 
@@ -90,22 +91,19 @@ impl Encoder {
     /// # Errors
     /// Where `out` can not grow; it is then as it was before.
     pub fn encode(&mut self, record: &Record, out: &mut BytesMut) -> io::Result<()> {
+        append_line(out, &self.event_of(record))
+    }
+
+    /// The next event, before it is written.
+    pub(super) fn event_of<'a>(&'a mut self, record: &'a Record) -> Event<'a> {
         self.sequence += 1;
-        let event = match &record.body {
+        match &record.body {
             Body::Decided { process, action, object, decision, hook } => {
                 self.decided(record, process, *action, object, decision, *hook)
             }
             Body::Lookup(lookup) => self.lookup(record, lookup),
             Body::Notice(notice) => self.notice(record, notice),
-        };
-        let start = out.len();
-        let written = serde_json::to_writer(Appender(out), &event);
-        if let Err(error) = written {
-            out.truncate(start);
-            return Err(error.into());
         }
-        out.put_u8(b'\n');
-        Ok(())
     }
 
     fn decided<'a>(
@@ -364,6 +362,17 @@ impl Encoder {
             },
         }
     }
+}
+
+/// Appends `event` and a newline to `out`, which is as it was before where that fails.
+pub(super) fn append_line(out: &mut BytesMut, event: &impl Serialize) -> io::Result<()> {
+    let start = out.len();
+    if let Err(error) = serde_json::to_writer(Appender(out), event) {
+        out.truncate(start);
+        return Err(error.into());
+    }
+    out.put_u8(b'\n');
+    Ok(())
 }
 
 /// Appends whole pieces. A line is made of hundreds of small ones, and with `BytesMut`'s own writer,
