@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use agent_guard::event::{EcsEncoder, Record};
+use agent_guard::event::{Encoding, Record};
 use bytes::BytesMut;
 use serde_json::Value;
 
@@ -13,7 +13,7 @@ use super::{encoder, every_record};
 mod definitions;
 
 fn documents(records: &[Record]) -> Vec<Value> {
-    let mut encoder = EcsEncoder::new(encoder());
+    let mut encoder = encoder().in_encoding(Encoding::Ecs);
     let mut line = BytesMut::new();
     let document = |record: &Record| {
         line.clear();

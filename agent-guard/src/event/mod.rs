@@ -17,9 +17,8 @@ mod text;
 mod wire;
 pub(crate) mod words;
 
-pub use ecs::EcsEncoder;
 pub use log::{EventLog, Fault};
-pub use ocsf::{Encoder, Host};
+pub use ocsf::{Encoder, Encoding, Host};
 pub use record::{
     AgentIdentity, Body, Context, Decision, Endpoint, File, HookTotals, Lookup, LookupAnswer,
     LookupReason, Losses, Notice, Object, PathScope, PolicyIdentity, Process, Record, Rule,

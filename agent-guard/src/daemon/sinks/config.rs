@@ -15,7 +15,7 @@ use super::{
     syslog::SyslogConfig,
     unix::UnixConfig,
 };
-use crate::policy::NamePattern;
+use crate::{event::Encoding, policy::NamePattern};
 
 /// Most sinks: each has a thread.
 const MOST: usize = 64;
@@ -47,15 +47,6 @@ pub struct SinkConfig {
     pub spool_bytes: u64,
     /// Where they go.
     pub to: To,
-}
-
-/// How events are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Encoding {
-    /// Open Cybersecurity Schema Framework.
-    #[default]
-    Ocsf,
 }
 
 /// A kind of far end, and what it needs.

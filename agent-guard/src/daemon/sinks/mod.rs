@@ -37,18 +37,17 @@ use anyhow::Context as _;
 use bytes::BytesMut;
 use tokio::{runtime::Runtime, time::Instant};
 
+pub use self::{
+    config::{SinkConfig, read},
+    filter::Events,
+};
 use self::{
-    config::Encoding,
     counters::Counters,
     entry::{Entry, MAX_LINE},
     queue::Queue,
     spool::Spool,
     transport::FarEnd,
     worker::Worker,
-};
-pub use self::{
-    config::{SinkConfig, read},
-    filter::Events,
 };
 use super::view;
 use crate::event::{Body, Context, Encoder, Losses, Notice, Record};
@@ -152,8 +151,8 @@ impl Sink {
             0 => None,
             limit => Some(open_spool(config, &spools.join(&config.name), limit, &counters)?),
         };
-        let Encoding::Ocsf = config.encoding;
-        let encoder = Encoder::of_this_host().context("numbering events")?;
+        let encoder =
+            Encoder::of_this_host().context("numbering events")?.in_encoding(config.encoding);
         let worker =
             Worker::new(&config.name, Arc::clone(&queue), Arc::clone(&counters), spool, far_end);
         let (give, given) = mpsc::channel::<Runtime>();

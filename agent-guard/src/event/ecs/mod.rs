@@ -16,16 +16,14 @@
 //! | lost events, skipped decisions | host | info |
 //!
 //! What is no matter of the schema, the number of an event and what stands under `agent_guard`, is the
-//! same as in OCSF ([`super::Encoder`]), where it stands under `unmapped.agent_guard`.
+//! same as in OCSF, where it stands under `unmapped.agent_guard`.
 
 use std::{
-    io,
     net::IpAddr,
     time::{Duration, UNIX_EPOCH},
 };
 
 use agent_guard_common::event::{Action, Outcome};
-use bytes::BytesMut;
 
 use self::{
     kind::Kind,
@@ -35,11 +33,8 @@ use self::{
     },
 };
 use super::{
-    Body, Encoder, Endpoint, Lookup, Object, Record,
-    ocsf::{
-        append_line,
-        schema::{Event, File as OcsfFile, Text, status},
-    },
+    Body, Endpoint, Lookup, Object, Record,
+    ocsf::schema::{Event, File as OcsfFile, Text, status},
     words,
 };
 
@@ -48,28 +43,8 @@ mod schema;
 #[cfg(test)]
 mod tests;
 
-/// Makes ECS lines, numbered as [`Encoder`] numbers OCSF lines.
-#[derive(Debug)]
-pub struct EcsEncoder(Encoder);
-
-impl EcsEncoder {
-    /// Makes lines of the events of `encoder`.
-    #[must_use]
-    pub fn new(encoder: Encoder) -> Self {
-        Self(encoder)
-    }
-
-    /// Appends `record` to `out`: one JSON object and a newline.
-    ///
-    /// # Errors
-    /// Where `out` can not grow; it is then as it was before.
-    pub fn encode(&mut self, record: &Record, out: &mut BytesMut) -> io::Result<()> {
-        append_line(out, &document(record, self.0.event_of(record)))
-    }
-}
-
 /// `event`, which was made of `record`, in the fields of ECS.
-fn document<'a>(record: &'a Record, event: Event<'a>) -> Document<'a> {
+pub fn document<'a>(record: &'a Record, event: Event<'a>) -> Document<'a> {
     let kind = Kind::of(&record.body);
     let mut document = Document {
         timestamp: Text(humantime::format_rfc3339_millis(

@@ -1,16 +1,17 @@
 use agent_guard_common::{decide::Reason, event::Operation};
+use bytes::BytesMut;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::event::{
-    Notice,
+    Encoder, Encoding, Notice,
     fixture::{decided, denied, endpoint, file, host, record, socket},
 };
 
 fn line(record: &Record) -> String {
     let mut out = BytesMut::new();
-    EcsEncoder::new(Encoder::new(host(), 0xab)).encode(record, &mut out).unwrap();
+    Encoder::new(host(), 0xab).in_encoding(Encoding::Ecs).encode(record, &mut out).unwrap();
     String::from_utf8(out.to_vec()).unwrap()
 }
 
@@ -95,7 +96,7 @@ fn a_notice_has_no_process_and_says_its_message() {
 fn events_are_numbered_as_in_ocsf() {
     let read = denied(Action::Read, file(b"/a"));
     let (mut ecs, mut ocsf) = (BytesMut::new(), BytesMut::new());
-    let mut encoder = EcsEncoder::new(Encoder::new(host(), 0xab));
+    let mut encoder = Encoder::new(host(), 0xab).in_encoding(Encoding::Ecs);
     let mut other = Encoder::new(host(), 0xab);
     for number in 1..=2 {
         ecs.clear();

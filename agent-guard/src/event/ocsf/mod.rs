@@ -30,7 +30,7 @@ use agent_guard_common::{
     table::Effect,
 };
 use bytes::{BufMut, BytesMut};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use self::schema::{
     Activity, Actor, AgentGuard, Class, ConnectionInfo, Decided, Device, DnsAnswer, DnsQuery,
@@ -40,7 +40,7 @@ use self::schema::{
     status,
 };
 use super::{
-    Body, Context, Decision, Endpoint, File, Lookup, Notice, Object, Process, Record,
+    Body, Context, Decision, Endpoint, File, Lookup, Notice, Object, Process, Record, ecs,
     record::DeviceNumber, words,
 };
 use crate::bytes::random;
@@ -58,19 +58,37 @@ pub struct Host {
     pub kernel: String,
 }
 
-/// Makes OCSF lines. Events are numbered, so that a gap shows in what a reader got.
+/// How events are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encoding {
+    /// Open Cybersecurity Schema Framework.
+    #[default]
+    Ocsf,
+    /// Elastic Common Schema, from the same events.
+    Ecs,
+}
+
+/// Makes lines, of OCSF unless told otherwise. Events are numbered, so that a gap shows in what a reader got.
 #[derive(Debug)]
 pub struct Encoder {
     host: Host,
     run: u128,
     sequence: u64,
+    encoding: Encoding,
 }
 
 impl Encoder {
     /// Makes events of `host`. `run` is random: with the number of an event it makes its `uid`.
     #[must_use]
     pub fn new(host: Host, run: u128) -> Self {
-        Self { host, run, sequence: 0 }
+        Self { host, run, sequence: 0, encoding: Encoding::default() }
+    }
+
+    /// Makes lines of `encoding`.
+    #[must_use]
+    pub fn in_encoding(self, encoding: Encoding) -> Self {
+        Self { encoding, ..self }
     }
 
     /// Makes events of this host, numbered from 1 on.
@@ -91,18 +109,17 @@ impl Encoder {
     /// # Errors
     /// Where `out` can not grow; it is then as it was before.
     pub fn encode(&mut self, record: &Record, out: &mut BytesMut) -> io::Result<()> {
-        append_line(out, &self.event_of(record))
-    }
-
-    /// The next event, before it is written.
-    pub(super) fn event_of<'a>(&'a mut self, record: &'a Record) -> Event<'a> {
         self.sequence += 1;
-        match &record.body {
+        let event = match &record.body {
             Body::Decided { process, action, object, decision, hook } => {
                 self.decided(record, process, *action, object, decision, *hook)
             }
             Body::Lookup(lookup) => self.lookup(record, lookup),
             Body::Notice(notice) => self.notice(record, notice),
+        };
+        match self.encoding {
+            Encoding::Ocsf => append_line(out, &event),
+            Encoding::Ecs => append_line(out, &ecs::document(record, event)),
         }
     }
 
@@ -365,7 +382,7 @@ impl Encoder {
 }
 
 /// Appends `event` and a newline to `out`, which is as it was before where that fails.
-pub(super) fn append_line(out: &mut BytesMut, event: &impl Serialize) -> io::Result<()> {
+fn append_line(out: &mut BytesMut, event: &impl Serialize) -> io::Result<()> {
     let start = out.len();
     if let Err(error) = serde_json::to_writer(Appender(out), event) {
         out.truncate(start);
