@@ -12,6 +12,7 @@ use super::{
     file::FileConfig,
     filter::{Events, Filter, Kind},
     http::{SplunkConfig, WebhookConfig},
+    otlp::OtlpConfig,
     syslog::SyslogConfig,
     unix::UnixConfig,
 };
@@ -64,6 +65,8 @@ pub enum To {
     Webhook(WebhookConfig),
     /// Splunk's HTTP Event Collector.
     Splunk(SplunkConfig),
+    /// An OpenTelemetry collector.
+    Otlp(OtlpConfig),
 }
 
 /// The configuration of a far end that needs none.
@@ -102,7 +105,7 @@ const COMMON: [&str; 7] =
     ["name", "events", "agents", "kinds", "encoding", "queue_mib", "spool_mib"];
 
 /// The kinds of far ends, as they are written.
-const TYPES: [&str; 6] = ["file", "stdout", "unix", "syslog", "webhook", "splunk"];
+const TYPES: [&str; 7] = ["file", "stdout", "unix", "syslog", "webhook", "splunk", "otlp"];
 
 /// Bytes of so many MiB.
 #[must_use]
@@ -173,6 +176,7 @@ fn read_one(sink: Spanned<DeValue<'_>>) -> Result<SinkConfig, Mistake> {
         Some("syslog") => To::Syslog(parse(own, &span)?),
         Some("webhook") => To::Webhook(parse(own, &span)?),
         Some("splunk") => To::Splunk(parse(own, &span)?),
+        Some("otlp") => To::Otlp(parse(own, &span)?),
         _ => {
             let given = kind.get_ref().as_str().unwrap_or_default();
             let problem = format!("`{given}` is no type of sink: one of {}", TYPES.join(", "));
@@ -263,6 +267,7 @@ impl To {
             Self::Syslog(_) => "syslog",
             Self::Webhook(_) => "webhook",
             Self::Splunk(_) => "splunk",
+            Self::Otlp(_) => "otlp",
         }
     }
 
@@ -271,7 +276,11 @@ impl To {
     pub fn is_remote(&self) -> bool {
         match self {
             Self::File(_) | Self::Stdout(_) => false,
-            Self::Unix(_) | Self::Syslog(_) | Self::Webhook(_) | Self::Splunk(_) => true,
+            Self::Unix(_)
+            | Self::Syslog(_)
+            | Self::Webhook(_)
+            | Self::Splunk(_)
+            | Self::Otlp(_) => true,
         }
     }
 
@@ -285,6 +294,7 @@ impl To {
             Self::Syslog(config) => config.paths(),
             Self::Webhook(config) => config.paths(),
             Self::Splunk(config) => config.paths(),
+            Self::Otlp(config) => config.paths(),
         }
     }
 
@@ -298,6 +308,7 @@ impl To {
             Self::Syslog(config) => config.check(),
             Self::Webhook(config) => config.check(),
             Self::Splunk(config) => config.check(),
+            Self::Otlp(config) => config.check(),
         }
     }
 }
