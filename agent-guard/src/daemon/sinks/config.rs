@@ -12,6 +12,7 @@ use super::{
     file::FileConfig,
     filter::{Events, Filter, Kind},
     http::{SplunkConfig, WebhookConfig},
+    kafka::KafkaConfig,
     otlp::OtlpConfig,
     syslog::SyslogConfig,
     unix::UnixConfig,
@@ -67,6 +68,8 @@ pub enum To {
     Splunk(SplunkConfig),
     /// An OpenTelemetry collector.
     Otlp(OtlpConfig),
+    /// A Kafka cluster.
+    Kafka(KafkaConfig),
 }
 
 /// The configuration of a far end that needs none.
@@ -105,7 +108,7 @@ const COMMON: [&str; 7] =
     ["name", "events", "agents", "kinds", "encoding", "queue_mib", "spool_mib"];
 
 /// The kinds of far ends, as they are written.
-const TYPES: [&str; 7] = ["file", "stdout", "unix", "syslog", "webhook", "splunk", "otlp"];
+const TYPES: [&str; 8] = ["file", "stdout", "unix", "syslog", "webhook", "splunk", "otlp", "kafka"];
 
 /// Bytes of so many MiB.
 #[must_use]
@@ -177,6 +180,7 @@ fn read_one(sink: Spanned<DeValue<'_>>) -> Result<SinkConfig, Mistake> {
         Some("webhook") => To::Webhook(parse(own, &span)?),
         Some("splunk") => To::Splunk(parse(own, &span)?),
         Some("otlp") => To::Otlp(parse(own, &span)?),
+        Some("kafka") => To::Kafka(parse(own, &span)?),
         _ => {
             let given = kind.get_ref().as_str().unwrap_or_default();
             let problem = format!("`{given}` is no type of sink: one of {}", TYPES.join(", "));
@@ -268,6 +272,7 @@ impl To {
             Self::Webhook(_) => "webhook",
             Self::Splunk(_) => "splunk",
             Self::Otlp(_) => "otlp",
+            Self::Kafka(_) => "kafka",
         }
     }
 
@@ -280,7 +285,8 @@ impl To {
             | Self::Syslog(_)
             | Self::Webhook(_)
             | Self::Splunk(_)
-            | Self::Otlp(_) => true,
+            | Self::Otlp(_)
+            | Self::Kafka(_) => true,
         }
     }
 
@@ -295,6 +301,7 @@ impl To {
             Self::Webhook(config) => config.paths(),
             Self::Splunk(config) => config.paths(),
             Self::Otlp(config) => config.paths(),
+            Self::Kafka(config) => config.paths(),
         }
     }
 
@@ -309,6 +316,7 @@ impl To {
             Self::Webhook(config) => config.check(),
             Self::Splunk(config) => config.check(),
             Self::Otlp(config) => config.check(),
+            Self::Kafka(config) => config.check(),
         }
     }
 }

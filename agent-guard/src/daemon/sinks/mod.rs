@@ -18,6 +18,7 @@ mod far_text;
 mod file;
 mod filter;
 mod http;
+mod kafka;
 mod otlp;
 mod queue;
 mod secret;

@@ -8,6 +8,7 @@ use super::{
     config::To,
     file::{RotatedFile, Stdout},
     http::{Splunk, Webhook},
+    kafka::Kafka,
     otlp::Otlp,
     syslog::Syslog,
     unix::UnixSocket,
@@ -73,6 +74,8 @@ pub enum FarEnd {
     Splunk(Box<Splunk>),
     /// An OpenTelemetry collector.
     Otlp(Box<Otlp>),
+    /// A Kafka cluster.
+    Kafka(Kafka),
 }
 
 impl FarEnd {
@@ -89,6 +92,7 @@ impl FarEnd {
             To::Webhook(config) => Self::Webhook(Box::new(Webhook::open(config)?)),
             To::Splunk(config) => Self::Splunk(Box::new(Splunk::open(config)?)),
             To::Otlp(config) => Self::Otlp(Box::new(Otlp::open(config)?)),
+            To::Kafka(config) => Self::Kafka(Kafka::open(config)?),
         })
     }
 }
@@ -103,6 +107,7 @@ impl Transport for FarEnd {
             Self::Webhook(webhook) => webhook.deliver(lines).await,
             Self::Splunk(splunk) => splunk.deliver(lines).await,
             Self::Otlp(otlp) => otlp.deliver(lines).await,
+            Self::Kafka(kafka) => kafka.deliver(lines).await,
         }
     }
 
@@ -115,6 +120,7 @@ impl Transport for FarEnd {
             Self::Webhook(webhook) => webhook.reopen(),
             Self::Splunk(splunk) => splunk.reopen(),
             Self::Otlp(otlp) => otlp.reopen(),
+            Self::Kafka(kafka) => kafka.reopen(),
         }
     }
 }
