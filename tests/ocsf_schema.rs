@@ -1,4 +1,4 @@
-//! Every kind of event, validated against the published OCSF schema.
+//! Every kind of event, validated against the published schemas: of OCSF here, of ECS in `ecs/`.
 //!
 //! `AGENT_GUARD_OCSF_PYTHON` names a Python that has `ocsf-json-schema` and `jsonschema`.
 
@@ -33,6 +33,9 @@ use agent_guard_common::{
     hook::Hook,
 };
 use bytes::BytesMut;
+
+#[path = "ecs/schema.rs"]
+mod ecs;
 
 const OUTCOMES: [Outcome; 4] =
     [Outcome::Allowed, Outcome::Denied, Outcome::Killed, Outcome::Observed];
@@ -293,8 +296,9 @@ fn every_record() -> Vec<Record> {
                 skipped: 3,
             })
             .collect();
-        let losses =
-            Losses { hooks: vec![(Hook::FileOpen, 12)], malformed: 1, unwritten: u64::MAX };
+        // More than any count comes to: what readers hold numbers in has a sign.
+        let unwritten = i64::MAX.cast_unsigned();
+        let losses = Losses { hooks: vec![(Hook::FileOpen, 12)], malformed: 1, unwritten };
         for notice in [
             Notice::Started,
             Notice::Adopted,

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{apt, process::say, toolchain};
 
 /// Debian packages and what each is for.
-const PACKAGES: [(&str, &str); 33] = [
+const PACKAGES: [(&str, &str); 34] = [
     ("gcc", "links every Rust program"),
     ("g++", "links bpf-linker with LLVM"),
     ("libc6-dev", "links every Rust program"),
@@ -18,6 +18,7 @@ const PACKAGES: [(&str, &str); 33] = [
     ("libpolly-22-dev", "bpf-linker is built on it"),
     ("libzstd-dev", "LLVM needs it at link time"),
     ("zlib1g-dev", "LLVM needs it at link time"),
+    ("libssl-dev", "the Kafka client speaks TLS by it"),
     ("python3-venv", "runs the OCSF validator in tests"),
     ("curl", "the demo's and the tests' agent fetches with it"),
     ("iproute2", "gives the demo a network of its own"),
@@ -25,8 +26,8 @@ const PACKAGES: [(&str, &str); 33] = [
     ("dnsmasq-base", "answers the tests' name queries"),
     ("bind9-dnsutils", "the tests' agent resolves names with dig"),
     ("musl-tools", "the tests' agent resolves names as musl does"),
-    ("nodejs", "the tests' agent resolves names, and works"),
-    ("npm", "the tests' agent installs with it"),
+    ("nodejs", "the tests' agent resolves names, and works; reads the fields of ECS"),
+    ("npm", "the tests' agent installs with it; fetches the fields of ECS"),
     ("python3-pytest", "the tests' agent runs tests"),
     ("vim-tiny", "the tests' agent edits"),
     ("podman", "starts the tests' agent in a container"),

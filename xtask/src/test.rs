@@ -30,6 +30,8 @@ const PREEMPTIBLE: &str = "preempt=full";
 const OF_PREEMPTION: &str = "preemption";
 /// What the tests validate events with.
 const OCSF_PACKAGES: [&str; 2] = ["ocsf-json-schema==1.2.0", "jsonschema"];
+/// Where the fields of ECS are published.
+const ECS_PACKAGE: &str = "@elastic/ecs@9.4.0";
 
 /// Which of the tests are wanted.
 pub struct Selection {
@@ -93,9 +95,9 @@ fn workspace(rustc: &Rustc) -> Result<Outcome> {
 
 /// The tests that hold events against the published schema.
 fn schema(rustc: &Rustc) -> Result<Outcome> {
-    let python = ocsf_python()?;
+    let (python, fields) = (ocsf_python()?, ecs_fields()?);
     let mut cargo = build::cargo(rustc, &["test", "--package=agent-guard", "--test=ocsf_schema"])?;
-    counted(cargo.env("AGENT_GUARD_OCSF_PYTHON", python))
+    counted(cargo.env("AGENT_GUARD_OCSF_PYTHON", python).env("AGENT_GUARD_ECS", fields))
 }
 
 fn on_host(bin: &Path, tests: &Path) -> Result<Outcome> {
@@ -256,6 +258,25 @@ fn ocsf_python() -> Result<PathBuf> {
     })?;
     fs::write(&done, packages)?;
     Ok(python)
+}
+
+/// The directory that has the fields of ECS, under `target`.
+fn ecs_fields() -> Result<PathBuf> {
+    let directory = build::root()?.join("target/ecs");
+    // Written last, as in `ocsf_python`.
+    let done = directory.join("installed");
+    if fs::read_to_string(&done).is_ok_and(|installed| installed == ECS_PACKAGE) {
+        return Ok(directory);
+    }
+    say(format!("Installing {ECS_PACKAGE} in {} (validates events in tests)", directory.display()));
+    fs::create_dir_all(&directory)?;
+    retry("npm install", || {
+        run(command("npm", ["install", "--silent", "--ignore-scripts", "--no-audit", "--prefix"])
+            .arg(&directory)
+            .arg(ECS_PACKAGE))
+    })?;
+    fs::write(&done, ECS_PACKAGE)?;
+    Ok(directory)
 }
 
 /// What tests in one place came to.

@@ -1,9 +1,10 @@
 //! What becomes of a decision after it was made: from the ring buffer to a line.
 //!
 //! `wire` checks the bytes a kernel program wrote, `resolve` puts names to their numbers, and the
-//! [`Record`] that comes out is shown by `ocsf` (JSON, for machines) and `text` (one line, for
-//! people). [`EventLog`] writes the JSON and accounts for every line that could not be written.
+//! [`Record`] that comes out is shown by `ocsf` and `ecs` (JSON, for machines) and `text` (one line,
+//! for people). [`EventLog`] writes the JSON and accounts for every line that could not be written.
 
+mod ecs;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod log;
@@ -17,7 +18,7 @@ mod wire;
 pub(crate) mod words;
 
 pub use log::{EventLog, Fault};
-pub use ocsf::{Encoder, Host};
+pub use ocsf::{Encoder, Encoding, Host};
 pub use record::{
     AgentIdentity, Body, Context, Decision, Endpoint, File, HookTotals, Lookup, LookupAnswer,
     LookupReason, Losses, Notice, Object, PathScope, PolicyIdentity, Process, Record, Rule,

@@ -12,10 +12,12 @@ use super::{
     file::FileConfig,
     filter::{Events, Filter, Kind},
     http::{SplunkConfig, WebhookConfig},
+    kafka::KafkaConfig,
+    otlp::OtlpConfig,
     syslog::SyslogConfig,
     unix::UnixConfig,
 };
-use crate::policy::NamePattern;
+use crate::{event::Encoding, policy::NamePattern};
 
 /// Most sinks: each has a thread.
 const MOST: usize = 64;
@@ -49,15 +51,6 @@ pub struct SinkConfig {
     pub to: To,
 }
 
-/// How events are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Encoding {
-    /// Open Cybersecurity Schema Framework.
-    #[default]
-    Ocsf,
-}
-
 /// A kind of far end, and what it needs.
 #[derive(Clone, Debug, PartialEq)]
 pub enum To {
@@ -73,6 +66,10 @@ pub enum To {
     Webhook(WebhookConfig),
     /// Splunk's HTTP Event Collector.
     Splunk(SplunkConfig),
+    /// An OpenTelemetry collector.
+    Otlp(OtlpConfig),
+    /// A Kafka cluster.
+    Kafka(KafkaConfig),
 }
 
 /// The configuration of a far end that needs none.
@@ -111,7 +108,7 @@ const COMMON: [&str; 7] =
     ["name", "events", "agents", "kinds", "encoding", "queue_mib", "spool_mib"];
 
 /// The kinds of far ends, as they are written.
-const TYPES: [&str; 6] = ["file", "stdout", "unix", "syslog", "webhook", "splunk"];
+const TYPES: [&str; 8] = ["file", "stdout", "unix", "syslog", "webhook", "splunk", "otlp", "kafka"];
 
 /// Bytes of so many MiB.
 #[must_use]
@@ -182,6 +179,8 @@ fn read_one(sink: Spanned<DeValue<'_>>) -> Result<SinkConfig, Mistake> {
         Some("syslog") => To::Syslog(parse(own, &span)?),
         Some("webhook") => To::Webhook(parse(own, &span)?),
         Some("splunk") => To::Splunk(parse(own, &span)?),
+        Some("otlp") => To::Otlp(parse(own, &span)?),
+        Some("kafka") => To::Kafka(parse(own, &span)?),
         _ => {
             let given = kind.get_ref().as_str().unwrap_or_default();
             let problem = format!("`{given}` is no type of sink: one of {}", TYPES.join(", "));
@@ -272,6 +271,8 @@ impl To {
             Self::Syslog(_) => "syslog",
             Self::Webhook(_) => "webhook",
             Self::Splunk(_) => "splunk",
+            Self::Otlp(_) => "otlp",
+            Self::Kafka(_) => "kafka",
         }
     }
 
@@ -280,7 +281,12 @@ impl To {
     pub fn is_remote(&self) -> bool {
         match self {
             Self::File(_) | Self::Stdout(_) => false,
-            Self::Unix(_) | Self::Syslog(_) | Self::Webhook(_) | Self::Splunk(_) => true,
+            Self::Unix(_)
+            | Self::Syslog(_)
+            | Self::Webhook(_)
+            | Self::Splunk(_)
+            | Self::Otlp(_)
+            | Self::Kafka(_) => true,
         }
     }
 
@@ -294,6 +300,8 @@ impl To {
             Self::Syslog(config) => config.paths(),
             Self::Webhook(config) => config.paths(),
             Self::Splunk(config) => config.paths(),
+            Self::Otlp(config) => config.paths(),
+            Self::Kafka(config) => config.paths(),
         }
     }
 
@@ -307,6 +315,8 @@ impl To {
             Self::Syslog(config) => config.check(),
             Self::Webhook(config) => config.check(),
             Self::Splunk(config) => config.check(),
+            Self::Otlp(config) => config.check(),
+            Self::Kafka(config) => config.check(),
         }
     }
 }

@@ -14,10 +14,13 @@ mod config;
 mod connect;
 mod counters;
 mod entry;
+mod far_text;
 mod file;
 mod filter;
 mod http;
+mod kafka;
 mod ledger;
+mod otlp;
 mod queue;
 mod secret;
 mod spool;
@@ -38,8 +41,11 @@ use anyhow::Context as _;
 use bytes::BytesMut;
 use tokio::{runtime::Runtime, time::Instant};
 
+pub use self::{
+    config::{SinkConfig, read},
+    filter::Events,
+};
 use self::{
-    config::Encoding,
     counters::Counters,
     entry::{Entry, MAX_LINE},
     ledger::Ledger,
@@ -47,10 +53,6 @@ use self::{
     spool::Spool,
     transport::FarEnd,
     worker::Worker,
-};
-pub use self::{
-    config::{SinkConfig, read},
-    filter::Events,
 };
 use super::view;
 use crate::{
@@ -157,8 +159,8 @@ impl Sink {
             0 => None,
             limit => Some(open_spool(config, &spools.join(&config.name), limit, &counters)?),
         };
-        let Encoding::Ocsf = config.encoding;
-        let encoder = Encoder::of_this_host().context("numbering events")?;
+        let encoder =
+            Encoder::of_this_host().context("numbering events")?.in_encoding(config.encoding);
         let worker =
             Worker::new(&config.name, Arc::clone(&queue), Arc::clone(&counters), spool, far_end);
         let (give, given) = mpsc::channel::<Runtime>();

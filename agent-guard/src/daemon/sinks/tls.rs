@@ -18,7 +18,7 @@ use serde::Deserialize;
 use super::secret::Secret;
 
 /// The authorities that Debian's `ca-certificates` trusts, as most distributions have them.
-const SYSTEM: &str = "/etc/ssl/certs/ca-certificates.crt";
+pub const SYSTEM: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// Largest file of certificates, bytes: many times those of all public authorities.
 const MOST: u64 = 16 << 20;

@@ -8,6 +8,8 @@ use super::{
     config::To,
     file::{RotatedFile, Stdout},
     http::{Splunk, Webhook},
+    kafka::Kafka,
+    otlp::Otlp,
     syslog::Syslog,
     unix::UnixSocket,
 };
@@ -70,6 +72,10 @@ pub enum FarEnd {
     Webhook(Box<Webhook>),
     /// Splunk's HTTP Event Collector.
     Splunk(Box<Splunk>),
+    /// An OpenTelemetry collector.
+    Otlp(Box<Otlp>),
+    /// A Kafka cluster.
+    Kafka(Kafka),
 }
 
 impl FarEnd {
@@ -85,6 +91,8 @@ impl FarEnd {
             To::Syslog(config) => Self::Syslog(Box::new(Syslog::open(config)?)),
             To::Webhook(config) => Self::Webhook(Box::new(Webhook::open(config)?)),
             To::Splunk(config) => Self::Splunk(Box::new(Splunk::open(config)?)),
+            To::Otlp(config) => Self::Otlp(Box::new(Otlp::open(config)?)),
+            To::Kafka(config) => Self::Kafka(Kafka::open(config)?),
         })
     }
 }
@@ -98,6 +106,8 @@ impl Transport for FarEnd {
             Self::Syslog(syslog) => syslog.deliver(lines).await,
             Self::Webhook(webhook) => webhook.deliver(lines).await,
             Self::Splunk(splunk) => splunk.deliver(lines).await,
+            Self::Otlp(otlp) => otlp.deliver(lines).await,
+            Self::Kafka(kafka) => kafka.deliver(lines).await,
         }
     }
 
@@ -109,6 +119,8 @@ impl Transport for FarEnd {
             Self::Syslog(syslog) => syslog.reopen(),
             Self::Webhook(webhook) => webhook.reopen(),
             Self::Splunk(splunk) => splunk.reopen(),
+            Self::Otlp(otlp) => otlp.reopen(),
+            Self::Kafka(kafka) => kafka.reopen(),
         }
     }
 }

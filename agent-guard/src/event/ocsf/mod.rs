@@ -30,6 +30,7 @@ use agent_guard_common::{
     table::Effect,
 };
 use bytes::{BufMut, BytesMut};
+use serde::{Deserialize, Serialize};
 
 use self::schema::{
     Activity, Actor, AgentGuard, Class, ConnectionInfo, Decided, Device, DnsAnswer, DnsQuery,
@@ -39,12 +40,12 @@ use self::schema::{
     status,
 };
 use super::{
-    Body, Context, Decision, Endpoint, File, Lookup, Notice, Object, Process, Record,
+    Body, Context, Decision, Endpoint, File, Lookup, Notice, Object, Process, Record, ecs,
     record::DeviceNumber, words,
 };
 use crate::bytes::random;
 
-mod schema;
+pub(super) mod schema;
 #[cfg(test)]
 mod tests;
 
@@ -57,19 +58,37 @@ pub struct Host {
     pub kernel: String,
 }
 
-/// Makes OCSF lines. Events are numbered, so that a gap shows in what a reader got.
+/// How events are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encoding {
+    /// Open Cybersecurity Schema Framework.
+    #[default]
+    Ocsf,
+    /// Elastic Common Schema, from the same events.
+    Ecs,
+}
+
+/// Makes lines, of OCSF unless told otherwise. Events are numbered, so that a gap shows in what a reader got.
 #[derive(Debug)]
 pub struct Encoder {
     host: Host,
     run: u128,
     sequence: u64,
+    encoding: Encoding,
 }
 
 impl Encoder {
     /// Makes events of `host`. `run` is random: with the number of an event it makes its `uid`.
     #[must_use]
     pub fn new(host: Host, run: u128) -> Self {
-        Self { host, run, sequence: 0 }
+        Self { host, run, sequence: 0, encoding: Encoding::default() }
+    }
+
+    /// Makes lines of `encoding`.
+    #[must_use]
+    pub fn in_encoding(self, encoding: Encoding) -> Self {
+        Self { encoding, ..self }
     }
 
     /// Makes events of this host, numbered from 1 on.
@@ -98,14 +117,10 @@ impl Encoder {
             Body::Lookup(lookup) => self.lookup(record, lookup),
             Body::Notice(notice) => self.notice(record, notice),
         };
-        let start = out.len();
-        let written = serde_json::to_writer(Appender(out), &event);
-        if let Err(error) = written {
-            out.truncate(start);
-            return Err(error.into());
+        match self.encoding {
+            Encoding::Ocsf => append_line(out, &event),
+            Encoding::Ecs => append_line(out, &ecs::document(record, event)),
         }
-        out.put_u8(b'\n');
-        Ok(())
     }
 
     fn decided<'a>(
@@ -364,6 +379,17 @@ impl Encoder {
             },
         }
     }
+}
+
+/// Appends `event` and a newline to `out`, which is as it was before where that fails.
+fn append_line(out: &mut BytesMut, event: &impl Serialize) -> io::Result<()> {
+    let start = out.len();
+    if let Err(error) = serde_json::to_writer(Appender(out), event) {
+        out.truncate(start);
+        return Err(error.into());
+    }
+    out.put_u8(b'\n');
+    Ok(())
 }
 
 /// Appends whole pieces. A line is made of hundreds of small ones, and with `BytesMut`'s own writer,
