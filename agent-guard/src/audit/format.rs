@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
-use super::key::PublicKey;
+use super::key::{PublicKey, public_half};
 use crate::bytes::hexadecimal;
 
 /// Longest line, bytes with its newline: some ten times an event with the longest names.
@@ -242,7 +242,7 @@ impl Chain {
         let link = Link {
             chain_uid: self.id.to_string().into(),
             uid: format!("{}-{}", self.id, self.next).into(),
-            authority_uid: key.map(|key| PublicKey(key.verifying_key())),
+            authority_uid: key.map(public_half),
             prev_event: self.last.as_ref().map(|last| PrevEvent {
                 uid: last.uid.as_str().into(),
                 type_uid: last.type_uid,

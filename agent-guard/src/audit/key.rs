@@ -61,6 +61,12 @@ impl<'de> Deserialize<'de> for PublicKey {
     }
 }
 
+/// The public half of a key.
+#[must_use]
+pub fn public_half(key: &SigningKey) -> PublicKey {
+    PublicKey(key.verifying_key())
+}
+
 /// Why there is no key.
 #[derive(Debug, Error)]
 pub enum KeyError {
@@ -159,7 +165,7 @@ pub fn create(path: &Path) -> Result<SigningKey, KeyError> {
         let _ = fs::remove_file(path);
         return Err(failed(path, error));
     }
-    publish(path, &PublicKey(key.verifying_key()))?;
+    publish(path, &public_half(&key))?;
     Ok(key)
 }
 

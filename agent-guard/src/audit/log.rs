@@ -227,7 +227,7 @@ impl Log {
     /// The public half of the key that signs.
     #[must_use]
     pub fn key(&self) -> PublicKey {
-        PublicKey(self.key.verifying_key())
+        key::public_half(&self.key)
     }
 
     /// The file that is written.
@@ -353,7 +353,7 @@ impl Log {
             return Ok(());
         }
         let next = key::load(&waiting)?;
-        let public = PublicKey(next.verifying_key());
+        let public = key::public_half(&next);
         let path = path.clone();
         self.checkpoint(Reason::Key, None, Some(public))
             .map_err(|source| KeyError::File { path: path.clone(), source })?;
@@ -400,14 +400,14 @@ fn signing_key(settings: &Settings, expected: Option<PublicKey>) -> Result<Signi
                 let key = key::create(path)?;
                 tracing::info!(
                     "the audit log's key was drawn: {} (public half: {})",
-                    PublicKey(key.verifying_key()),
+                    key::public_half(&key),
                     key::beside(path, "pub").display()
                 );
                 Ok(key)
             }
         };
     };
-    let is_due = |key: &SigningKey| PublicKey(key.verifying_key()) == expected;
+    let is_due = |key: &SigningKey| key::public_half(key) == expected;
     if let Some(key) = own.as_ref().filter(|key| is_due(key)) {
         return Ok(key.clone());
     }
@@ -420,7 +420,7 @@ fn signing_key(settings: &Settings, expected: Option<PublicKey>) -> Result<Signi
     Err(match own {
         None => LogError::KeyMissing { path, log, expected },
         Some(key) => {
-            let found = Box::new(PublicKey(key.verifying_key()));
+            let found = Box::new(key::public_half(&key));
             LogError::WrongKey { path, log, found, expected }
         }
     })
@@ -435,3 +435,6 @@ fn put_in_place(path: &Path, public: &PublicKey) -> Result<(), KeyError> {
     let _ = fs::remove_file(key::beside(&waiting, "pub"));
     key::publish(path, public)
 }
+
+#[cfg(test)]
+mod tests;

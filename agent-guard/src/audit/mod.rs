@@ -5,6 +5,8 @@
 //! reads. What a log can show, and what not, is in `docs/audit.md`.
 
 mod checkpoint;
+#[cfg(test)]
+mod fixture;
 mod format;
 pub mod head;
 pub mod key;
