@@ -234,8 +234,7 @@ impl Chain {
         if stem.contains(&b'\n') {
             return Err(NotAnEvent::Form);
         }
-        let identity: Identity<'_> =
-            serde_json::from_slice(event).map_err(|_| NotAnEvent::Form)?;
+        let identity: Identity<'_> = serde_json::from_slice(event).map_err(|_| NotAnEvent::Form)?;
         if identity.metadata.uid.len() > MAX_UID {
             return Err(NotAnEvent::Form);
         }
@@ -354,7 +353,8 @@ fn split(line: &[u8]) -> Option<(&[u8], Fingerprint, Option<Signature>)> {
     let (line, signature) = match line.strip_suffix(SIGNATURE_END) {
         None => (line, None),
         Some(line) => {
-            let (line, digits) = line.split_at_checked(line.len().checked_sub(SIGNATURE_DIGITS)?)?;
+            let (line, digits) =
+                line.split_at_checked(line.len().checked_sub(SIGNATURE_DIGITS)?)?;
             let bytes: [u8; SIGNATURE_LENGTH] = BASE64.decode(digits).ok()?.try_into().ok()?;
             (line.strip_suffix(SIGNATURE)?, Some(Signature::from_bytes(&bytes)))
         }

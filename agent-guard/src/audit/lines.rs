@@ -63,8 +63,9 @@ impl Lines {
             return Ok(Self::new(Box::new(BufReader::with_capacity(BUFFER, decoder))));
         }
         if let Some((_, name)) = FORMATS.iter().find(|(magic, _)| start.starts_with(magic)) {
-            let advice =
-                format!("compressed by {name}; only gzip is read: decompress it, or pipe it to `-`");
+            let advice = format!(
+                "compressed by {name}; only gzip is read: decompress it, or pipe it to `-`"
+            );
             return Err(io::Error::other(advice));
         }
         Ok(Self { grows, ..Self::new(Box::new(file)) })

@@ -244,7 +244,10 @@ impl Log {
         self.settle()?;
         let length = u64::try_from(event.len()).unwrap_or(u64::MAX);
         let full = self.bytes.saturating_add(length) > self.settings.rotate_bytes;
-        if full && now >= self.rotation_due && let Err(error) = self.rotate() {
+        if full
+            && now >= self.rotation_due
+            && let Err(error) = self.rotate()
+        {
             self.rotation_due = now + self.settings.checkpoint_every;
             self.complain(&error);
         }
@@ -298,7 +301,7 @@ impl Log {
     ///
     /// # Errors
     /// It could not be written: what came since the last checkpoint is not signed.
-    pub fn close(mut self) -> io::Result<()> {
+    pub fn close(&mut self) -> io::Result<()> {
         self.settle()?;
         self.checkpoint(Reason::Stop, None, None)
     }

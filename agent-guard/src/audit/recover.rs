@@ -66,9 +66,10 @@ pub fn recover(segments: &[Segment]) -> io::Result<Found> {
         }
     }
     match (chain, segments.first()) {
-        (Some(_), Some(first)) => {
-            Ok(Found::Damaged { file: first.path.clone(), why: "no checkpoint is in it or after it" })
-        }
+        (Some(_), Some(first)) => Ok(Found::Damaged {
+            file: first.path.clone(),
+            why: "no checkpoint is in it or after it",
+        }),
         _ => Ok(Found::Nothing(torn)),
     }
 }

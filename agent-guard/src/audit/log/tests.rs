@@ -215,7 +215,8 @@ fn a_record_waits_for_its_checkpoint_no_longer_than_is_set() {
 fn a_clock_that_goes_back_is_noted_and_breaks_nothing() {
     let place = Place::new();
     let mut log = place.open();
-    let checkpoint = Checkpoint { reason: Reason::Interval, records: 0, next_key: None, torn: None };
+    let checkpoint =
+        Checkpoint { reason: Reason::Interval, records: 0, next_key: None, torn: None };
     let event = checkpoint.event(&log.chain, &log.path, &log.host).unwrap();
     let event = String::from_utf8(event).unwrap();
     // 1970.

@@ -165,7 +165,10 @@ impl Verifier {
                      it: its end is missing",
                     kept.sequence
                 ),
-                _ => format!("the checkpoint {} that is kept elsewhere is not in the log", kept.sequence),
+                _ => format!(
+                    "the checkpoint {} that is kept elsewhere is not in the log",
+                    kept.sequence
+                ),
             };
             self.report.find(Kind::Expected, end.clone(), Some(kept.sequence), text);
         }
@@ -283,7 +286,8 @@ impl Verifier {
             self.pending.clear();
         }
         for pending in std::mem::take(&mut self.pending) {
-            let text = "this line is no record of the log: it was put between two that belong together";
+            let text =
+                "this line is no record of the log: it was put between two that belong together";
             self.report.find(Kind::Inserted, pending.place, None, text.to_owned());
         }
     }
@@ -351,7 +355,9 @@ impl Verifier {
             false => format!("records {first} to {last}, down to line {},", to.line),
         };
         let (kind, text) = match self.report.chain == Some(chain) {
-            true => (Kind::Misplaced, format!("{what} does not belong here: moved, or there twice")),
+            true => {
+                (Kind::Misplaced, format!("{what} does not belong here: moved, or there twice"))
+            }
             false => (Kind::Foreign, format!("{what} of another chain, {chain}")),
         };
         self.report.find(kind, from, Some(first), text);
@@ -363,7 +369,8 @@ impl Verifier {
         }
         let chain = self.report.chain;
         self.unmet.retain(|kept| {
-            (kept.sequence, kept.fingerprint) != (sequence, fingerprint) || Some(kept.chain) != chain
+            (kept.sequence, kept.fingerprint) != (sequence, fingerprint)
+                || Some(kept.chain) != chain
         });
     }
 

@@ -133,10 +133,7 @@ fn a_log_may_begin_behind_a_checkpoint_that_is_named() {
         assert!(report.trusted);
     }
     let late = verify(&whole[7..].concat(), since.clone());
-    assert_eq!(
-        found(&late),
-        [(Kind::Missing, 1, Some(8)), (Kind::Expected, 7, Some(6))]
-    );
+    assert_eq!(found(&late), [(Kind::Missing, 1, Some(8)), (Kind::Expected, 7, Some(6))]);
     let other = Log::new().log(10);
     assert!(!verify(&lines(&other)[6..].concat(), since).intact);
 }
@@ -241,7 +238,9 @@ impl Change {
                 all = lines(log);
             }
             Self::Remove(line) => drop(all.remove(line.index(all.len()))),
-            Self::Swap(one, other) => all.swap(one.index(before_lines(&before)), other.index(before_lines(&before))),
+            Self::Swap(one, other) => {
+                all.swap(one.index(before_lines(&before)), other.index(before_lines(&before)))
+            }
             Self::Duplicate(what, to) => {
                 let line = all[what.index(all.len())].clone();
                 all.insert(to.index(before_lines(&before) + 1), line);
