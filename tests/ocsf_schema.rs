@@ -16,9 +16,11 @@ use std::{
     path::Path,
     process::{Command, Output},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use agent_guard::{
+    audit::{Log, Settings, key, segment},
     event::{
         AgentIdentity, Body, Context, Decision, Encoder, Endpoint, File, HookTotals, Host, Lookup,
         LookupAnswer, LookupReason, Losses, Notice, Object, PathScope, PolicyIdentity, Process,
@@ -325,6 +327,52 @@ fn every_event_is_valid() {
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{stdout}{stderr}");
     assert_eq!(stdout.trim_end(), format!("{} events, 0 errors", records.len()));
+}
+
+#[test]
+fn every_record_of_an_audit_log_is_valid() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings {
+        directory: dir.path().join("log"),
+        key: dir.path().join("key"),
+        checkpoint_records: 100,
+        checkpoint_every: Duration::from_secs(3_600),
+        rotate_bytes: 4 << 20,
+    };
+    let host = || Host { name: "host-1".to_owned(), kernel: "6.12.0".to_owned() };
+    let open = || Log::open(settings.clone(), host(), Instant::now()).unwrap();
+    let records = every_record();
+    let mut log = open();
+    for line in encode(&records).split_inclusive(|byte| *byte == b'\n') {
+        log.append(line, Instant::now()).unwrap();
+    }
+    key::create(&key::beside(&settings.key, "next")).unwrap();
+    log.reopen();
+    // Killed within a line.
+    let path = log.path().to_owned();
+    drop(log);
+    let torn = [fs::read(&path).unwrap(), b"{\"time\":".to_vec()].concat();
+    fs::write(&path, torn).unwrap();
+    open().close().unwrap();
+
+    let mut lines = Vec::new();
+    for segment in segment::all(&settings.directory).unwrap() {
+        lines.extend(fs::read(segment.path).unwrap());
+    }
+    let whole: Vec<&[u8]> = lines
+        .split_inclusive(|byte| *byte == b'\n')
+        .filter(|line| *line != b"{\"time\":\n")
+        .collect();
+    for reason in ["start", "interval", "rotation", "continued", "key", "stop"] {
+        let said = format!("\"checkpoint\":{{\"reason\":\"{reason}\"");
+        assert!(str::from_utf8(&lines).unwrap().contains(&said), "no checkpoint for {reason}");
+    }
+    let output = validate(&whole.concat());
+    let (stdout, stderr) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{stdout}{}", &stderr[..stderr.len().min(4_000)]);
+    assert_eq!(stdout.trim_end(), format!("{} events, 0 errors", whole.len()));
+    assert!(whole.len() > records.len());
 }
 
 #[test]

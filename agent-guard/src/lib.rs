@@ -1,5 +1,6 @@
 //! Runtime monitor and enforcer for AI agents, in the kernel.
 
+pub mod audit;
 pub mod bytes;
 pub mod canary;
 pub mod cgroup;

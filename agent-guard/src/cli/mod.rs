@@ -1,5 +1,6 @@
 //! The command line: what is asked for, and the exit code of the answer.
 
+mod audit;
 mod control;
 mod daemon;
 pub(crate) mod output;
@@ -60,6 +61,9 @@ enum Command {
     /// Check a policy file, or ask what it says; load and unload policies of the daemon
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
+    /// Verify the tamper-evident audit log, print its newest checkpoint, draw its key
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// The live canary's own side
     #[command(hide = true)]
     Canary {
@@ -136,6 +140,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Agents(target) => amiss(control::agents(&target)),
         Command::Events(args) => done(control::events(&args)),
         Command::Policy(command) => policy::run(command),
+        Command::Audit(command) => audit::run(&command),
         Command::Canary { probe, cgroup } => Ok(canary::main(probe, &cgroup).into()),
         Command::CanaryTarget => Ok(ExitCode::SUCCESS),
     }

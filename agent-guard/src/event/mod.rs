@@ -18,6 +18,7 @@ mod wire;
 pub(crate) mod words;
 
 pub use log::{EventLog, Fault};
+pub(crate) use ocsf::schema;
 pub use ocsf::{Encoder, Encoding, Host};
 pub use record::{
     AgentIdentity, Body, Context, Decision, Endpoint, File, HookTotals, Lookup, LookupAnswer,

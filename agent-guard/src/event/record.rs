@@ -357,7 +357,7 @@ impl Losses {
 }
 
 /// A device number as `major:minor`.
-pub(super) struct DeviceNumber(pub u32);
+pub(crate) struct DeviceNumber(pub u32);
 
 impl fmt::Display for DeviceNumber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

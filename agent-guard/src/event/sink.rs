@@ -1,9 +1,9 @@
 //! Where lines go. A line goes out whole or, when that fails half-way, is completed before the next.
 
 use std::{
-    fs::File,
+    fs::{self, File, Metadata},
     io::{self, ErrorKind, Read, Seek, SeekFrom, Write},
-    os::fd::AsFd,
+    os::{fd::AsFd, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
 };
 
@@ -86,6 +86,26 @@ impl Sink<File> {
     /// Where there is none, or no descriptor is left for it.
     pub fn stdout() -> io::Result<Self> {
         Ok(Self::new(io::stdout().as_fd().try_clone_to_owned()?.into()))
+    }
+}
+
+impl Sink<File> {
+    /// Waits until what was written is on disk.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn sync(&self) -> io::Result<()> {
+        self.out.sync_data()
+    }
+
+    /// Whether `path` still names the file that is written.
+    #[must_use]
+    pub fn is_at(&self, path: &Path) -> bool {
+        let id = |metadata: Metadata| (metadata.dev(), metadata.ino());
+        match (self.out.metadata(), fs::symlink_metadata(path)) {
+            (Ok(own), Ok(there)) => id(own) == id(there),
+            _ => false,
+        }
     }
 }
 

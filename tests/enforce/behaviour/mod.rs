@@ -1,6 +1,7 @@
 //! Promises of `agent-guard run` beside its answers. A name reads as the promise.
 
 mod around;
+mod audit;
 mod begin;
 mod bounds;
 mod clock;
@@ -49,6 +50,7 @@ type Behaviour = (&'static str, fn());
 pub fn trials() -> Vec<Trial> {
     let all = [
         around::PROMISES,
+        audit::PROMISES,
         begin::PROMISES,
         bounds::PROMISES,
         code::PROMISES,

@@ -32,32 +32,32 @@ pub const PROMISES: &[Behaviour] = &[
 ];
 
 /// Has an agent open a file so many times.
-fn open_files(daemon: &Daemon, times: usize) {
+pub(super) fn open_files(daemon: &Daemon, times: usize) {
     let script = format!("i=0; while [ $i -lt {times} ]; do : < /etc/hostname; i=$((i+1)); done");
     let status = daemon.inside("/coding", &["/bin/sh", "-c", &script]).status().unwrap();
     assert!(status.success());
 }
 
 /// A daemon with these sinks, and one agent that may do everything.
-fn start(daemon: &mut Daemon, sinks: &str) {
+pub(super) fn start(daemon: &mut Daemon, sinks: &str) {
     daemon.configure(sinks);
     daemon.policy("coding", "/coding", ALLOW_ALL);
     daemon.start();
     daemon.make("/coding");
 }
 
-fn sink(daemon: &Daemon, name: &str) -> Value {
+pub(super) fn sink(daemon: &Daemon, name: &str) -> Value {
     let status = daemon.view(&["status"]);
     let sinks = status["sinks"].as_array().unwrap().clone();
     sinks.into_iter().find(|sink| sink["name"] == name).unwrap()
 }
 
-fn count(sink: &Value, counter: &str) -> u64 {
+pub(super) fn count(sink: &Value, counter: &str) -> u64 {
     sink[counter].as_u64().unwrap_or_else(|| panic!("{counter} in {sink}"))
 }
 
 /// Waits until nothing waits any more.
-fn drained(daemon: &Daemon, name: &str) -> Value {
+pub(super) fn drained(daemon: &Daemon, name: &str) -> Value {
     daemon.until("the end of the queue", || {
         let sink = sink(daemon, name);
         (count(&sink, "queue_bytes") + count(&sink, "spooled") == 0 && sink["problem"].is_null())
@@ -71,7 +71,7 @@ fn is_loss(event: &Value) -> bool {
 
 /// The events without notices of losses, each once, and how many lines these tell of. Notices that came twice count
 /// once.
-fn account(events: &[Value]) -> (usize, u64) {
+pub(super) fn account(events: &[Value]) -> (usize, u64) {
     let mut seen = BTreeSet::new();
     let mut lost = 0;
     let mut whole = 0;

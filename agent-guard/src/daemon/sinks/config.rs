@@ -9,6 +9,7 @@ use toml::{
 };
 
 use super::{
+    audit::AuditConfig,
     file::FileConfig,
     filter::{Events, Filter, Kind},
     http::{SplunkConfig, WebhookConfig},
@@ -54,6 +55,8 @@ pub struct SinkConfig {
 /// A kind of far end, and what it needs.
 #[derive(Clone, Debug, PartialEq)]
 pub enum To {
+    /// A tamper-evident log.
+    Audit(AuditConfig),
     /// A file.
     File(FileConfig),
     /// Standard output.
@@ -108,7 +111,8 @@ const COMMON: [&str; 7] =
     ["name", "events", "agents", "kinds", "encoding", "queue_mib", "spool_mib"];
 
 /// The kinds of far ends, as they are written.
-const TYPES: [&str; 8] = ["file", "stdout", "unix", "syslog", "webhook", "splunk", "otlp", "kafka"];
+const TYPES: [&str; 9] =
+    ["audit", "file", "stdout", "unix", "syslog", "webhook", "splunk", "otlp", "kafka"];
 
 /// Bytes of so many MiB.
 #[must_use]
@@ -149,6 +153,13 @@ fn clash(one: &SinkConfig, other: &SinkConfig) -> Option<String> {
         (To::File(one), To::File(other)) if one.path == other.path => {
             Some(format!("two sinks write to {}", one.path.display()))
         }
+        (To::Audit(one), To::Audit(other)) if one.path == other.path => {
+            Some(format!("two sinks write to {}", one.path.display()))
+        }
+        (To::Audit(one), To::Audit(other)) if one.key == other.key => Some(format!(
+            "two audit logs are signed by {}, and its successor would be that of one alone; give each its own `key`",
+            one.key.display()
+        )),
         _ => None,
     }
 }
@@ -173,6 +184,7 @@ fn read_one(sink: Spanned<DeValue<'_>>) -> Result<SinkConfig, Mistake> {
     }
     let common: Common = parse(common, &span)?;
     let to = match kind.get_ref().as_str() {
+        Some("audit") => To::Audit(parse(own, &span)?),
         Some("file") => To::File(parse(own, &span)?),
         Some("stdout") => To::Stdout(parse(own, &span)?),
         Some("unix") => To::Unix(parse(own, &span)?),
@@ -188,6 +200,10 @@ fn read_one(sink: Spanned<DeValue<'_>>) -> Result<SinkConfig, Mistake> {
         }
     };
     to.check().map_err(|problem| mistake(span.start, problem))?;
+    if matches!(to, To::Audit(_)) && common.encoding != Encoding::Ocsf {
+        let problem = "an audit log is written as OCSF; leave `encoding` out".to_owned();
+        return Err(mistake(span.start, problem));
+    }
 
     let name_at = common.name.as_ref().map_or(span.start, |name| name.span().start);
     let name = match common.name {
@@ -265,6 +281,7 @@ impl To {
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
+            Self::Audit(_) => "audit",
             Self::File(_) => "file",
             Self::Stdout(_) => "stdout",
             Self::Unix(_) => "unix",
@@ -280,7 +297,7 @@ impl To {
     #[must_use]
     pub fn is_remote(&self) -> bool {
         match self {
-            Self::File(_) | Self::Stdout(_) => false,
+            Self::Audit(_) | Self::File(_) | Self::Stdout(_) => false,
             Self::Unix(_)
             | Self::Syslog(_)
             | Self::Webhook(_)
@@ -294,6 +311,7 @@ impl To {
     #[must_use]
     pub fn paths(&self) -> Vec<&PathBuf> {
         match self {
+            Self::Audit(config) => vec![&config.path, &config.key],
             Self::File(config) => vec![&config.path],
             Self::Stdout(_) => Vec::new(),
             Self::Unix(config) => vec![&config.path],
@@ -310,6 +328,7 @@ impl To {
             return Err(format!("`{}` is no absolute path", path.display()));
         }
         match self {
+            Self::Audit(config) => config.check(),
             Self::File(config) => config.check(),
             Self::Stdout(_) | Self::Unix(_) => Ok(()),
             Self::Syslog(config) => config.check(),
@@ -382,6 +401,14 @@ mod tests {
             (
                 "[[sink]]\ntype = 'file'\npath = '/e'\n[[sink]]\ntype = 'file'\nname = 'b'\npath = '/e'",
                 ["line 4", "two sinks write to /e"],
+            ),
+            (
+                "[[sink]]\ntype = 'audit'\npath = '/e'\n[[sink]]\ntype = 'audit'\nname = 'b'\npath = '/f'",
+                ["line 4", "give each its own `key`"],
+            ),
+            (
+                "[[sink]]\ntype = 'audit'\npath = '/e'\nkey = 'k'",
+                ["line 1", "`k` is no absolute path"],
             ),
         ] {
             let told = sinks(text).unwrap_err();

@@ -9,6 +9,7 @@
 //!
 //! What did not fit is counted, and told in that sink's own stream once there is room again.
 
+mod audit;
 mod backoff;
 mod config;
 mod connect;

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::{
+    audit::AuditLog,
     config::To,
     file::{RotatedFile, Stdout},
     http::{Splunk, Webhook},
@@ -27,6 +29,17 @@ pub trait Transport {
     /// # Errors
     /// Why it goes on with what it had.
     fn reopen(&mut self) -> Result<(), String>;
+
+    /// When [`Self::tick`] is to be called, whether lines come or not.
+    fn due(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Does what is due.
+    fn tick(&mut self) {}
+
+    /// Nothing more comes.
+    fn close(&mut self) {}
 }
 
 /// Lines did not get there.
@@ -60,6 +73,8 @@ impl Undelivered {
 
 /// Every kind of far end.
 pub enum FarEnd {
+    /// A tamper-evident log.
+    Audit(Box<AuditLog>),
     /// A file.
     File(RotatedFile),
     /// Standard output.
@@ -85,6 +100,7 @@ impl FarEnd {
     /// What is wrong with it.
     pub fn open(to: &To) -> anyhow::Result<Self> {
         Ok(match to {
+            To::Audit(config) => Self::Audit(Box::new(AuditLog::open(config)?)),
             To::File(config) => Self::File(RotatedFile::open(config)?),
             To::Stdout(_) => Self::Stdout(Stdout::open()?),
             To::Unix(config) => Self::Unix(UnixSocket::new(config)),
@@ -100,6 +116,7 @@ impl FarEnd {
 impl Transport for FarEnd {
     async fn deliver(&mut self, lines: &[Bytes]) -> Result<(), Undelivered> {
         match self {
+            Self::Audit(log) => log.deliver(lines).await,
             Self::File(file) => file.deliver(lines).await,
             Self::Stdout(stdout) => stdout.deliver(lines).await,
             Self::Unix(socket) => socket.deliver(lines).await,
@@ -113,6 +130,7 @@ impl Transport for FarEnd {
 
     fn reopen(&mut self) -> Result<(), String> {
         match self {
+            Self::Audit(log) => log.reopen(),
             Self::File(file) => file.reopen(),
             Self::Stdout(stdout) => stdout.reopen(),
             Self::Unix(socket) => socket.reopen(),
@@ -121,6 +139,25 @@ impl Transport for FarEnd {
             Self::Splunk(splunk) => splunk.reopen(),
             Self::Otlp(otlp) => otlp.reopen(),
             Self::Kafka(kafka) => kafka.reopen(),
+        }
+    }
+
+    fn due(&self) -> Option<Instant> {
+        match self {
+            Self::Audit(log) => log.due(),
+            _ => None,
+        }
+    }
+
+    fn tick(&mut self) {
+        if let Self::Audit(log) = self {
+            log.tick();
+        }
+    }
+
+    fn close(&mut self) {
+        if let Self::Audit(log) = self {
+            log.close();
         }
     }
 }

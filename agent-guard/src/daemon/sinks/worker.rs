@@ -85,10 +85,11 @@ impl<T: Transport> Worker<T> {
             if self.queue.take_reopen() {
                 self.reopen();
             }
+            self.far_end.tick();
             self.load();
             if self.pending.is_empty() {
                 match self.queue.closed() {
-                    None => self.queue.changed().await,
+                    None => self.idle().await,
                     Some(_) => break,
                 }
                 continue;
@@ -106,6 +107,17 @@ impl<T: Transport> Worker<T> {
             }
         }
         self.put_away();
+    }
+
+    /// Waits for lines, or until something is due without them.
+    async fn idle(&self) {
+        match self.far_end.due() {
+            None => self.queue.changed().await,
+            Some(due) => tokio::select! {
+                () = self.queue.changed() => {}
+                () = sleep_until(due) => {}
+            },
+        }
     }
 
     /// Whether the time to deliver what waits is up.
@@ -276,6 +288,7 @@ impl<T: Transport> Worker<T> {
                 }
             }
         }
+        self.far_end.close();
     }
 
     /// Tells of a failure: at once, and then from time to time.

@@ -45,7 +45,7 @@ use super::{
 };
 use crate::bytes::random;
 
-pub(super) mod schema;
+pub(crate) mod schema;
 #[cfg(test)]
 mod tests;
 
@@ -56,6 +56,18 @@ pub struct Host {
     pub name: String,
     /// The release of its kernel, as `uname -r` has it.
     pub kernel: String,
+}
+
+impl Host {
+    /// This one.
+    #[must_use]
+    pub fn this() -> Self {
+        let system = rustix::system::uname();
+        Self {
+            name: system.nodename().to_string_lossy().into_owned(),
+            kernel: system.release().to_string_lossy().into_owned(),
+        }
+    }
 }
 
 /// How events are written.
@@ -96,12 +108,7 @@ impl Encoder {
     /// # Errors
     /// No random number is to be had.
     pub fn of_this_host() -> io::Result<Self> {
-        let system = rustix::system::uname();
-        let host = Host {
-            name: system.nodename().to_string_lossy().into_owned(),
-            kernel: system.release().to_string_lossy().into_owned(),
-        };
-        Ok(Self::new(host, u128::from_ne_bytes(random()?)))
+        Ok(Self::new(Host::this(), u128::from_ne_bytes(random()?)))
     }
 
     /// Appends `record` to `out`: one JSON object and a newline.

@@ -85,6 +85,7 @@ pub struct Class {
 
 impl Class {
     pub const FILE: Self = Self { uid: 1001, name: "File System Activity" };
+    pub const EVENT_LOG: Self = Self { uid: 1008, name: "Event Log Activity" };
     pub const KERNEL: Self = Self { uid: 1003, name: "Kernel Activity" };
     pub const PROCESS: Self = Self { uid: 1007, name: "Process Activity" };
     pub const NETWORK: Self = Self { uid: 4001, name: "Network Activity" };
@@ -187,6 +188,7 @@ pub struct File<'a> {
 
 impl<'a> File<'a> {
     pub const UNKNOWN: u8 = 0;
+    pub const REGULAR: u8 = 1;
     pub const EXECUTABLE: u8 = 8;
 
     pub fn new(path: &'a SafeText, type_id: u8, inode: u64) -> Self {
