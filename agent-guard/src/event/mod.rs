@@ -5,10 +5,11 @@
 //! people). [`EventLog`] writes the JSON and accounts for every line that could not be written.
 
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod log;
 mod ocsf;
 mod record;
+mod recording;
 mod resolve;
 mod safe_text;
 mod sink;
@@ -17,11 +18,12 @@ mod wire;
 pub(crate) mod words;
 
 pub use log::{EventLog, Fault};
-pub use ocsf::{Encoder, Host};
+pub use ocsf::{DecodeError, Encoder, Host, decode};
 pub use record::{
     AgentIdentity, Body, Context, Decision, Endpoint, File, HookTotals, Lookup, LookupAnswer,
     LookupReason, Losses, Notice, Object, PathScope, PolicyIdentity, Process, Record, Rule,
 };
+pub use recording::{Entry, MAX_LINE, Recording, Skipped};
 pub use resolve::{Mount, Names, resolve};
 pub use safe_text::SafeText;
 pub use sink::{OpenError, Sink};

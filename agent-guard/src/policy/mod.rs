@@ -17,6 +17,7 @@ mod notes;
 mod parse;
 mod pattern;
 pub mod pinned;
+pub mod replay;
 mod schema;
 mod search;
 mod selector;
