@@ -2,8 +2,10 @@
 
 mod control;
 mod daemon;
+mod generate;
 pub(crate) mod output;
 mod policy;
+mod recordings;
 mod run;
 
 use std::{

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use super::{
     Failure, amiss,
     control::{self, Target},
-    done,
+    done, generate,
 };
 use crate::event::words;
 use crate::policy::{
@@ -34,6 +34,7 @@ pub enum PolicyCommand {
         file: PathBuf,
     },
     Explain(ExplainArgs),
+    Generate(generate::GenerateArgs),
     /// List the daemon's policies, and files that are none; exits 1 where there are such
     List(Target),
     /// Print the text of a policy of the daemon
@@ -117,6 +118,7 @@ pub fn run(command: PolicyCommand) -> Result<ExitCode, Failure> {
     match command {
         PolicyCommand::Check { file } => check(&file),
         PolicyCommand::Explain(args) => explain(&args),
+        PolicyCommand::Generate(args) => generate::run(&args),
         PolicyCommand::List(target) => amiss(control::list(&target)),
         PolicyCommand::Show { name, target } => done(control::show(&target, &name.to_string())),
         PolicyCommand::Load { file, target } => done(control::load(&target, &file)),

@@ -12,6 +12,7 @@ pub mod aliases;
 pub mod compile;
 mod error;
 pub mod explain;
+pub mod generate;
 mod load;
 mod notes;
 mod parse;
