@@ -2,6 +2,7 @@
 
 mod control;
 mod daemon;
+mod diff;
 mod generate;
 pub(crate) mod output;
 mod policy;

@@ -10,6 +10,7 @@ use agent_guard_common::event::Operation;
 
 pub mod aliases;
 pub mod compile;
+pub mod diff;
 mod error;
 pub mod explain;
 pub mod generate;
