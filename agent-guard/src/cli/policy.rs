@@ -8,7 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use super::{
     Failure, amiss,
     control::{self, Target},
-    diff, done, generate,
+    diff, done, expect, generate,
 };
 use crate::event::words;
 use crate::policy::{
@@ -35,6 +35,7 @@ pub enum PolicyCommand {
     },
     Explain(ExplainArgs),
     Diff(diff::DiffArgs),
+    Test(expect::TestArgs),
     Generate(generate::GenerateArgs),
     /// List the daemon's policies, and files that are none; exits 1 where there are such
     List(Target),
@@ -119,6 +120,7 @@ pub fn run(command: PolicyCommand) -> Result<ExitCode, Failure> {
     match command {
         PolicyCommand::Check { file } => check(&file),
         PolicyCommand::Explain(args) => explain(&args),
+        PolicyCommand::Test(args) => expect::run(&args),
         PolicyCommand::Diff(args) => diff::run(&args),
         PolicyCommand::Generate(args) => generate::run(&args),
         PolicyCommand::List(target) => amiss(control::list(&target)),

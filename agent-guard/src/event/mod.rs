@@ -4,6 +4,7 @@
 //! [`Record`] that comes out is shown by `ocsf` (JSON, for machines) and `text` (one line, for
 //! people). [`EventLog`] writes the JSON and accounts for every line that could not be written.
 
+mod filter;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod log;
@@ -17,6 +18,7 @@ mod text;
 mod wire;
 pub(crate) mod words;
 
+pub use filter::{EventClass, EventFilter};
 pub use log::{EventLog, Fault};
 pub use ocsf::{DecodeError, Encoder, Host, decode};
 pub use record::{

@@ -39,6 +39,15 @@ pub struct Skipped {
 }
 
 impl Skipped {
+    /// Counts a line that is no record.
+    pub fn count(&mut self, why: &DecodeError) {
+        match why {
+            DecodeError::Json(_) => self.malformed += 1,
+            DecodeError::Foreign => self.foreign += 1,
+            DecodeError::Unknown(_) => self.unknown += 1,
+        }
+    }
+
     /// All of them.
     #[must_use]
     pub fn total(&self) -> u64 {
@@ -90,9 +99,7 @@ impl<R: BufRead> Recording<R> {
                 Read::Line if self.line.trim_ascii().is_empty() => {}
                 Read::Line => match decode(&self.line) {
                     Ok(record) => break record,
-                    Err(DecodeError::Json(_)) => self.skipped.malformed += 1,
-                    Err(DecodeError::Foreign) => self.skipped.foreign += 1,
-                    Err(DecodeError::Unknown(_)) => self.skipped.unknown += 1,
+                    Err(error) => self.skipped.count(&error),
                 },
             }
         };

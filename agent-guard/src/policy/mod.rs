@@ -12,6 +12,7 @@ pub mod aliases;
 pub mod compile;
 pub mod diff;
 mod error;
+pub mod expect;
 pub mod explain;
 pub mod generate;
 mod load;
