@@ -39,18 +39,6 @@ pub struct Target {
     output: Format,
 }
 
-/// What to show of the events.
-#[derive(Args, Clone, Debug)]
-pub struct EventArgs {
-    /// The daemon's control socket
-    #[arg(long, value_name = "SOCKET", default_value = SOCKET)]
-    socket: PathBuf,
-
-    /// Also what was allowed; the daemon has to have a sink with `events = "all"`
-    #[arg(long)]
-    all: bool,
-}
-
 /// `agent-guard status`
 pub fn status(target: &Target) -> anyhow::Result<bool> {
     let status: view::Status = target.get("/v1/status")?;
@@ -192,16 +180,23 @@ pub fn unload(target: &Target, name: &str) -> anyhow::Result<()> {
     })
 }
 
-/// `agent-guard events`
-pub fn events(args: &EventArgs) -> anyhow::Result<()> {
-    let path = if args.all { "/v1/events" } else { "/v1/events/denials" };
+/// Hands over what the daemon tells from here on, in pieces, until it ends or `take` has enough.
+///
+/// # Errors
+/// No daemon answers, it ends, or what `take` says.
+pub fn follow(
+    socket: &Path,
+    all: bool,
+    mut take: impl FnMut(&[u8]) -> anyhow::Result<bool>,
+) -> anyhow::Result<()> {
+    let path = if all { "/v1/events" } else { "/v1/events/denials" };
     blocking(async {
-        let answer = send(&args.socket, Method::GET, path, String::new()).await?;
+        let answer = send(socket, Method::GET, path, String::new()).await?;
         let mut body = accepted(answer).await?;
         while let Some(frame) = body.frame().await {
             let lines = frame.context("the daemon has ended")?;
             if let Some(lines) = lines.data_ref()
-                && !output::write(lines)?
+                && !take(lines)?
             {
                 return Ok(());
             }

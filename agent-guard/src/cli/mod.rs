@@ -3,8 +3,13 @@
 mod audit;
 mod control;
 mod daemon;
+mod diff;
+mod events;
+mod expect;
+mod generate;
 pub(crate) mod output;
 mod policy;
+mod recordings;
 mod run;
 
 use std::{
@@ -56,8 +61,7 @@ enum Command {
     Status(control::Target),
     /// List the workloads under guard, and those that a policy is for and that are not; exits 1 where there are such
     Agents(control::Target),
-    /// Follow the daemon's events, as lines of OCSF JSON
-    Events(control::EventArgs),
+    Events(events::EventArgs),
     /// Check a policy file, or ask what it says; load and unload policies of the daemon
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
@@ -138,7 +142,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Daemon(args) => daemon::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Status(target) => amiss(control::status(&target)),
         Command::Agents(target) => amiss(control::agents(&target)),
-        Command::Events(args) => done(control::events(&args)),
+        Command::Events(args) => events::run(&args),
         Command::Policy(command) => policy::run(command),
         Command::Audit(command) => audit::run(&command),
         Command::Canary { probe, cgroup } => Ok(canary::main(probe, &cgroup).into()),

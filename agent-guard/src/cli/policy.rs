@@ -8,7 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use super::{
     Failure, amiss,
     control::{self, Target},
-    done,
+    diff, done, expect, generate,
 };
 use crate::event::words;
 use crate::policy::{
@@ -34,6 +34,9 @@ pub enum PolicyCommand {
         file: PathBuf,
     },
     Explain(ExplainArgs),
+    Diff(diff::DiffArgs),
+    Test(expect::TestArgs),
+    Generate(generate::GenerateArgs),
     /// List the daemon's policies, and files that are none; exits 1 where there are such
     List(Target),
     /// Print the text of a policy of the daemon
@@ -117,6 +120,9 @@ pub fn run(command: PolicyCommand) -> Result<ExitCode, Failure> {
     match command {
         PolicyCommand::Check { file } => check(&file),
         PolicyCommand::Explain(args) => explain(&args),
+        PolicyCommand::Test(args) => expect::run(&args),
+        PolicyCommand::Diff(args) => diff::run(&args),
+        PolicyCommand::Generate(args) => generate::run(&args),
         PolicyCommand::List(target) => amiss(control::list(&target)),
         PolicyCommand::Show { name, target } => done(control::show(&target, &name.to_string())),
         PolicyCommand::Load { file, target } => done(control::load(&target, &file)),
@@ -124,7 +130,7 @@ pub fn run(command: PolicyCommand) -> Result<ExitCode, Failure> {
     }
 }
 
-fn load(file: &std::path::Path) -> Result<Policy, Failure> {
+pub(super) fn load(file: &std::path::Path) -> Result<Policy, Failure> {
     Policy::load(file).map_err(|error| Failure::diagnostic(error, REFUSED))
 }
 

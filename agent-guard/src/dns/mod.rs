@@ -19,6 +19,7 @@ mod tests;
 mod upstream;
 
 pub use self::{
+    address::is_internal,
     leases::{LeaseBook, LeaseError, LeaseStore},
     resolv_conf::{MAX_NAMESERVERS, ResolvConfError, nameservers},
     resolver::{Resolver, Settings, Told},

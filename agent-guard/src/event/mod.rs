@@ -5,11 +5,13 @@
 //! for people). [`EventLog`] writes the JSON and accounts for every line that could not be written.
 
 mod ecs;
+mod filter;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod log;
 mod ocsf;
 mod record;
+mod recording;
 mod resolve;
 mod safe_text;
 mod sink;
@@ -17,13 +19,15 @@ mod text;
 mod wire;
 pub(crate) mod words;
 
+pub use filter::{EventClass, EventFilter};
 pub use log::{EventLog, Fault};
 pub(crate) use ocsf::schema;
-pub use ocsf::{Encoder, Encoding, Host};
+pub use ocsf::{DecodeError, Encoder, Encoding, Host, decode};
 pub use record::{
     AgentIdentity, Body, Context, Decision, Endpoint, File, HookTotals, Lookup, LookupAnswer,
     LookupReason, Losses, Notice, Object, PathScope, PolicyIdentity, Process, Record, Rule,
 };
+pub use recording::{Entry, MAX_LINE, Recording, Skipped};
 pub use resolve::{Mount, Names, resolve};
 pub use safe_text::SafeText;
 pub use sink::{OpenError, Sink};

@@ -31,6 +31,20 @@ impl SafeText {
         text
     }
 
+    /// The text of what `text` is the escaped form of: the same text, where this type made it.
+    #[must_use]
+    pub fn from_escaped(text: &str) -> Self {
+        let mut whole = Self::with_capacity(text.len());
+        // Separators stay, and a `/` within a name stays escaped.
+        for (number, name) in text.split('/').enumerate() {
+            if number > 0 {
+                whole.0.push('/');
+            }
+            whole.push_escaping(&Self(name.to_owned()).to_bytes(), |character| character == '/');
+        }
+        whole
+    }
+
     /// Room for `bytes` bytes that need no escape.
     pub(super) fn with_capacity(bytes: usize) -> Self {
         Self(String::with_capacity(bytes))
@@ -43,7 +57,7 @@ impl SafeText {
 
     /// Appends `/` and one component of a path. The few names that hold a `/` (`memfd_create` takes
     /// any) get it escaped, so that they never read as a directory and a name.
-    pub(super) fn push_component(&mut self, name: &[u8]) {
+    pub(crate) fn push_component(&mut self, name: &[u8]) {
         self.0.push('/');
         self.push_escaping(name, |character| character == '/');
     }
@@ -170,6 +184,8 @@ mod tests {
             let text = SafeText::new(&bytes);
             prop_assert!(!text.as_str().chars().any(char::is_control));
             prop_assert_eq!(text.to_bytes(), bytes);
+            let again = SafeText::from_escaped(text.as_str());
+            prop_assert_eq!(again.as_str(), text.as_str());
         }
 
         #[test]

@@ -54,6 +54,7 @@ pub enum PolicyError {
 /// Everything that is wrong with one file.
 #[derive(Debug)]
 pub struct Refusal {
+    what: &'static str,
     /// As the caller named it.
     pub file: String,
     /// In the order of the file, at most [`Refusal::SHOWN`] of them.
@@ -67,10 +68,16 @@ impl Refusal {
     /// Most problems kept: a screen or two.
     pub const SHOWN: usize = 20;
 
-    pub(super) fn new(file: &str, text: &str, mut problems: Vec<Problem>, omitted: usize) -> Self {
+    pub(super) fn new(
+        what: &'static str,
+        file: &str,
+        text: &str,
+        mut problems: Vec<Problem>,
+        omitted: usize,
+    ) -> Self {
         problems.sort_by_key(|problem| (problem.line, problem.column));
         let text = NamedSource::new(file, harmless(text));
-        Self { file: file.to_owned(), problems, omitted, text }
+        Self { what, file: file.to_owned(), problems, omitted, text }
     }
 }
 
@@ -79,12 +86,11 @@ impl fmt::Display for Refusal {
         if let Some(first) = self.problems.first() {
             write!(f, "{}:{}:{}: ", self.file, first.line, first.column)?;
         }
+        write!(f, "the {} is refused", self.what)?;
         match (self.problems.len(), self.omitted) {
-            (1, 0) => write!(f, "the policy is refused"),
-            (shown, 0) => write!(f, "the policy is refused, {shown} problems"),
-            (shown, more) => {
-                write!(f, "the policy is refused, the first {shown} of {} problems", shown + more)
-            }
+            (1, 0) => Ok(()),
+            (shown, 0) => write!(f, ", {shown} problems"),
+            (shown, more) => write!(f, ", the first {shown} of {} problems", shown + more),
         }
     }
 }
@@ -148,7 +154,7 @@ pub enum Fault {
     #[diagnostic(help("start from `policies/coding-agent.yaml`"))]
     Empty,
     /// The parser's own message.
-    #[error("this is not the YAML of a policy: {message}")]
+    #[error("this YAML is not understood: {message}")]
     #[diagnostic(help("YAML wants spaces for indentation, closed quotes and closed brackets"))]
     Yaml {
         /// What the parser said.
@@ -296,6 +302,25 @@ pub enum Fault {
     #[error("more than {MAX_PATTERNS} paths and targets")]
     #[diagnostic(help("use patterns (`/usr/**`) and networks (`10.0.0.0/8`)"))]
     TooManyPatterns,
+    /// A case of a test that asks nothing, or several things.
+    #[error("a case asks one question, and this one another number")]
+    #[diagnostic(help(
+        "write one of `open`, `exec`, `connect`, `listen`, `unix` and `operation` in each case"
+    ))]
+    Questions,
+    /// `access` where nothing is opened.
+    #[error("`access` belongs to `open`")]
+    #[diagnostic(help("remove it"))]
+    AccessWithoutOpen,
+    /// A case of a test that can not be asked.
+    #[error("{message}")]
+    #[diagnostic(help("{help}"))]
+    NoQuestion {
+        /// Why not.
+        message: String,
+        /// How it is written.
+        help: String,
+    },
     /// A path pattern.
     #[error(transparent)]
     #[diagnostic(transparent)]

@@ -19,18 +19,7 @@ impl Policy {
     /// [`Policy::parse`].
     pub fn load(path: &Path) -> Result<Self, PolicyError> {
         let name = path.display().to_string();
-        let bytes = if path == Path::new("-") {
-            read_bounded(io::stdin().lock())
-        } else {
-            File::open(path).and_then(|file| {
-                // A file that says it is too large is not read at all.
-                match file.metadata()?.len() {
-                    len if len > MAX_FILE_BYTES as u64 => Ok(None),
-                    _ => read_bounded(file),
-                }
-            })
-        };
-        match bytes {
+        match read_path(path) {
             Err(source) => Err(PolicyError::Unreadable { file: name, source }),
             Ok(None) => Err(PolicyError::TooLarge { file: name }),
             Ok(Some(bytes)) => Self::parse_bytes(&name, bytes),
@@ -45,6 +34,19 @@ impl Policy {
             PolicyError::NotUtf8 { file: name.to_owned(), offset, line }
         })?;
         Self::parse(name, &text)
+    }
+}
+
+/// The bytes of a file, or of standard input for `-`; `None` where they are more than a policy may have.
+pub(super) fn read_path(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    if path == Path::new("-") {
+        return read_bounded(io::stdin().lock());
+    }
+    let file = File::open(path)?;
+    // A file that says it is too large is not read at all.
+    match file.metadata()?.len() {
+        len if len > MAX_FILE_BYTES as u64 => Ok(None),
+        _ => read_bounded(file),
     }
 }
 

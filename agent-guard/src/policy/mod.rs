@@ -10,13 +10,17 @@ use agent_guard_common::event::Operation;
 
 pub mod aliases;
 pub mod compile;
+pub mod diff;
 mod error;
+pub mod expect;
 pub mod explain;
+pub mod generate;
 mod load;
 mod notes;
 mod parse;
 mod pattern;
 pub mod pinned;
+pub mod replay;
 mod schema;
 mod search;
 mod selector;

@@ -28,7 +28,12 @@ impl<'a> Notes<'a> {
     }
 
     pub fn refusal(self, name: &str) -> Refusal {
-        Refusal::new(name, self.text, self.problems, self.omitted)
+        self.refusal_of("policy", name)
+    }
+
+    /// The same of a file that is no policy but a `what`.
+    pub fn refusal_of(self, what: &'static str, name: &str) -> Refusal {
+        Refusal::new(what, name, self.text, self.problems, self.omitted)
     }
 
     /// Why the YAML could not be read as a policy.

@@ -150,7 +150,7 @@ pub struct SystemRule {
 
 /// Reads a field that may be left out but, once written, must have a value: `mode:` with nothing
 /// behind it is a mistake, not the default.
-fn present<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+pub(super) fn present<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de>,

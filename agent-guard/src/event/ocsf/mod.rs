@@ -45,9 +45,13 @@ use super::{
 };
 use crate::bytes::random;
 
+mod decode;
+mod line;
 pub(crate) mod schema;
 #[cfg(test)]
 mod tests;
+
+pub use decode::{DecodeError, decode};
 
 /// The host that events come from.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -62,7 +62,12 @@ fn by_address(compiled: &Compiled, address: IpAddr, port: u16, transport: Transp
 }
 
 /// The decision on an address that the agent was told for `name`, and that no other rule speaks of.
-fn by_name(compiled: &Compiled, name: &HostName, port: u16, transport: Transport) -> Decision {
+pub(in crate::policy) fn by_name(
+    compiled: &Compiled,
+    name: &HostName,
+    port: u16,
+    transport: Transport,
+) -> Decision {
     let ruled = |effect, rule| Decision { effect, rule, reason: Reason::Rule };
     let grants = match compiled.names.judge(name) {
         Judged::Denied { rule: NO_RULE } => return Decision::deny(Reason::Default),
@@ -116,12 +121,12 @@ pub(super) fn one_of(
 }
 
 /// An address as a rule has it.
-pub(super) fn host(address: IpAddr) -> String {
+pub(in crate::policy) fn host(address: IpAddr) -> String {
     if address.is_ipv6() { format!("[{address}]") } else { address.to_string() }
 }
 
 /// An endpoint as a rule has it.
-pub(super) fn written(host: &str, port: u16, transport: Transport) -> String {
+pub(in crate::policy) fn written(host: &str, port: u16, transport: Transport) -> String {
     let protocol = match transport {
         Transport::Tcp => "tcp",
         Transport::Udp => "udp",

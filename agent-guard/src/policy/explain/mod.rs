@@ -18,6 +18,7 @@ use agent_guard_common::{
 use miette::Diagnostic;
 use thiserror::Error;
 
+pub(super) use self::connect::{by_name, host, written};
 pub use self::{
     connect::explain_connect,
     file::{Files, explain_exec, explain_open},
@@ -151,7 +152,10 @@ fn audit_note(policy: &Policy) -> Vec<String> {
 }
 
 /// Compiles under a key that need not be secret: nobody attacks these tables.
-fn compile_here(policy: &Policy, environment: &Environment<'_>) -> Result<Compiled, ExplainError> {
+pub(super) fn compile_here(
+    policy: &Policy,
+    environment: &Environment<'_>,
+) -> Result<Compiled, ExplainError> {
     let mut key = [0x9e37_79b9_7f4a_7c15, 0xc2b2_ae3d_27d4_eb4f_u64];
     loop {
         match compile(policy, environment, key) {
