@@ -65,11 +65,41 @@ pub fn status(target: &Target) -> anyhow::Result<bool> {
             format!("{} policies, {} file(s) with problems", status.policies, status.problems),
             format!("{} events since the start, {} strays", status.events, status.strays),
         ];
+        if !status.canary_stopped {
+            lines.push(
+                "THE CANARY WAS NOT STOPPED when policies changed; the log says why".to_owned(),
+            );
+        }
+        let sum = |of: fn(&view::Counts) -> u64| -> u64 {
+            status.counts.iter().map(|hook| of(&hook.counts)).sum()
+        };
+        lines.push(format!(
+            "{} decided, {} denied, {} by a failure; {} events lost",
+            sum(|counts| counts.decided),
+            sum(|counts| counts.denied),
+            sum(|counts| counts.failed),
+            sum(|counts| counts.lost),
+        ));
+        let skipped = status.counts.iter().filter(|hook| hook.skipped > 0);
+        lines
+            .extend(skipped.map(|hook| format!("{} calls skipped at {}", hook.skipped, hook.hook)));
         let weaker = status.weaker_because.iter();
         lines.extend(weaker.map(|reason| format!("not to be had: {reason}")));
-        lines.join("\n") + "\n"
+        let fills = [&status.buffer].into_iter().chain(&status.maps).map(|fill| {
+            let share = fill.used.saturating_mul(100).checked_div(fill.capacity).unwrap_or(0);
+            [
+                fill.name.clone(),
+                fill.used.to_string(),
+                fill.capacity.to_string(),
+                format!("{share} %"),
+            ]
+        });
+        lines.join("\n") + "\n\n" + &table(["MAP", "USED", "CAPACITY", "FULL"], fills)
     })?;
-    Ok(status.broken.is_none() && status.refused == 0 && status.problems == 0)
+    Ok(status.broken.is_none()
+        && status.canary_stopped
+        && status.refused == 0
+        && status.problems == 0)
 }
 
 /// `agent-guard agents`

@@ -3,6 +3,8 @@
 //! | request | answer |
 //! |---|---|
 //! | `GET /v1/status` | [`view::Status`](super::view::Status) |
+//! | `GET /v1/metrics` | the same and more, for Prometheus |
+//! | `GET /v1/ready` | `"ready"`, or 503 and why not |
 //! | `GET /v1/agents` | a list of [`view::Agent`](super::view::Agent) |
 //! | `GET /v1/self` | the caller's own [`view::Agent`](super::view::Agent) |
 //! | `GET /v1/policies` | a list of [`view::Policy`](super::view::Policy) |
@@ -48,10 +50,11 @@ use tokio::{
 
 use super::{
     config::Control,
-    http,
+    fills::Fills,
+    http, metrics,
     peer::{Doorkeeper, Peer, Standing},
     stream::Line,
-    view::Refusal,
+    view::{Fill, Refusal},
 };
 use crate::{kernel::bindings::Bindings, policy::MAX_FILE_BYTES};
 
@@ -75,8 +78,12 @@ pub struct Call {
 /// What can be asked.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Ask {
-    /// For the daemon's own state.
-    Status,
+    /// For the daemon's own state; the maps are as full as this.
+    Status(Vec<Fill>),
+    /// For the same, and more, as Prometheus takes it.
+    Metrics(Vec<Fill>),
+    /// Whether what is to be in force is.
+    Ready,
     /// For all workloads.
     Agents,
     /// For the workload that this cgroup lies in.
@@ -102,6 +109,8 @@ pub enum Failure {
     Missing(String),
     /// It can not be done.
     Refused(String),
+    /// Not now.
+    Unready(String),
 }
 
 /// Answers on the socket from here on.
@@ -113,6 +122,7 @@ pub fn listen(
     bindings: Bindings,
     calls: mpsc::Sender<Call>,
     followers: broadcast::Sender<Line>,
+    fills: Fills,
 ) -> anyhow::Result<()> {
     let path = &control.socket;
     let doorkeeper = Doorkeeper::new(control.group.as_deref(), bindings)?;
@@ -139,13 +149,24 @@ pub fn listen(
     // A thread of its own: who connects is looked at at once, whatever the daemon is busy with.
     let name = "control".to_owned();
     thread::Builder::new().name(name).spawn(|| doors.keep()).context("starting a thread")?;
-    let service = Service::new(calls, followers);
+    let service = Service::new(calls, followers, fills);
     tokio::spawn(async move {
         while let Some(admitted) = admitted.recv().await {
             tokio::spawn(admitted.serve(service.clone()));
         }
     });
     Ok(())
+}
+
+/// What the daemon answers.
+///
+/// # Errors
+/// Why it does not.
+pub async fn ask(calls: &mpsc::Sender<Call>, ask: Ask) -> Result<Value, Failure> {
+    let (reply, answer) = oneshot::channel();
+    let gone = || Failure::Refused("the daemon is ending".to_owned());
+    calls.send(Call { ask, reply }).await.map_err(|_| gone())?;
+    answer.await.map_err(|_| gone())?
 }
 
 /// As JSON.
@@ -159,8 +180,12 @@ pub struct Service(Router);
 
 impl Service {
     /// Passes what is asked on to `calls`; `followers` is where lines of events come.
-    pub fn new(calls: mpsc::Sender<Call>, followers: broadcast::Sender<Line>) -> Self {
-        Self(router(Shared { calls, followers }))
+    pub fn new(
+        calls: mpsc::Sender<Call>,
+        followers: broadcast::Sender<Line>,
+        fills: Fills,
+    ) -> Self {
+        Self(router(Shared { calls, followers, fills }))
     }
 
     /// Answers the request of `peer`.
@@ -175,6 +200,7 @@ impl Service {
 struct Shared {
     calls: mpsc::Sender<Call>,
     followers: broadcast::Sender<Line>,
+    fills: Fills,
 }
 
 fn router(shared: Shared) -> Router {
@@ -187,7 +213,9 @@ fn router(shared: Shared) -> Router {
     let policies = get(|asker: Asker| async move { asker.ask(Ask::Policies).await })
         .put(|asker: Asker, text: String| async move { asker.ask(Ask::Load(text)).await });
     Router::new()
-        .route("/v1/status", get(|asker: Asker| async move { asker.ask(Ask::Status).await }))
+        .route("/v1/status", get(|asker: Asker| async move { asker.status().await }))
+        .route("/v1/metrics", get(|asker: Asker| async move { asker.metrics().await }))
+        .route("/v1/ready", get(|asker: Asker| async move { asker.ask(Ask::Ready).await }))
         .route("/v1/agents", get(|asker: Asker| async move { asker.ask(Ask::Agents).await }))
         .route(OWN, get(|asker: Asker| async move { asker.own().await }))
         .route("/v1/policies", policies)
@@ -232,11 +260,17 @@ impl FromRequestParts<Shared> for Asker {
 
 impl Asker {
     async fn ask(self, ask: Ask) -> Result<Json<Value>, Failure> {
-        let (reply, answer) = oneshot::channel();
-        let gone = |_| Failure::Refused("the daemon is ending".to_owned());
-        let call = Call { ask, reply };
-        self.shared.calls.send(call).await.map_err(|_| gone(()))?;
-        answer.await.map_err(|_| gone(()))?.map(Json)
+        self::ask(&self.shared.calls, ask).await.map(Json)
+    }
+
+    async fn status(self) -> Result<Json<Value>, Failure> {
+        let maps = self.shared.fills.now().await;
+        self.ask(Ask::Status(maps)).await
+    }
+
+    async fn metrics(self) -> Result<Response, Failure> {
+        let maps = self.shared.fills.now().await;
+        self::ask(&self.shared.calls, Ask::Metrics(maps)).await.map(metrics::answer)
     }
 
     async fn own(self) -> Result<Json<Value>, Failure> {
@@ -275,6 +309,7 @@ impl IntoResponse for Failure {
             Self::Forbidden(error) => (StatusCode::FORBIDDEN, error),
             Self::Missing(error) => (StatusCode::NOT_FOUND, error),
             Self::Refused(error) => (StatusCode::UNPROCESSABLE_ENTITY, error),
+            Self::Unready(error) => (StatusCode::SERVICE_UNAVAILABLE, error),
         };
         (code, Json(Refusal { error })).into_response()
     }

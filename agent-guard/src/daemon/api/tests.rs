@@ -26,7 +26,7 @@ impl World {
     fn new() -> Self {
         let (calls, mut asked) = mpsc::channel::<Call>(1);
         let followers = broadcast::Sender::new(4);
-        let service = Service::new(calls, followers.clone());
+        let service = Service::new(calls, followers.clone(), Fills::none());
         let asked = tokio::spawn(async move {
             while let Some(Call { ask, reply }) = asked.recv().await {
                 let answer = match ask {
