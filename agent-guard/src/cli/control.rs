@@ -210,8 +210,44 @@ pub fn events(args: &EventArgs) -> anyhow::Result<()> {
     })
 }
 
+/// Longest line of events: an event's texts are bounded far below.
+const MAX_LINE: usize = 1 << 20;
+
+/// Gives every line that comes to `take`, until that has enough. True where the daemon has ended before.
+pub fn follow(
+    socket: &Path,
+    path: &str,
+    mut take: impl FnMut(&[u8]) -> bool,
+) -> anyhow::Result<bool> {
+    blocking(async {
+        let mut body =
+            accepted(send(socket, Method::GET, path, String::new()).await?).await?;
+        let mut rest = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let Ok(bytes) = frame.context("the daemon has ended")?.into_data() else { continue };
+            rest.extend_from_slice(&bytes);
+            while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = rest.drain(..=end).collect();
+                if !take(&line) {
+                    return Ok(false);
+                }
+            }
+            if rest.len() > MAX_LINE {
+                bail!("a line of events has more than {MAX_LINE} bytes");
+            }
+        }
+        Ok(true)
+    })
+}
+
 impl Target {
-    fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+    /// The socket at this path.
+    pub fn at(socket: PathBuf) -> Self {
+        Self { socket, output: Format::Json }
+    }
+
+    /// What the daemon answers to a request that changes nothing.
+    pub fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         self.ask(Method::GET, path, String::new())
     }
 

@@ -2,9 +2,11 @@
 
 mod control;
 mod daemon;
+mod generate;
 pub(crate) mod output;
 mod policy;
 mod run;
+mod top;
 
 use std::{
     io::{IsTerminal, Write},
@@ -12,7 +14,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
@@ -57,9 +59,13 @@ enum Command {
     Agents(control::Target),
     /// Follow the daemon's events, as lines of OCSF JSON
     Events(control::EventArgs),
+    Top(top::TopArgs),
     /// Check a policy file, or ask what it says; load and unload policies of the daemon
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
+    Completions(generate::CompletionsArgs),
+    #[command(hide = true)]
+    Man(generate::ManArgs),
     /// The live canary's own side
     #[command(hide = true)]
     Canary {
@@ -135,7 +141,10 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Status(target) => amiss(control::status(&target)),
         Command::Agents(target) => amiss(control::agents(&target)),
         Command::Events(args) => done(control::events(&args)),
+        Command::Top(args) => done(top::run(&args)),
         Command::Policy(command) => policy::run(command),
+        Command::Completions(args) => done(generate::completions(&args, Cli::command())),
+        Command::Man(args) => done(generate::man(&args, Cli::command())),
         Command::Canary { probe, cgroup } => Ok(canary::main(probe, &cgroup).into()),
         Command::CanaryTarget => Ok(ExitCode::SUCCESS),
     }
