@@ -58,7 +58,7 @@ impl Daemon {
         self.directory.path().join(name)
     }
 
-    /// With more in its configuration's section `control`.
+    /// With more in its configuration's section `control`, and behind it.
     pub fn configure(&self, control: &str) {
         let directory = self.directory.path().display();
         let text = format!(

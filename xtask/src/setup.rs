@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{apt, process::say, toolchain};
 
 /// Debian packages and what each is for.
-const PACKAGES: [(&str, &str); 29] = [
+const PACKAGES: [(&str, &str); 32] = [
     ("gcc", "links every Rust program"),
     ("g++", "links bpf-linker with LLVM"),
     ("libc6-dev", "links every Rust program"),
@@ -33,6 +33,9 @@ const PACKAGES: [(&str, &str); 29] = [
     ("crun", "podman's containers are run by it"),
     ("busybox-static", "what is in the tests' container"),
     ("bubblewrap", "what the bench holds the start of a run against"),
+    ("prometheus", "its promtool checks metrics in tests; its service is masked"),
+    ("groff-base", "reads the manual pages in tests"),
+    ("systemd", "checks the unit in tests"),
     ("qemu-system-x86", "runs the test kernels"),
     ("mmdebstrap", "makes the test guest"),
     ("e2fsprogs", "makes the guest's disks"),
@@ -43,7 +46,8 @@ const PACKAGES: [(&str, &str); 29] = [
 const BROUGHT_ALONG: [(&str, &str); 1] = [("npm", "/usr/bin/npm")];
 
 /// Services of packages of which the tests need the program alone.
-const SERVICES: [(&str, &str); 1] = [("unbound", "unbound.service")];
+const SERVICES: [(&str, &str); 2] =
+    [("unbound", "unbound.service"), ("prometheus", "prometheus.service")];
 
 /// Installs what is missing, and gives the rustc that builds the kernel programs.
 pub fn setup() -> Result<toolchain::Rustc> {

@@ -220,8 +220,7 @@ pub fn follow(
     mut take: impl FnMut(&[u8]) -> bool,
 ) -> anyhow::Result<bool> {
     blocking(async {
-        let mut body =
-            accepted(send(socket, Method::GET, path, String::new()).await?).await?;
+        let mut body = accepted(send(socket, Method::GET, path, String::new()).await?).await?;
         let mut rest = Vec::new();
         while let Some(frame) = body.frame().await {
             let Ok(bytes) = frame.context("the daemon has ended")?.into_data() else { continue };

@@ -27,6 +27,13 @@ pub fn silent_for() -> Duration {
     Duration::from_nanos(clock::boot_ns().saturating_sub(LAST.load(Ordering::Relaxed)))
 }
 
+/// What systemd wants to be told when files are read anew; `Ready` ends it.
+pub fn reload_begins() -> Vec<NotifyState<'static>> {
+    // The clock is there, and without its word systemd takes the reload for done at `Ready`.
+    let now = NotifyState::monotonic_usec_now().ok();
+    [NotifyState::Reloading].into_iter().chain(now).collect()
+}
+
 /// Says something to systemd, where that started the daemon.
 pub fn tell_manager(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {

@@ -5,7 +5,7 @@ pub mod api;
 mod cgroups;
 pub mod config;
 mod exporter;
-mod fills;
+pub mod fills;
 mod frozen;
 mod host;
 mod http;
@@ -46,7 +46,7 @@ use self::{
     fills::Fills,
     frozen::Frozen,
     host::Host,
-    life::{alive, tell_manager},
+    life::{alive, reload_begins, tell_manager},
     metrics::Snapshot,
     policies::{Changes, Loaded, Policies},
     stream::Stream,
@@ -149,6 +149,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     }
     let mut settled: Option<Instant> = None;
+    let mut reloading = false;
     loop {
         let settle = async {
             match settled {
@@ -165,6 +166,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => {
+                reloading = true;
+                tell_manager(&reload_begins());
                 daemon.stream.reopen();
                 settled = Some(Instant::now());
             }
@@ -181,6 +184,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
                 settled = None;
                 if let Err(error) = daemon.reload(&mut tree).await {
                     tracing::error!("{error:#}");
+                }
+                if std::mem::take(&mut reloading) {
+                    tell_manager(&[NotifyState::Ready]);
                 }
             }
             _ = ticks.tick() => {

@@ -87,7 +87,8 @@ fn read(line: &[u8]) -> Option<News> {
         .chain(["/process/file/path", "/unmapped/agent_guard/operation"])
         .find_map(text)
         .unwrap_or("-");
-    let port = event.pointer("/dst_endpoint/port").map_or_else(String::new, |port| format!(":{port}"));
+    let port =
+        event.pointer("/dst_endpoint/port").map_or_else(String::new, |port| format!(":{port}"));
     let agent = text("/unmapped/agent_guard/agent/name").unwrap_or("-");
     let action = text("/activity_name").unwrap_or("-");
     let line = format!("{agent}  {action}  {target}{port}");
