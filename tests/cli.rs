@@ -256,3 +256,75 @@ fn name_servers_are_addresses_and_few() {
     refused(&asked(&four), 2, &["more than 3"]);
     refused(&asked(&["--dns-internal", "lan"]), 2, &["--dns-internal"]);
 }
+
+#[test]
+fn bash_completes_commands_options_and_their_values() {
+    let files = Files::new();
+    let output = run(&["completions", "bash"]);
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
+    let script = files.write("completions", &output.stdout);
+    let completed = |words: &[&str]| {
+        let line = format!(
+            "source {}; COMP_WORDS=(agent-guard {}); COMP_CWORD={}; _agent-guard agent-guard '{}' \"${{COMP_WORDS[COMP_CWORD-1]}}\"; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+            script.display(),
+            words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" "),
+            words.len(),
+            words.last().unwrap(),
+        );
+        let output = Command::new("bash").args(["--norc", "-c", &line]).output().unwrap();
+        text(&output.stdout).lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(completed(&["doc"]), ["doctor"]);
+    assert_eq!(completed(&["policy", "ch"]), ["check"]);
+    assert_eq!(completed(&["run", "--tie"]), ["--tier"]);
+    assert_eq!(completed(&["run", "--tier", ""]), ["auto", "lsm", "trace", "observe"]);
+    assert!(completed(&["can"]).iter().all(|word| word.is_empty()), "hidden commands stay so");
+    refused(&run(&["completions", "tcsh"]), 2, &["tcsh", "bash"]);
+}
+
+#[test]
+fn every_command_has_a_manual_page_that_man_reads_without_a_word() {
+    let files = Files::new();
+    let directory = files.0.path().join("man");
+    let output = run(&["man", directory.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let mut pages: Vec<PathBuf> =
+        fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    pages.sort();
+    let names: Vec<&str> =
+        pages.iter().map(|page| page.file_name().unwrap().to_str().unwrap()).collect();
+    for name in ["agent-guard.1", "agent-guard-run.1", "agent-guard-policy-check.1"] {
+        assert!(names.contains(&name), "{name} is not in {names:?}");
+    }
+    assert!(!names.iter().any(|name| name.contains("canary")), "{names:?}");
+    for page in pages {
+        let mut groff = Command::new("groff");
+        let output = groff.args(["-man", "-Tutf8", "-ww", "-z"]).arg(&page).output().unwrap();
+        assert!(output.status.success(), "{}", page.display());
+        assert_eq!(text(&output.stderr), "", "{}", page.display());
+    }
+}
+
+#[test]
+fn top_wants_a_terminal() {
+    refused(&run(&["top"]), 1, &["needs a terminal", "agent-guard status"]);
+    refused(&run(&["top", "--interval", "0"]), 2, &["--interval"]);
+}
+
+#[test]
+fn systemd_finds_nothing_to_mend_in_the_unit() {
+    let files = Files::new();
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/systemd/agent-guard.service");
+    // The program stands where this was built, and not yet where it is installed.
+    let installed = fs::read_to_string(unit).unwrap();
+    assert!(installed.contains("ExecStart=/usr/local/bin/agent-guard daemon\n"));
+    let here = installed.replace("/usr/local/bin/agent-guard", env!("CARGO_BIN_EXE_agent-guard"));
+    let unit = files.write("agent-guard.service", here);
+    let mut verify = Command::new("systemd-analyze");
+    let output = verify.args(["verify", "--man=no"]).arg(&unit).output().unwrap();
+    let said = text(&output.stderr);
+    // Units of the host that are not well are nothing to us.
+    let ours: Vec<&str> = said.lines().filter(|line| line.contains("agent-guard")).collect();
+    assert!(ours.is_empty(), "{said}");
+    assert!(output.status.success(), "{said}");
+}

@@ -13,9 +13,10 @@ use crate::{
 const CARGO_FUZZ: &str = "0.13";
 
 /// The targets, and the longest input of each in bytes: a log of a few records; a policy with a few rules; a header
-/// and the longest path; a conversation of more names than a wildcard lets out.
-const TARGETS: [(&str, usize); 4] =
-    [("audit", 16384), ("policy", 4096), ("wire_event", 8192), ("dns", 4096)];
+/// and the longest path; a conversation of more names than a wildcard lets out; a request with more than its head may
+/// have.
+const TARGETS: [(&str, usize); 5] =
+    [("audit", 16_384), ("policy", 4096), ("wire_event", 8192), ("dns", 4096), ("control", 16_384)];
 
 /// Fuzzes every target for `seconds`; fails with the first input that breaks a promise.
 pub fn run_all(rustc: &Rustc, seconds: u64) -> Result<()> {

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{apt, process::say, toolchain};
 
 /// Debian packages and what each is for.
-const PACKAGES: [(&str, &str); 34] = [
+const PACKAGES: [(&str, &str); 37] = [
     ("gcc", "links every Rust program"),
     ("g++", "links bpf-linker with LLVM"),
     ("libc6-dev", "links every Rust program"),
@@ -38,6 +38,9 @@ const PACKAGES: [(&str, &str); 34] = [
     ("openssl", "makes the tests' certificates"),
     ("busybox-static", "what is in the tests' container"),
     ("bubblewrap", "what the bench holds the start of a run against"),
+    ("prometheus", "its promtool checks metrics in tests; its service is masked"),
+    ("groff-base", "reads the manual pages in tests"),
+    ("systemd", "checks the unit in tests"),
     ("qemu-system-x86", "runs the test kernels"),
     ("mmdebstrap", "makes the test guest"),
     ("e2fsprogs", "makes the guest's disks"),
@@ -48,8 +51,11 @@ const PACKAGES: [(&str, &str); 34] = [
 const BROUGHT_ALONG: [(&str, &str); 1] = [("npm", "/usr/bin/npm")];
 
 /// Services of packages of which the tests need the program alone.
-const SERVICES: [(&str, &str); 2] =
-    [("unbound", "unbound.service"), ("rsyslog", "rsyslog.service")];
+const SERVICES: [(&str, &str); 3] = [
+    ("unbound", "unbound.service"),
+    ("rsyslog", "rsyslog.service"),
+    ("prometheus", "prometheus.service"),
+];
 
 /// Installs what is missing, and gives the rustc that builds the kernel programs.
 pub fn setup() -> Result<toolchain::Rustc> {

@@ -53,11 +53,42 @@ pub fn status(target: &Target) -> anyhow::Result<bool> {
             format!("{} policies, {} file(s) with problems", status.policies, status.problems),
             format!("{} events since the start, {} strays", status.events, status.strays),
         ];
+        if !status.canary_stopped {
+            lines.push(
+                "THE CANARY WAS NOT STOPPED when policies changed; the log says why".to_owned(),
+            );
+        }
+        let sum = |of: fn(&view::Counts) -> u64| -> u64 {
+            status.counts.iter().map(|hook| of(&hook.counts)).sum()
+        };
+        lines.push(format!(
+            "{} decided, {} denied, {} by a failure; {} events lost",
+            sum(|counts| counts.decided),
+            sum(|counts| counts.denied),
+            sum(|counts| counts.failed),
+            sum(|counts| counts.lost),
+        ));
+        let skipped = status.counts.iter().filter(|hook| hook.skipped > 0);
+        lines
+            .extend(skipped.map(|hook| format!("{} calls skipped at {}", hook.skipped, hook.hook)));
         let weaker = status.weaker_because.iter();
         lines.extend(weaker.map(|reason| format!("not to be had: {reason}")));
-        lines.join("\n") + "\n" + &sinks(&status.sinks)
+        let fills = [&status.buffer].into_iter().chain(&status.maps).map(|fill| {
+            let share = fill.used.saturating_mul(100).checked_div(fill.capacity).unwrap_or(0);
+            [
+                fill.name.clone(),
+                fill.used.to_string(),
+                fill.capacity.to_string(),
+                format!("{share} %"),
+            ]
+        });
+        let maps = table(["MAP", "USED", "CAPACITY", "FULL"], fills);
+        lines.join("\n") + "\n" + &sinks(&status.sinks) + "\n" + &maps
     })?;
-    Ok(status.broken.is_none() && status.refused == 0 && status.problems == 0)
+    Ok(status.broken.is_none()
+        && status.canary_stopped
+        && status.refused == 0
+        && status.problems == 0)
 }
 
 /// The part of `agent-guard status` on where events go.
@@ -180,33 +211,48 @@ pub fn unload(target: &Target, name: &str) -> anyhow::Result<()> {
     })
 }
 
-/// Hands over what the daemon tells from here on, in pieces, until it ends or `take` has enough.
+/// Longest line of events: an event's texts are bounded far below.
+const MAX_LINE: usize = 1 << 20;
+
+/// Gives every line of events that comes, or of denials alone, to `take`, until that has enough. True where the
+/// daemon has ended before.
 ///
 /// # Errors
-/// No daemon answers, it ends, or what `take` says.
+/// No daemon answers, or what `take` says.
 pub fn follow(
     socket: &Path,
     all: bool,
     mut take: impl FnMut(&[u8]) -> anyhow::Result<bool>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<bool> {
     let path = if all { "/v1/events" } else { "/v1/events/denials" };
     blocking(async {
-        let answer = send(socket, Method::GET, path, String::new()).await?;
-        let mut body = accepted(answer).await?;
+        let mut body = accepted(send(socket, Method::GET, path, String::new()).await?).await?;
+        let mut rest = Vec::new();
         while let Some(frame) = body.frame().await {
-            let lines = frame.context("the daemon has ended")?;
-            if let Some(lines) = lines.data_ref()
-                && !take(lines)?
-            {
-                return Ok(());
+            let Ok(bytes) = frame.context("the daemon has ended")?.into_data() else { continue };
+            rest.extend_from_slice(&bytes);
+            while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = rest.drain(..=end).collect();
+                if !take(&line)? {
+                    return Ok(false);
+                }
+            }
+            if rest.len() > MAX_LINE {
+                bail!("a line of events has more than {MAX_LINE} bytes");
             }
         }
-        Ok(())
+        Ok(true)
     })
 }
 
 impl Target {
-    fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+    /// The socket at this path.
+    pub fn at(socket: PathBuf) -> Self {
+        Self { socket, output: Format::Json }
+    }
+
+    /// What the daemon answers to a request that changes nothing.
+    pub fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         self.ask(Method::GET, path, String::new())
     }
 

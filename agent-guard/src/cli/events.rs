@@ -13,7 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Failure, control, done, output, recordings};
 use crate::{
     daemon::config::SOCKET,
-    event::{EventClass, EventFilter, MAX_LINE, Record, Skipped, TextLine, decode},
+    event::{EventClass, EventFilter, Record, Skipped, TextLine, decode},
     policy::{NamePattern, PathPattern, Target},
 };
 
@@ -125,7 +125,7 @@ fn time(text: &str) -> Result<Timestamp, String> {
 
 /// Shows events until there are no more.
 pub fn run(args: &EventArgs) -> Result<ExitCode, Failure> {
-    let mut show = Show::new(args);
+    let show = Show::new(args);
     done(if args.from.is_empty() {
         show.follow(args)
     } else {
@@ -199,58 +199,23 @@ impl Show {
         format!("{time} {}: {told}\n", record.context.agent.name)
     }
 
-    fn follow(&mut self, args: &EventArgs) -> anyhow::Result<()> {
+    fn follow(&self, args: &EventArgs) -> anyhow::Result<()> {
         if self.filter.is_empty() && self.format == Format::Json {
-            return control::follow(&args.socket, args.all, output::write);
+            return control::follow(&args.socket, args.all, output::write).map(drop);
         }
         // What was allowed is asked for where it is to be shown.
         let all = args.all || self.filter.outcomes.contains(&Outcome::Allowed);
-        let mut lines = Lines::default();
-        let followed = control::follow(&args.socket, all, |piece| {
-            lines.take(piece, |record, line| self.record(record, line))
+        let mut skipped = Skipped::default();
+        let followed = control::follow(&args.socket, all, |line| match decode(line) {
+            Ok(record) => self.record(&record, line),
+            Err(error) => {
+                skipped.count(&error);
+                Ok(true)
+            }
         });
-        if lines.skipped.total() > 0 {
-            eprintln!("agent-guard: {}", lines.skipped);
+        if skipped.total() > 0 {
+            eprintln!("agent-guard: {skipped}");
         }
-        followed
-    }
-}
-
-/// Lines that come in pieces.
-#[derive(Default)]
-struct Lines {
-    begun: Vec<u8>,
-    skipped: Skipped,
-}
-
-impl Lines {
-    /// Hands over every line that is whole. False once `take` says so.
-    fn take(
-        &mut self,
-        piece: &[u8],
-        take: impl Fn(&Record, &[u8]) -> anyhow::Result<bool>,
-    ) -> anyhow::Result<bool> {
-        for part in piece.split_inclusive(|byte| *byte == b'\n') {
-            self.begun.extend_from_slice(part);
-            if !part.ends_with(b"\n") {
-                // Of a line without an end only its being too long is of interest.
-                self.begun.truncate(MAX_LINE + 1);
-                continue;
-            }
-            let line = std::mem::take(&mut self.begun);
-            if line.len() > MAX_LINE {
-                self.skipped.too_long += 1;
-                continue;
-            }
-            match decode(&line) {
-                Ok(record) => {
-                    if !take(&record, &line)? {
-                        return Ok(false);
-                    }
-                }
-                Err(error) => self.skipped.count(&error),
-            }
-        }
-        Ok(true)
+        followed.map(drop)
     }
 }

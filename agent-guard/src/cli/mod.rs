@@ -11,6 +11,8 @@ pub(crate) mod output;
 mod policy;
 mod recordings;
 mod run;
+mod shell;
+mod top;
 
 use std::{
     io::{IsTerminal, Write},
@@ -18,7 +20,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
@@ -62,12 +64,16 @@ enum Command {
     /// List the workloads under guard, and those that a policy is for and that are not; exits 1 where there are such
     Agents(control::Target),
     Events(events::EventArgs),
+    Top(top::TopArgs),
     /// Check a policy file, or ask what it says; load and unload policies of the daemon
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
     /// Verify the tamper-evident audit log, print its newest checkpoint, draw its key
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    Completions(shell::CompletionsArgs),
+    #[command(hide = true)]
+    Man(shell::ManArgs),
     /// The live canary's own side
     #[command(hide = true)]
     Canary {
@@ -143,8 +149,11 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Status(target) => amiss(control::status(&target)),
         Command::Agents(target) => amiss(control::agents(&target)),
         Command::Events(args) => events::run(&args),
+        Command::Top(args) => done(top::run(&args)),
         Command::Policy(command) => policy::run(command),
         Command::Audit(command) => audit::run(&command),
+        Command::Completions(args) => done(shell::completions(&args, Cli::command())),
+        Command::Man(args) => done(shell::man(&args, Cli::command())),
         Command::Canary { probe, cgroup } => Ok(canary::main(probe, &cgroup).into()),
         Command::CanaryTarget => Ok(ExitCode::SUCCESS),
     }

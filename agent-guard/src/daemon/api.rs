@@ -3,6 +3,8 @@
 //! | request | answer |
 //! |---|---|
 //! | `GET /v1/status` | [`view::Status`](super::view::Status) |
+//! | `GET /v1/metrics` | the same and more, for Prometheus |
+//! | `GET /v1/ready` | `"ready"`, or 503 and why not |
 //! | `GET /v1/agents` | a list of [`view::Agent`](super::view::Agent) |
 //! | `GET /v1/self` | the caller's own [`view::Agent`](super::view::Agent) |
 //! | `GET /v1/policies` | a list of [`view::Policy`](super::view::Policy) |
@@ -19,35 +21,41 @@ use std::{
     convert::Infallible,
     fs::{self, Permissions},
     io,
-    os::{fd::AsRawFd, unix::fs::PermissionsExt},
+    os::unix::{
+        fs::PermissionsExt,
+        net::{UnixListener, UnixStream},
+    },
     path::Path,
-    pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    thread,
+    time::Duration,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     body::{Body, Bytes},
-    extract::{
-        ConnectInfo, DefaultBodyLimit, FromRequestParts, Path as Argument, connect_info::Connected,
-    },
+    extract::{DefaultBodyLimit, FromRequestParts, Path as Argument},
     http::{StatusCode, header::CONTENT_TYPE, request::Parts},
     response::{IntoResponse, Response},
     routing::{get, post},
-    serve::{IncomingStream, Listener},
 };
 use futures_util::stream;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{UnixListener, UnixStream, unix::SocketAddr},
+    io::{AsyncRead, AsyncWrite},
     sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot},
 };
 
-use super::{config::Control, stream::Line, view::Refusal};
+use super::{
+    config::Control,
+    fills::Fills,
+    http, metrics,
+    peer::{Doorkeeper, Peer, Standing},
+    stream::Line,
+    view::{Fill, Refusal},
+};
 use crate::{kernel::bindings::Bindings, policy::MAX_FILE_BYTES};
 
 /// Connections of those who administer: people, scripts, and who follows events.
@@ -70,8 +78,12 @@ pub struct Call {
 /// What can be asked.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Ask {
-    /// For the daemon's own state.
-    Status,
+    /// For the daemon's own state; the maps are as full as this.
+    Status(Vec<Fill>),
+    /// For the same, and more, as Prometheus takes it.
+    Metrics(Vec<Fill>),
+    /// Whether what is to be in force is.
+    Ready,
     /// For all workloads.
     Agents,
     /// For the workload that this cgroup lies in.
@@ -97,25 +109,8 @@ pub enum Failure {
     Missing(String),
     /// It can not be done.
     Refused(String),
-}
-
-/// Who is at the other end of a connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Peer {
-    standing: Standing,
-    /// The path of its cgroup when it connected; `None` where that is not known.
-    cgroup: Option<String>,
-}
-
-/// What somebody may ask.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
-    /// Everything.
-    Administrator,
-    /// For itself.
-    Agent,
-    /// Nothing.
-    Nobody,
+    /// Not now.
+    Unready(String),
 }
 
 /// Answers on the socket from here on.
@@ -127,9 +122,10 @@ pub fn listen(
     bindings: Bindings,
     calls: mpsc::Sender<Call>,
     followers: broadcast::Sender<Line>,
+    fills: Fills,
 ) -> anyhow::Result<()> {
     let path = &control.socket;
-    let group = control.group.as_deref().map(group_id).transpose()?;
+    let doorkeeper = Doorkeeper::new(control.group.as_deref(), bindings)?;
     // There is one daemon, so it is nobody's.
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -142,16 +138,35 @@ pub fn listen(
     // Everybody may connect: who may ask what is decided by who it is.
     fs::set_permissions(path, Permissions::from_mode(0o666))
         .with_context(|| format!("opening {}", path.display()))?;
+    let (admit, mut admitted) = mpsc::channel(MAX_ADMINISTRATORS + MAX_OTHERS);
     let doors = Doors {
         listener,
-        group,
-        bindings,
+        doorkeeper,
         administrators: Arc::new(Semaphore::new(MAX_ADMINISTRATORS)),
         others: Arc::new(Semaphore::new(MAX_OTHERS)),
+        admit,
     };
-    let service = router(Shared { calls, followers }).into_make_service_with_connect_info::<Peer>();
-    tokio::spawn(axum::serve(doors, service).into_future());
+    // A thread of its own: who connects is looked at at once, whatever the daemon is busy with.
+    let name = "control".to_owned();
+    thread::Builder::new().name(name).spawn(|| doors.keep()).context("starting a thread")?;
+    let service = Service::new(calls, followers, fills);
+    tokio::spawn(async move {
+        while let Some(admitted) = admitted.recv().await {
+            tokio::spawn(admitted.serve(service.clone()));
+        }
+    });
     Ok(())
+}
+
+/// What the daemon answers.
+///
+/// # Errors
+/// Why it does not.
+pub async fn ask(calls: &mpsc::Sender<Call>, ask: Ask) -> Result<Value, Failure> {
+    let (reply, answer) = oneshot::channel();
+    let gone = || Failure::Refused("the daemon is ending".to_owned());
+    calls.send(Call { ask, reply }).await.map_err(|_| gone())?;
+    answer.await.map_err(|_| gone())?
 }
 
 /// As JSON.
@@ -159,10 +174,33 @@ pub fn json(value: &impl Serialize) -> Result<Value, Failure> {
     serde_json::to_value(value).map_err(|error| Failure::Refused(error.to_string()))
 }
 
+/// What answers requests.
+#[derive(Clone)]
+pub struct Service(Router);
+
+impl Service {
+    /// Passes what is asked on to `calls`; `followers` is where lines of events come.
+    pub fn new(
+        calls: mpsc::Sender<Call>,
+        followers: broadcast::Sender<Line>,
+        fills: Fills,
+    ) -> Self {
+        Self(router(Shared { calls, followers, fills }))
+    }
+
+    /// Answers the request of `peer`.
+    pub async fn serve(self, stream: impl AsyncRead + AsyncWrite + Send + 'static, peer: Peer) {
+        if let Err(error) = http::serve(stream, self.0.layer(Extension(peer))).await {
+            tracing::debug!("a request over the control socket: {error}");
+        }
+    }
+}
+
 #[derive(Clone)]
 struct Shared {
     calls: mpsc::Sender<Call>,
     followers: broadcast::Sender<Line>,
+    fills: Fills,
 }
 
 fn router(shared: Shared) -> Router {
@@ -175,7 +213,9 @@ fn router(shared: Shared) -> Router {
     let policies = get(|asker: Asker| async move { asker.ask(Ask::Policies).await })
         .put(|asker: Asker, text: String| async move { asker.ask(Ask::Load(text)).await });
     Router::new()
-        .route("/v1/status", get(|asker: Asker| async move { asker.ask(Ask::Status).await }))
+        .route("/v1/status", get(|asker: Asker| async move { asker.status().await }))
+        .route("/v1/metrics", get(|asker: Asker| async move { asker.metrics().await }))
+        .route("/v1/ready", get(|asker: Asker| async move { asker.ask(Ask::Ready).await }))
         .route("/v1/agents", get(|asker: Asker| async move { asker.ask(Ask::Agents).await }))
         .route(OWN, get(|asker: Asker| async move { asker.own().await }))
         .route("/v1/policies", policies)
@@ -184,6 +224,9 @@ fn router(shared: Shared) -> Router {
         .route("/v1/events", get(|asker: Asker| async move { asker.follow(false) }))
         .route("/v1/events/denials", get(|asker: Asker| async move { asker.follow(true) }))
         .fallback(|| async { Failure::Missing("there is no such request in version 1".to_owned()) })
+        .method_not_allowed_fallback(|| async {
+            (StatusCode::METHOD_NOT_ALLOWED, "version 1 has this request with other methods alone")
+        })
         .layer(DefaultBodyLimit::max(MAX_FILE_BYTES))
         .with_state(shared)
 }
@@ -198,7 +241,7 @@ impl FromRequestParts<Shared> for Asker {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self, Failure> {
-        let ConnectInfo(peer) = ConnectInfo::<Peer>::from_request_parts(parts, shared)
+        let Extension(peer) = Extension::<Peer>::from_request_parts(parts, shared)
             .await
             .map_err(|error| Failure::Forbidden(error.to_string()))?;
         match (parts.uri.path(), peer.standing) {
@@ -217,11 +260,17 @@ impl FromRequestParts<Shared> for Asker {
 
 impl Asker {
     async fn ask(self, ask: Ask) -> Result<Json<Value>, Failure> {
-        let (reply, answer) = oneshot::channel();
-        let gone = |_| Failure::Refused("the daemon is ending".to_owned());
-        let call = Call { ask, reply };
-        self.shared.calls.send(call).await.map_err(|_| gone(()))?;
-        answer.await.map_err(|_| gone(()))?.map(Json)
+        self::ask(&self.shared.calls, ask).await.map(Json)
+    }
+
+    async fn status(self) -> Result<Json<Value>, Failure> {
+        let maps = self.shared.fills.now().await;
+        self.ask(Ask::Status(maps)).await
+    }
+
+    async fn metrics(self) -> Result<Response, Failure> {
+        let maps = self.shared.fills.now().await;
+        self::ask(&self.shared.calls, Ask::Metrics(maps)).await.map(metrics::answer)
     }
 
     async fn own(self) -> Result<Json<Value>, Failure> {
@@ -260,6 +309,7 @@ impl IntoResponse for Failure {
             Self::Forbidden(error) => (StatusCode::FORBIDDEN, error),
             Self::Missing(error) => (StatusCode::NOT_FOUND, error),
             Self::Refused(error) => (StatusCode::UNPROCESSABLE_ENTITY, error),
+            Self::Unready(error) => (StatusCode::SERVICE_UNAVAILABLE, error),
         };
         (code, Json(Refusal { error })).into_response()
     }
@@ -268,148 +318,59 @@ impl IntoResponse for Failure {
 /// The socket, with a bound on connections for each kind of peer.
 struct Doors {
     listener: UnixListener,
-    group: Option<u32>,
-    bindings: Bindings,
+    doorkeeper: Doorkeeper,
     administrators: Arc<Semaphore>,
     others: Arc<Semaphore>,
+    admit: mpsc::Sender<Admitted>,
 }
 
 /// A connection within the bound.
 struct Admitted {
     stream: UnixStream,
     peer: Peer,
-    _permit: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 }
 
-impl Listener for Doors {
-    type Io = Admitted;
-    type Addr = SocketAddr;
+/// How long nobody is let in where the system has no descriptor or memory for another connection.
+const EXHAUSTED: Duration = Duration::from_millis(100);
 
-    async fn accept(&mut self) -> (Admitted, SocketAddr) {
+impl Doors {
+    /// Lets who connects in until the daemon ends.
+    fn keep(self) {
         loop {
-            let (stream, address) = Listener::accept(&mut self.listener).await;
-            let peer = self.peer(&stream);
+            let stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!("a connection to the control socket was lost: {error}");
+                    thread::sleep(EXHAUSTED);
+                    continue;
+                }
+            };
+            let peer = self.doorkeeper.peer(&stream);
             let bound = match peer.standing {
                 Standing::Administrator => &self.administrators,
                 Standing::Agent | Standing::Nobody => &self.others,
             };
             // Beyond it the connection is closed at once.
-            if let Ok(permit) = Arc::clone(bound).try_acquire_owned() {
-                return (Admitted { stream, peer, _permit: permit }, address);
+            let Ok(permit) = Arc::clone(bound).try_acquire_owned() else { continue };
+            if self.admit.blocking_send(Admitted { stream, peer, permit }).is_err() {
+                return;
             }
         }
     }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
 }
 
-impl Connected<IncomingStream<'_, Doors>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Doors>) -> Self {
-        stream.io().peer.clone()
-    }
-}
-
-impl AsyncRead for Admitted {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Admitted {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
-impl Doors {
-    /// Of whom nothing is known, nothing is allowed.
-    fn peer(&self, stream: &UnixStream) -> Peer {
-        let nobody = Peer { standing: Standing::Nobody, cgroup: None };
-        let Ok(credentials) = stream.peer_cred() else { return nobody };
-        let Some(cgroup) = credentials.pid().and_then(cgroup_of) else { return nobody };
-        let is_member = |group: u32| {
-            credentials.gid() == group || groups(stream).is_ok_and(|groups| groups.contains(&group))
-        };
-        let standing = match self.bindings.is_in_agent(&cgroup) {
-            Ok(true) => Standing::Agent,
-            Ok(false) if credentials.uid() == 0 || self.group.is_some_and(is_member) => {
-                Standing::Administrator
-            }
-            Ok(false) => Standing::Nobody,
-            Err(error) => {
-                tracing::warn!("whose request it is can not be told: {error:#}");
-                return nobody;
-            }
-        };
-        Peer { standing, cgroup: Some(cgroup) }
-    }
-}
-
-/// The path of a process's cgroup.
-fn cgroup_of(pid: i32) -> Option<String> {
-    let table = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    table.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned)
-}
-
-/// Most supplementary groups that a process has: `NGROUPS_MAX` (`include/uapi/linux/limits.h`).
-const MAX_GROUPS: usize = 65_536;
-
-/// The supplementary groups that the peer had when it connected.
-fn groups(stream: &UnixStream) -> io::Result<Vec<u32>> {
-    let mut groups = vec![0_u32; MAX_GROUPS];
-    let mut length = libc::socklen_t::try_from(size_of_val(groups.as_slice())).unwrap_or(0);
-    // SAFETY: the buffer is as long as `length` says, and both outlive the call.
-    let got = unsafe {
-        libc::getsockopt(
-            stream.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_PEERGROUPS,
-            groups.as_mut_ptr().cast(),
-            &raw mut length,
-        )
-    };
-    if got < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    groups.truncate(length as usize / size_of::<u32>());
-    Ok(groups)
-}
-
-/// The id of a group, from `/etc/group`.
-fn group_id(name: &str) -> anyhow::Result<u32> {
-    const GROUPS: &str = "/etc/group";
-    let table = fs::read_to_string(GROUPS).context(GROUPS)?;
-    match id_in(&table, name) {
-        Some(id) => Ok(id),
-        None => {
-            bail!("there is no group {name} in {GROUPS}; make it with `groupadd --system {name}`")
+impl Admitted {
+    async fn serve(self, service: Service) {
+        let Self { stream, peer, permit } = self;
+        let stream =
+            stream.set_nonblocking(true).and_then(|()| tokio::net::UnixStream::from_std(stream));
+        match stream {
+            Ok(stream) => service.serve(stream, peer).await,
+            Err(error) => tracing::warn!("a connection to the control socket was lost: {error}"),
         }
+        drop(permit);
     }
-}
-
-fn id_in(table: &str, name: &str) -> Option<u32> {
-    let mut lines = table.lines().map(|line| line.split(':'));
-    lines.find_map(|mut fields| {
-        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok()).flatten()
-    })
 }
 
 /// Removes the socket.
@@ -417,3 +378,6 @@ pub fn close(socket: &Path) {
     // Whoever connects now is told that nobody is there.
     let _ = fs::remove_file(socket);
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,6 +32,8 @@ pub struct Config {
     pub allow_degraded: Vec<LackName>,
     /// The control socket.
     pub control: Control,
+    /// Metrics and health over HTTP.
+    pub metrics: Metrics,
     /// Name resolution for agents.
     pub dns: Dns,
     /// The directory below which sinks keep what waits.
@@ -49,6 +51,14 @@ pub struct Control {
     pub socket: PathBuf,
     /// The group whose members administer beside root.
     pub group: Option<String>,
+}
+
+/// Metrics and health over HTTP, for everybody who reaches the address.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Metrics {
+    /// Where to listen; nowhere unless it is said.
+    pub listen: Option<SocketAddr>,
 }
 
 /// Name resolution for agents.
@@ -101,6 +111,7 @@ impl Default for Config {
             tier: TierName::Auto,
             allow_degraded: Vec::new(),
             control: Control::default(),
+            metrics: Metrics::default(),
             dns: Dns::default(),
             spool: "/var/lib/agent-guard/spool".into(),
             sink: Vec::new(),
@@ -227,6 +238,7 @@ mod tests {
         let config = parse(
             "policies = '/p'\ntier = 'lsm'\nallow_degraded = ['system']\n\
              [control]\nsocket = '/s'\ngroup = 'sre'\n\
+             [metrics]\nlisten = '127.0.0.1:9464'\n\
              [dns]\nupstreams = ['192.0.2.1:53']\ninternal = ['10.0.0.0/8']\n\
              [[sink]]\ntype = 'file'\npath = '/e'\nevents = 'all'\n[[sink]]\ntype = 'stdout'\n",
         )
@@ -235,6 +247,7 @@ mod tests {
         assert_eq!(config.tier, TierName::Lsm);
         assert_eq!(config.allow_degraded, [LackName(Lack::System)]);
         assert_eq!(config.control, Control { socket: "/s".into(), group: Some("sre".into()) });
+        assert_eq!(config.metrics.listen, Some("127.0.0.1:9464".parse().unwrap()));
         assert_eq!(config.dns.upstreams, ["192.0.2.1:53".parse().unwrap()]);
         assert_eq!(config.dns.internal, ["10.0.0.0/8".parse().unwrap()]);
         let names: Vec<_> = config.sink.iter().map(|sink| sink.name.as_str()).collect();
@@ -250,6 +263,7 @@ mod tests {
             ("\nallow_degraded = ['x']", ["line 2", "one of enforce, listen, unix, system"]),
             ("[[sink]]\ntype = 'tape'", ["line 2", "`tape`"]),
             ("\n[[sink]]\ntype = 'file'", ["line 2", "missing field `path`"]),
+            ("[metrics]\nlisten = ':9464'", ["line 2", "invalid socket address"]),
             ("[dns]\nupstreams = ['x']", ["line 2", "invalid socket address"]),
             ("policies = 'p'", ["c.toml", "`p` is no absolute path"]),
         ] {

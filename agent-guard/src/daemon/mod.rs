@@ -4,9 +4,15 @@
 pub mod api;
 mod cgroups;
 pub mod config;
+mod exporter;
+pub mod fills;
 mod frozen;
 mod host;
+mod http;
 mod kept;
+mod life;
+pub mod metrics;
+pub mod peer;
 mod policies;
 mod processes;
 mod sinks;
@@ -38,14 +44,17 @@ use self::{
     api::{Ask, Call, Failure},
     cgroups::Tree,
     config::Config,
+    fills::Fills,
     frozen::Frozen,
     host::Host,
+    life::{alive, reload_begins, tell_manager},
+    metrics::Snapshot,
     policies::{Changes, Loaded, Policies},
     stream::Stream,
     watch::{Change, Watch},
 };
 use crate::{
-    kernel::tables::readable,
+    kernel::{fill::Positions, tables::readable},
     mounts::{self, MountTable},
     policy::Policy,
     state_dir,
@@ -53,9 +62,6 @@ use crate::{
 
 /// How often losses and cgroups that are gone are looked for.
 const TICK: Duration = Duration::from_secs(5);
-
-/// How much longer the start may take from each sign of life on, in microseconds.
-const START_USEC: u32 = 60_000_000;
 
 /// How often new cgroups are looked for while the kernel does not tell of them.
 const LOOK: Duration = Duration::from_secs(1);
@@ -96,6 +102,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let mounts = table.read().context("reading the mount table")?;
     let mount = mounts::cgroup2(&mounts).context("no cgroup2 file system is mounted")?.to_owned();
 
+    alive();
+    let (calls, mut asked) = mpsc::channel(MAX_CALLS);
+    let metrics = exporter::bind(&config.metrics)?;
     let stream = Stream::open(&config.sink, &config.spool)?;
     let mut policies = Policies::default();
     // Watched before it is read: nothing that changes in between is missed.
@@ -111,9 +120,14 @@ async fn serve(config: Config) -> anyhow::Result<()> {
 
     let (lookup_sender, mut lookups) = mpsc::channel(MAX_LOOKUPS);
     let mut host = Host::open(config.clone(), mounts, stream.clone(), lookup_sender)?;
+    let fills = Fills::new(host.pins());
+    if let Some(listener) = metrics {
+        exporter::serve(listener, calls.clone(), fills.clone())?;
+    }
     let ring = host.adopt(&policies).await?;
-    let mut daemon =
-        Daemon { config, policies, host, ring: readable(ring)?, stream, unproven: false };
+    let backlog = Positions::of(&ring, RING_BYTES).context("mapping the ring buffer")?;
+    let ring = readable(ring)?;
+    let mut daemon = Daemon { config, policies, host, ring, backlog, stream, unproven: false };
     let mut tree = Tree::open(&mount).context("watching the cgroup tree")?;
     daemon.host.reconcile(&daemon.policies).await;
     for cgroup in tree.scan() {
@@ -122,9 +136,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     // Not before they are under guard.
     daemon.host.thaw_left()?;
 
-    let (calls, mut asked) = mpsc::channel(MAX_CALLS);
     let bindings = daemon.host.bindings()?;
-    api::listen(&daemon.config.control, bindings, calls, daemon.stream.followers())?;
+    api::listen(&daemon.config.control, bindings, calls, daemon.stream.followers(), fills)?;
     tell_manager(&[NotifyState::Ready]);
     tracing::info!("ready: {} workload(s) under guard", daemon.host.agents().len());
 
@@ -137,6 +150,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     }
     let mut settled: Option<Instant> = None;
+    let mut reloading = false;
     loop {
         let settle = async {
             match settled {
@@ -153,6 +167,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => {
+                reloading = true;
+                tell_manager(&reload_begins());
                 daemon.stream.reopen();
                 settled = Some(Instant::now());
             }
@@ -169,6 +185,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
                 settled = None;
                 if let Err(error) = daemon.reload(&mut tree).await {
                     tracing::error!("{error:#}");
+                }
+                if std::mem::take(&mut reloading) {
+                    tell_manager(&[NotifyState::Ready]);
                 }
             }
             _ = ticks.tick() => {
@@ -224,18 +243,6 @@ fn claim() -> anyhow::Result<File> {
     Ok(file)
 }
 
-/// Tells systemd that the daemon gets on, and that it may take longer to start.
-fn alive() {
-    tell_manager(&[NotifyState::Watchdog, NotifyState::ExtendTimeoutUsec(START_USEC)]);
-}
-
-/// Says something to systemd, where that started the daemon.
-fn tell_manager(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        tracing::debug!("systemd was not told: {error}");
-    }
-}
-
 fn tell_problems(policies: &Policies) {
     for (file, problem) in policies.problems() {
         tracing::error!("{} is no policy in force: {problem}", file.display());
@@ -247,6 +254,8 @@ struct Daemon {
     policies: Policies,
     host: Host,
     ring: AsyncFd<RingBuf<MapData>>,
+    /// How full it is.
+    backlog: Positions,
     stream: Stream,
     /// Whether the canary was not stopped when it was sent last.
     unproven: bool,
@@ -331,7 +340,13 @@ impl Daemon {
     async fn carry_out(&mut self, ask: Ask, tree: &mut Tree) -> Result<serde_json::Value, Failure> {
         let refused = |error: anyhow::Error| Failure::Refused(format!("{error:#}"));
         match ask {
-            Ask::Status => api::json(&self.host.status(&self.policies)),
+            Ask::Status(maps) => api::json(&self.status(maps)),
+            Ask::Metrics(maps) => {
+                let status = self.status(maps);
+                let (agents, others) = self.host.series();
+                Ok(metrics::text(Snapshot { status, agents, others }).into())
+            }
+            Ask::Ready => self.ready().map(|()| "ready".into()).map_err(Failure::Unready),
             Ask::Agents => api::json(&self.host.agents()),
             Ask::Own(cgroup) => match self.host.agent_of(&cgroup) {
                 Some(agent) => api::json(&agent),
@@ -352,6 +367,22 @@ impl Daemon {
                 ))),
             },
         }
+    }
+
+    fn status(&mut self, maps: Vec<view::Fill>) -> view::Status {
+        let status = self.host.status(&self.policies);
+        let (canary_stopped, buffer) = (!self.unproven, self.backlog.fill());
+        view::Status { canary_stopped, buffer, maps, ..status }
+    }
+
+    /// Fails where what is attached is not whole, or does not stop the canary.
+    fn ready(&self) -> Result<(), String> {
+        if self.unproven {
+            return Err(
+                "the canary was not stopped when policies changed; the log says why".to_owned()
+            );
+        }
+        self.host.read_back().map_err(|error| format!("not in force: {error:#}"))
     }
 
     fn text_of(&self, name: &str) -> Result<serde_json::Value, Failure> {

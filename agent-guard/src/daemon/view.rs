@@ -2,8 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::kernel::fill::Fill;
+
 /// The daemon and what is in force.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// Of the daemon.
     pub version: String,
@@ -32,6 +34,17 @@ pub struct Status {
     /// Where events go.
     #[serde(default)]
     pub sinks: Vec<Sink>,
+    /// Seconds since it started.
+    pub uptime_s: u64,
+    /// Whether the canary was stopped when it was sent last.
+    pub canary_stopped: bool,
+    /// What each hook came to, over all workloads, those that are gone included. Hooks that came to nothing are left
+    /// out.
+    pub counts: Vec<HookCounts>,
+    /// Bytes of events that wait to be read.
+    pub buffer: Fill,
+    /// How full the maps in the kernel are, counted within the last quarter of a minute.
+    pub maps: Vec<Fill>,
 }
 
 /// A place that events go to. What is counted is counted since the daemon started.
@@ -61,6 +74,31 @@ pub struct Sink {
     pub spool_room: u64,
 }
 
+/// What was counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Actions that were decided.
+    pub decided: u64,
+    /// Of these, denied.
+    pub denied: u64,
+    /// Events that were lost.
+    pub lost: u64,
+    /// Decisions that a failed helper or a bound turned into a denial.
+    pub failed: u64,
+}
+
+/// What a hook came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookCounts {
+    /// Its program.
+    pub hook: String,
+    /// What it counted.
+    #[serde(flatten)]
+    pub counts: Counts,
+    /// Calls, by whomever, that the kernel did not ask the program about.
+    pub skipped: u64,
+}
+
 /// A workload.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Agent {
@@ -86,6 +124,8 @@ pub struct Agent {
     pub denied: u64,
     /// Events that were lost.
     pub lost: u64,
+    /// Decisions that a failed helper or a bound turned into a denial.
+    pub failed: u64,
 }
 
 /// A policy.

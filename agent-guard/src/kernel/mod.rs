@@ -4,6 +4,7 @@
 pub mod bindings;
 pub mod btf;
 pub mod counters;
+pub mod fill;
 pub mod leases;
 pub mod load;
 pub mod pins;

@@ -215,8 +215,12 @@ impl Pins {
 
     /// Opens the map of this name as the type that its declaration has.
     pub fn map<T: TryFrom<Map, Error = MapError>>(&self, name: &str) -> Result<T, MapError> {
-        let data = MapData::from_pin(self.directory.join(format!("map-{name}")))?;
-        T::try_from(Map::from_map_data(data)?)
+        T::try_from(Map::from_map_data(self.map_data(name)?)?)
+    }
+
+    /// Opens the map of this name, whatever is in it.
+    pub fn map_data(&self, name: &str) -> Result<MapData, MapError> {
+        MapData::from_pin(self.directory.join(format!("map-{name}")))
     }
 
     /// Removes them all. A link that nobody holds open is detached by that.

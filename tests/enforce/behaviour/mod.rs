@@ -13,6 +13,7 @@ mod exit;
 mod flood;
 mod log;
 mod names;
+mod operate;
 mod pin;
 mod podman;
 mod remembered;
@@ -61,6 +62,7 @@ pub fn trials() -> Vec<Trial> {
         flood::PROMISES,
         log::PROMISES,
         names::PROMISES,
+        operate::PROMISES,
         pin::PROMISES,
         remembered::PROMISES,
         resolvers::PROMISES,

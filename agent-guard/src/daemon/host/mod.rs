@@ -3,11 +3,13 @@
 mod adopt;
 mod arrive;
 mod reconcile;
+mod totals;
 mod views;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 use anyhow::Context as _;
@@ -15,6 +17,7 @@ use aya::programs::links::FdLink;
 use clap::ValueEnum as _;
 use tokio::{sync::mpsc, task::spawn_local};
 
+use self::totals::Totals;
 use super::{config::Config, frozen::Frozen, policies::Loaded, stream::Stream};
 use crate::{
     cgroup::{self, Cgroup},
@@ -55,6 +58,8 @@ pub struct Host {
     by_agent: HashMap<u32, PathBuf>,
     /// Events that belong to nobody.
     strays: u64,
+    totals: Totals,
+    started: Instant,
 }
 
 /// A workload under guard.
@@ -107,6 +112,8 @@ impl Host {
             frozen: BTreeMap::new(),
             by_agent: HashMap::new(),
             strays: 0,
+            totals: Totals::default(),
+            started: Instant::now(),
         })
     }
 
@@ -151,10 +158,12 @@ impl Host {
         if let Some(Err(error)) = self.frozen.remove(path).map(Frozen::release) {
             tracing::debug!("{}: {error:#}", path.display());
         }
+        self.count(path);
         let Some(guarded) = self.guarded.remove(path) else { return };
         let Guarded { mut workload, held, .. } = guarded;
         let (agent, cgroup) = (workload.handover.agent_id, workload.handover.cgroup_id);
         self.by_agent.remove(&agent);
+        self.totals.leave(agent);
         workload.end_lookups();
         let ended = workload
             .finish(&self.guard)

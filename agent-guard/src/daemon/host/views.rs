@@ -4,8 +4,11 @@ use std::path::{Path, PathBuf};
 
 use super::{Guarded, Host, agent_name, shown};
 use crate::{
-    daemon::{policies::Policies, view},
-    kernel::counters::{HookCounts, Skips},
+    daemon::{metrics, policies::Policies, view},
+    kernel::{
+        counters::{HookCounts, Skips},
+        pins::Pins,
+    },
 };
 
 impl Host {
@@ -15,8 +18,55 @@ impl Host {
         (self.under(name).count(), self.under(name).filter(current).count())
     }
 
-    /// What is in force, read back from the kernel.
-    pub fn status(&self, policies: &Policies) -> view::Status {
+    /// Where the maps are.
+    pub fn pins(&self) -> Pins {
+        self.guard.pins().clone()
+    }
+
+    /// Fails where the programs are not attached as they were.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn read_back(&self) -> anyhow::Result<()> {
+        Ok(self.guard.read_back().map(drop)?)
+    }
+
+    /// Counts what the workload at `path` has done by now.
+    pub(super) fn count(&mut self, path: &Path) {
+        let Some(guarded) = self.guarded.get(path) else { return };
+        let agent = guarded.workload.handover.agent_id;
+        match self.guard.counts(agent, &Skips::default(), &Skips::default()) {
+            Ok(counts) => self.totals.take(agent, &counts),
+            Err(error) => tracing::error!("what {} did is not counted: {error}", path.display()),
+        }
+    }
+
+    /// What metrics show of the workloads one by one, and what the others among them come to.
+    pub fn series(&self) -> (Vec<metrics::Series>, view::Counts) {
+        let own = self
+            .guarded
+            .iter()
+            .filter(|(_, guarded)| self.totals.has_series(guarded.workload.handover.agent_id));
+        let skips = Skips::default();
+        let series = |(path, guarded): (&PathBuf, &Guarded)| {
+            let agent = self.agent(path, guarded, &skips);
+            let view::Agent { decided, denied, lost, failed, .. } = agent;
+            metrics::Series {
+                agent: agent.name,
+                cgroup: agent.cgroup,
+                policy: agent.policy.unwrap_or_default(),
+                counts: view::Counts { decided, denied, lost, failed },
+            }
+        };
+        (own.map(series).collect(), self.totals.others())
+    }
+
+    /// What is in force, read back from the kernel. `canary_stopped`, `buffer` and `maps` are others' to say.
+    pub fn status(&mut self, policies: &Policies) -> view::Status {
+        for path in self.guarded.keys().cloned().collect::<Vec<_>>() {
+            self.count(&path);
+        }
+        let skips = self.guard.skips().unwrap_or_default();
         let (hooks, broken) = match self.guard.read_back() {
             Ok(hooks) => (hooks.into_iter().map(str::to_owned).collect(), None),
             Err(error) => (Vec::new(), Some(error.to_string())),
@@ -36,6 +86,11 @@ impl Host {
             events: self.stream.records(),
             strays: self.strays,
             sinks: self.stream.sinks(),
+            uptime_s: self.started.elapsed().as_secs(),
+            canary_stopped: false,
+            counts: self.totals.hooks(&skips.0),
+            buffer: view::Fill::default(),
+            maps: Vec::new(),
         }
     }
 
@@ -79,6 +134,7 @@ impl Host {
             decided: sum(|counts| counts.decided),
             denied: sum(|counts| counts.denied),
             lost: sum(|counts| counts.lost),
+            failed: sum(|counts| counts.failed),
         }
     }
 
