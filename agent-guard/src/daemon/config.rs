@@ -32,6 +32,8 @@ pub struct Config {
     pub control: Control,
     /// Name resolution for agents.
     pub dns: Dns,
+    /// Where container runtimes keep what they run.
+    pub containers: Containers,
     /// Where events go.
     pub sink: Vec<SinkConfig>,
 }
@@ -54,6 +56,35 @@ pub struct Dns {
     pub upstreams: Vec<SocketAddr>,
     /// Internal networks that allowed host names may lead to.
     pub internal: Vec<IpNet>,
+}
+
+/// Where the container runtimes of the host keep what they run.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Containers {
+    /// The state directories of containerd: its own, and the one that Docker starts.
+    pub containerd: Vec<PathBuf>,
+    /// Docker's data (`data-root`).
+    pub docker: PathBuf,
+    /// The storage of podman and CRI-O (`graphroot`).
+    pub storage: PathBuf,
+}
+
+impl Containers {
+    /// All of these places.
+    pub fn all(&self) -> Vec<&PathBuf> {
+        self.containerd.iter().chain([&self.docker, &self.storage]).collect()
+    }
+}
+
+impl Default for Containers {
+    fn default() -> Self {
+        Self {
+            containerd: vec!["/run/containerd".into(), "/run/docker/containerd/daemon".into()],
+            docker: "/var/lib/docker".into(),
+            storage: "/var/lib/containers/storage".into(),
+        }
+    }
 }
 
 /// A place that events go to.
@@ -128,6 +159,7 @@ impl Default for Config {
             allow_degraded: Vec::new(),
             control: Control::default(),
             dns: Dns::default(),
+            containers: Containers::default(),
             sink: Vec::new(),
         }
     }
@@ -210,6 +242,7 @@ impl Config {
         let relative = [&config.policies, &config.control.socket]
             .into_iter()
             .chain(files)
+            .chain(config.containers.all())
             .find(|path| !path.is_absolute())
             .cloned();
         match relative {
@@ -238,6 +271,7 @@ mod tests {
             "policies = '/p'\ntier = 'lsm'\nallow_degraded = ['system']\n\
              [control]\nsocket = '/s'\ngroup = 'sre'\n\
              [dns]\nupstreams = ['192.0.2.1:53']\ninternal = ['10.0.0.0/8']\n\
+             [containers]\ncontainerd = ['/c']\ndocker = '/d'\nstorage = '/g'\n\
              [[sink]]\ntype = 'file'\npath = '/e'\nevents = 'all'\n[[sink]]\ntype = 'stdout'\n",
         )
         .unwrap();
@@ -247,6 +281,8 @@ mod tests {
         assert_eq!(config.control, Control { socket: "/s".into(), group: Some("sre".into()) });
         assert_eq!(config.dns.upstreams, ["192.0.2.1:53".parse().unwrap()]);
         assert_eq!(config.dns.internal, ["10.0.0.0/8".parse().unwrap()]);
+        let (containerd, docker, storage) = (vec!["/c".into()], "/d".into(), "/g".into());
+        assert_eq!(config.containers, Containers { containerd, docker, storage });
         assert_eq!(
             config.sink,
             [
@@ -265,6 +301,7 @@ mod tests {
             ("[[sink]]\ntype = 'tape'", ["line 2", "unknown variant `tape`"]),
             ("[[sink]]\ntype = 'file'", ["line 1", "missing field `path`"]),
             ("[dns]\nupstreams = ['x']", ["line 2", "invalid socket address"]),
+            ("[containers]\ndocker = 'd'", ["c.toml", "`d` is no absolute path"]),
             ("policies = 'p'", ["c.toml", "`p` is no absolute path"]),
         ] {
             let told = parse(text).unwrap_err();

@@ -9,7 +9,9 @@ mod host;
 mod kept;
 mod policies;
 mod processes;
+mod runtimes;
 mod stream;
+mod trusted;
 pub mod view;
 mod watch;
 

@@ -19,8 +19,9 @@ pub(crate) mod words;
 pub use log::{EventLog, Fault};
 pub use ocsf::{Encoder, Host};
 pub use record::{
-    AgentIdentity, Body, Context, Decision, Endpoint, File, HookTotals, Lookup, LookupAnswer,
-    LookupReason, Losses, Notice, Object, PathScope, PolicyIdentity, Process, Record, Rule,
+    AgentIdentity, Body, ContainerIdentity, Context, Decision, Endpoint, File, HookTotals, Lookup,
+    LookupAnswer, LookupReason, Losses, Notice, Object, PathScope, PodIdentity, PolicyIdentity,
+    Process, Record, Rule,
 };
 pub use resolve::{Mount, Names, resolve};
 pub use safe_text::SafeText;

@@ -12,6 +12,7 @@ pub mod aliases;
 pub mod compile;
 mod error;
 pub mod explain;
+mod image;
 mod load;
 mod notes;
 mod parse;
@@ -24,10 +25,11 @@ mod shipped;
 mod target;
 
 pub use error::{Fault, PolicyError, Problem, Refusal};
+pub use image::{ImageError, ImagePattern, full_name};
 pub use load::MAX_FILE_BYTES;
 pub use parse::{MAX_CLASS, MAX_PATTERNS, MAX_RULE_NAME};
 pub use pattern::{ComponentGlob, PathPattern, PatternError, PatternFault, Segment, SocketName};
-pub use selector::{NamePattern, Selector};
+pub use selector::{Fit, NamePattern, Selector};
 pub use shipped::{SHIPPED_WORKSPACE, ShippedError};
 pub use target::{Host, HostName, PortRange, Protocols, Target, TargetError, TargetFault};
 
