@@ -340,8 +340,10 @@ impl Encoder {
             app: None,
             policy: None,
             firewall_rule: None,
-            container: container.map(Container::new),
-            device: Device::linux(&self.host.name, &self.host.kernel),
+            device: Device {
+                container: container.map(Container::new),
+                ..Device::linux(&self.host.name, &self.host.kernel)
+            },
             metadata: Metadata {
                 version: VERSION,
                 product: Product::SELF,

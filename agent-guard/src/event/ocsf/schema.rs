@@ -67,8 +67,6 @@ pub struct Event<'a> {
     pub policy: Option<Policy<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub firewall_rule: Option<FirewallRule<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub container: Option<Container<'a>>,
     pub device: Device<'a>,
     pub metadata: Metadata,
     pub unmapped: Unmapped<'a>,
