@@ -22,9 +22,9 @@ use std::{
 use agent_guard::{
     audit::{Log, Settings, key, segment},
     event::{
-        AgentIdentity, Body, Context, Decision, Encoder, Endpoint, File, HookTotals, Host, Lookup,
-        LookupAnswer, LookupReason, Losses, Notice, Object, PathScope, PolicyIdentity, Process,
-        Record, Rule, SafeText,
+        AgentIdentity, Body, ContainerIdentity, Context, Decision, Encoder, Endpoint, File,
+        HookTotals, Host, Lookup, LookupAnswer, LookupReason, Losses, Notice, Object, PathScope,
+        PodIdentity, PolicyIdentity, Process, Record, Rule, SafeText,
     },
     policy::Mode,
     tier::Tier,
@@ -82,6 +82,18 @@ fn contexts() -> [Arc<Context>; 2] {
             id: 3,
             cgroup_id: 4711,
             cgroup: SafeText::new(b"/agent-guard/coding-agent"),
+            container: Some(ContainerIdentity {
+                runtime: "containerd".to_owned(),
+                id: SafeText::new(&[b'0'; 64]),
+                name: Some(SafeText::new(b"agent")),
+                image: Some(SafeText::new(b"ghcr.io/acme/agent:1")),
+                pod: Some(PodIdentity {
+                    uid: Some(SafeText::new(b"8f6e1d2c-3b4a-5968-7a8b-9c0d1e2f3a4b")),
+                    namespace: SafeText::new(b"agents"),
+                    name: SafeText::new(b"coding-1"),
+                    service_account: Some(SafeText::new(b"coding")),
+                }),
+            }),
         },
         policy: Some(PolicyIdentity {
             name: "coding-agent".to_owned(),
@@ -93,6 +105,7 @@ fn contexts() -> [Arc<Context>; 2] {
         tier: Tier::Observe,
         mode: Mode::Audit,
         degraded: Vec::new(),
+        agent: AgentIdentity { container: None, ..full.agent.clone() },
         policy: None,
         ..full.clone()
     };

@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     cgroup::is_gone,
-    event::{AgentIdentity, Context, PolicyIdentity, Rule, SafeText},
+    event::{AgentIdentity, ContainerIdentity, Context, PolicyIdentity, Rule, SafeText},
+    identity::Container,
     kernel::counters::Skips,
     policy::Mode,
     state_dir::{self, Turn},
@@ -29,6 +30,9 @@ const MAX_BYTES: u64 = 64 << 20;
 pub struct Handover {
     /// Name of the agent.
     pub agent: String,
+    /// The container that it is in, where that is known.
+    #[serde(default)]
+    pub container: Option<Container>,
     /// The programs that it is under, by the name of their pins.
     pub programs: String,
     /// Its id in the kernel's tables.
@@ -121,6 +125,7 @@ impl Handover {
                 id: self.agent_id,
                 cgroup_id: self.cgroup_id,
                 cgroup: SafeText::new(self.cgroup.as_os_str().as_bytes()),
+                container: self.container.as_ref().map(ContainerIdentity::from),
             },
             policy: Some(PolicyIdentity { name, revision, file: SafeText::new(file.as_bytes()) }),
         })

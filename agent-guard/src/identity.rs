@@ -1,8 +1,11 @@
-//! What a workload is, by the place of its cgroup: what systemd and the container runtimes call it.
+//! What a workload is: by the place of its cgroup, what systemd and the container runtimes call it, and by what
+//! they keep of the container, whose image and pod it is of.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
-/// A workload, as its cgroup's path tells it.
+use serde::{Deserialize, Serialize};
+
+/// A workload, as its cgroup's path tells it, and as it was found out beside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity<'a> {
     /// The path, from the root of the cgroup tree.
@@ -10,14 +13,49 @@ pub struct Identity<'a> {
     /// The innermost systemd unit that it is, or lies in: a service, or a scope.
     pub unit: Option<&'a str>,
     /// The innermost container that it is, or lies in.
-    pub container: Option<Container<'a>>,
+    pub container: Option<ContainerId<'a>>,
     /// The uid of the Kubernetes pod that it lies in, with whichever of `-` and `_` the path has.
     pub pod: Option<&'a str>,
+    /// What is known of the container beside its id; `None` where that was not, or could not be, found out.
+    pub known: Option<&'a Container>,
 }
 
-/// A container.
+/// A container, as its runtime and Kubernetes know it. `None`: they do not say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Container {
+    /// Who runs it.
+    pub runtime: Runtime,
+    /// Its id.
+    pub id: String,
+    /// Its name; in a pod, the name that it has there.
+    pub name: Option<String>,
+    /// Its image, named in full, with the tag or digest that was asked for.
+    pub image: Option<String>,
+    /// The pod that it is part of, if it is.
+    pub pod: Option<Pod>,
+    /// Whether it only holds a pod's namespaces (`pause`): nobody's workload.
+    #[serde(default)]
+    pub is_sandbox: bool,
+}
+
+/// A pod of Kubernetes. `None`: nobody said.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pod {
+    /// Its uid.
+    pub uid: Option<String>,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its labels.
+    pub labels: Option<BTreeMap<String, String>>,
+    /// Its service account.
+    pub service_account: Option<String>,
+}
+
+/// A container, as the path of its cgroup names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Container<'a> {
+pub struct ContainerId<'a> {
     /// Who runs it, where the path says.
     pub runtime: Option<Runtime>,
     /// Its id: 64 hexadecimal digits.
@@ -25,22 +63,28 @@ pub struct Container<'a> {
 }
 
 /// Who runs containers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Runtime {
-    /// containerd, for Kubernetes.
+    /// containerd.
+    #[default]
+    #[serde(rename = "containerd")]
     Containerd,
     /// CRI-O.
+    #[serde(rename = "cri-o")]
     CriO,
     /// Docker.
+    #[serde(rename = "docker")]
     Docker,
     /// podman.
+    #[serde(rename = "podman")]
     Podman,
 }
 
 impl Runtime {
     /// With what the runtime's scopes begin, under systemd.
-    const PREFIXES: [(&str, Self); 4] = [
+    const PREFIXES: [(&str, Self); 5] = [
         ("cri-containerd-", Self::Containerd),
+        ("nerdctl-", Self::Containerd),
         ("crio-", Self::CriO),
         ("docker-", Self::Docker),
         ("libpod-", Self::Podman),
@@ -65,10 +109,10 @@ impl<'a> Identity<'a> {
     /// Of the cgroup at this path.
     #[must_use]
     pub fn of(cgroup: &'a str) -> Self {
-        let mut identity = Self { cgroup, unit: None, container: None, pod: None };
+        let mut identity = Self { cgroup, unit: None, container: None, pod: None, known: None };
         let mut above = "";
         for name in cgroup.split('/').filter(|name| !name.is_empty()) {
-            if let Some(container) = Container::of(name, above) {
+            if let Some(container) = ContainerId::of(name, above) {
                 identity.container = Some(container);
             } else if name.ends_with(".service") || name.ends_with(".scope") {
                 identity.unit = Some(name);
@@ -80,9 +124,27 @@ impl<'a> Identity<'a> {
         }
         identity
     }
+
+    /// With what was found out of its container.
+    #[must_use]
+    pub fn with(self, known: Option<&'a Container>) -> Self {
+        Self { known, ..self }
+    }
 }
 
-impl<'a> Container<'a> {
+impl Container {
+    /// How it is called: in a pod by that one's names too.
+    #[must_use]
+    pub fn label(&self) -> Option<String> {
+        let name = self.name.as_deref()?;
+        Some(match &self.pod {
+            Some(Pod { namespace, name: pod, .. }) => format!("{namespace}/{pod}/{name}"),
+            None => name.to_owned(),
+        })
+    }
+}
+
+impl<'a> ContainerId<'a> {
     /// The container whose cgroup has this name, below one that is called `above`.
     fn of(name: &'a str, above: &str) -> Option<Self> {
         let id = |text: &'a str| {
@@ -146,12 +208,13 @@ mod tests {
             (format!("/kubepods/besteffort/pod{POD}/{ID}"), None, Some(POD)),
             (format!("/kubepods/pod{POD}/{ID}"), None, Some(POD)),
             (format!("/system.slice/docker-{ID}.scope"), Some(Runtime::Docker), None),
+            (format!("/system.slice/nerdctl-{ID}.scope"), Some(Runtime::Containerd), None),
             (format!("/docker/{ID}"), Some(Runtime::Docker), None),
             (format!("/machine.slice/libpod-{ID}.scope/container"), Some(Runtime::Podman), None),
             (format!("/libpod_parent/libpod-{ID}"), Some(Runtime::Podman), None),
         ] {
             let identity = Identity::of(&path);
-            assert_eq!(identity.container, Some(Container { runtime, id: ID }), "{path}");
+            assert_eq!(identity.container, Some(ContainerId { runtime, id: ID }), "{path}");
             assert_eq!(identity.pod, pod, "{path}");
             assert_eq!(identity.unit, None, "{path}");
         }

@@ -193,6 +193,7 @@ impl Known {
             id: 1,
             cgroup_id: 4711,
             cgroup: SafeText::new(b"/agent-guard-coding-agent-1000"),
+            container: None,
         };
         let policy = PolicyIdentity {
             name: "coding-agent".to_owned(),

@@ -30,6 +30,7 @@ impl Names for FuzzNames {
                 id: agent,
                 cgroup_id: 1,
                 cgroup: SafeText::new(b"/fuzz"),
+                container: None,
             },
             policy: None,
         })

@@ -129,6 +129,7 @@ pub fn run(args: RunArgs) -> Result<u8, Failure> {
     }
     let settings = Settings {
         terms: Terms {
+            container: None,
             agent: args.agent.unwrap_or_else(|| policy.name.clone()).to_string(),
             policy,
             policy_file,

@@ -38,6 +38,8 @@ pub struct Config {
     pub dns: Dns,
     /// The directory below which sinks keep what waits.
     pub spool: PathBuf,
+    /// Where container runtimes keep what they run.
+    pub containers: Containers,
     /// Where events go.
     #[serde(skip)]
     pub sink: Vec<SinkConfig>,
@@ -69,6 +71,35 @@ pub struct Dns {
     pub upstreams: Vec<SocketAddr>,
     /// Internal networks that allowed host names may lead to.
     pub internal: Vec<IpNet>,
+}
+
+/// Where the container runtimes of the host keep what they run.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Containers {
+    /// The state directories of containerd: its own, and the one that Docker starts.
+    pub containerd: Vec<PathBuf>,
+    /// Docker's data (`data-root`).
+    pub docker: PathBuf,
+    /// The storage of podman and CRI-O (`graphroot`).
+    pub storage: PathBuf,
+}
+
+impl Containers {
+    /// All of these places.
+    pub fn all(&self) -> Vec<&PathBuf> {
+        self.containerd.iter().chain([&self.docker, &self.storage]).collect()
+    }
+}
+
+impl Default for Containers {
+    fn default() -> Self {
+        Self {
+            containerd: vec!["/run/containerd".into(), "/run/docker/containerd/daemon".into()],
+            docker: "/var/lib/docker".into(),
+            storage: "/var/lib/containers/storage".into(),
+        }
+    }
 }
 
 /// A tier, as it is written.
@@ -114,6 +145,7 @@ impl Default for Config {
             metrics: Metrics::default(),
             dns: Dns::default(),
             spool: "/var/lib/agent-guard/spool".into(),
+            containers: Containers::default(),
             sink: Vec::new(),
         }
     }
@@ -211,6 +243,7 @@ impl Config {
         }
         let relative = [&config.policies, &config.control.socket, &config.spool]
             .into_iter()
+            .chain(config.containers.all())
             .find(|path| !path.is_absolute())
             .cloned();
         match relative {
@@ -240,6 +273,7 @@ mod tests {
              [control]\nsocket = '/s'\ngroup = 'sre'\n\
              [metrics]\nlisten = '127.0.0.1:9464'\n\
              [dns]\nupstreams = ['192.0.2.1:53']\ninternal = ['10.0.0.0/8']\n\
+             [containers]\ncontainerd = ['/c']\ndocker = '/d'\nstorage = '/g'\n\
              [[sink]]\ntype = 'file'\npath = '/e'\nevents = 'all'\n[[sink]]\ntype = 'stdout'\n",
         )
         .unwrap();
@@ -253,6 +287,8 @@ mod tests {
         let names: Vec<_> = config.sink.iter().map(|sink| sink.name.as_str()).collect();
         assert_eq!(names, ["file", "stdout"]);
         assert_eq!(config.spool, Path::new("/var/lib/agent-guard/spool"));
+        let (containerd, docker, storage) = (vec!["/c".into()], "/d".into(), "/g".into());
+        assert_eq!(config.containers, Containers { containerd, docker, storage });
     }
 
     #[test]
@@ -265,6 +301,7 @@ mod tests {
             ("\n[[sink]]\ntype = 'file'", ["line 2", "missing field `path`"]),
             ("[metrics]\nlisten = ':9464'", ["line 2", "invalid socket address"]),
             ("[dns]\nupstreams = ['x']", ["line 2", "invalid socket address"]),
+            ("[containers]\ndocker = 'd'", ["c.toml", "`d` is no absolute path"]),
             ("policies = 'p'", ["c.toml", "`p` is no absolute path"]),
         ] {
             let told = parse(text).unwrap_err();

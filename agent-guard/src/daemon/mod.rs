@@ -15,8 +15,10 @@ pub mod metrics;
 pub mod peer;
 mod policies;
 mod processes;
+mod runtimes;
 mod sinks;
 mod stream;
+mod trusted;
 pub mod view;
 mod watch;
 

@@ -3,20 +3,15 @@
 use std::{
     collections::BTreeMap,
     fs, io,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use rustix::process::geteuid;
-
+use super::trusted::trusted;
 use crate::{
     identity::Identity,
-    policy::{MAX_FILE_BYTES, Policy},
+    policy::{Fit, MAX_FILE_BYTES, Policy},
 };
-
-/// Bits of a file's mode by which others than its owner write it.
-const WRITABLE_BY_OTHERS: u32 = 0o022;
 
 /// A policy that is good.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,6 +56,8 @@ pub enum Choice<'a> {
     One(&'a str),
     /// Several are for it.
     Several(Vec<&'a str>),
+    /// These are, or could be: by what is known of it that can not be told of all of them.
+    Unknown(Vec<&'a str>),
 }
 
 impl Policies {
@@ -140,11 +137,11 @@ impl Policies {
 
     /// The policy for a workload.
     pub fn choose(&self, identity: &Identity<'_>) -> Choice<'_> {
-        let covers =
-            |(name, loaded): (_, &Loaded)| loaded.policy.selector.covers(identity).then_some(name);
-        let names: Vec<&str> = self.all().filter_map(covers).collect();
+        let fits = self.all().map(|(name, loaded)| (name, loaded.policy.selector.covers(identity)));
+        let (names, fits): (Vec<&str>, Vec<Fit>) = fits.filter(|(_, fit)| *fit != Fit::No).unzip();
         match names.as_slice() {
             [] => Choice::None,
+            _ if fits.contains(&Fit::Unknown) => Choice::Unknown(names),
             [name] => Choice::One(name),
             _ => Choice::Several(names),
         }
@@ -167,23 +164,6 @@ fn load(file: &Path) -> Result<Loaded, String> {
     }
 }
 
-/// Fails where others than root, or who runs this, may write what is at `path`.
-fn trusted(path: &Path) -> io::Result<()> {
-    let metadata = fs::metadata(path)?;
-    if ![0, geteuid().as_raw()].contains(&metadata.uid()) {
-        let problem = "it belongs to another user, who may write it; `chown root`";
-        return Err(io::Error::other(format!("{problem} {}", path.display())));
-    }
-    if metadata.mode() & WRITABLE_BY_OTHERS != 0 {
-        return Err(io::Error::other(format!(
-            "others than its owner may write it (mode {:o}); `chmod go-w {}`",
-            metadata.mode() & 0o7777,
-            path.display()
-        )));
-    }
-    Ok(())
-}
-
 /// Its files that are to be policies, in the order of their names.
 fn files(directory: &Path) -> io::Result<Vec<PathBuf>> {
     trusted(directory)?;
@@ -204,9 +184,10 @@ fn files(directory: &Path) -> io::Result<Vec<PathBuf>> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
+    use crate::identity::Container;
 
     struct Directory {
         directory: tempfile::TempDir,
@@ -341,5 +322,42 @@ mod tests {
         assert_eq!(choose("/x/a"), Choice::One("a"));
         assert_eq!(choose("/x/b"), Choice::Several(vec!["a", "b"]));
         assert_eq!(choose("/y"), Choice::None);
+    }
+
+    #[test]
+    fn where_it_is_not_known_what_a_workload_is_there_is_no_choice() {
+        let mut directory = Directory::new();
+        let container = format!("/docker/{}", "0".repeat(64));
+        directory.write("a.yaml", "a", "{selector: {images: ['docker.io/acme/*']}}");
+        directory.write("b.yaml", "b", "{selector: {cgroups: [/docker/*]}}");
+        directory.read();
+        let choose = |identity| directory.policies.choose(&identity);
+        assert_eq!(choose(Identity::of(&container)), Choice::Unknown(vec!["a", "b"]));
+        let image = Some("docker.io/other/x:1".to_owned());
+        let known = Container { image, ..Container::default() };
+        let identity = Identity::of(&container).with(Some(&known));
+        assert_eq!(choose(identity), Choice::One("b"));
+    }
+
+    #[test]
+    fn a_config_map_is_followed_through_its_links() {
+        let mut directory = Directory::new();
+        let path = |name: &str| directory.directory.path().join(name);
+        let version = |name: &str, spec: &str| {
+            fs::create_dir(path(name)).unwrap();
+            fs::set_permissions(path(name), fs::Permissions::from_mode(0o755)).unwrap();
+            directory.write(&format!("{name}/a.yaml"), "a", spec);
+        };
+        version("..1", "{}");
+        version("..2", "{mode: audit}");
+        symlink("..1", path("..data")).unwrap();
+        symlink("..data/a.yaml", path("a.yaml")).unwrap();
+        let swap = path("..data_tmp");
+        symlink("..2", &swap).unwrap();
+        let link = path("..data");
+        assert_eq!(directory.read(), (names(&["a"]), names(&[])));
+        fs::rename(swap, link).unwrap();
+        assert_eq!(directory.read(), (names(&["a"]), names(&[])));
+        assert_eq!(directory.policies.get("a").unwrap().policy.mode, crate::policy::Mode::Audit);
     }
 }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::identity::Container;
 pub use crate::kernel::fill::Fill;
 
 /// The daemon and what is in force.
@@ -106,6 +107,9 @@ pub struct Agent {
     pub name: String,
     /// The path of its cgroup.
     pub cgroup: String,
+    /// The container that it lies in, as far as that is known.
+    #[serde(default)]
+    pub container: Option<Container>,
     /// Its id in the kernel, where it is under guard.
     pub id: Option<u32>,
     /// The policy, where there is one.

@@ -25,6 +25,7 @@ pub fn context() -> Context {
             id: 1,
             cgroup_id: 7,
             cgroup: SafeText::new(b"/coder"),
+            container: None,
         },
         policy: Some(PolicyIdentity {
             name: "coder".to_owned(),

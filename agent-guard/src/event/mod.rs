@@ -24,8 +24,9 @@ pub use log::{EventLog, Fault};
 pub(crate) use ocsf::schema;
 pub use ocsf::{DecodeError, Encoder, Encoding, Host, decode};
 pub use record::{
-    AgentIdentity, Body, Context, Decision, Endpoint, File, HookTotals, Lookup, LookupAnswer,
-    LookupReason, Losses, Notice, Object, PathScope, PolicyIdentity, Process, Record, Rule,
+    AgentIdentity, Body, ContainerIdentity, Context, Decision, Endpoint, File, HookTotals, Lookup,
+    LookupAnswer, LookupReason, Losses, Notice, Object, PathScope, PodIdentity, PolicyIdentity,
+    Process, Record, Rule,
 };
 pub use recording::{Entry, MAX_LINE, Recording, Skipped};
 pub use resolve::{Mount, Names, resolve};

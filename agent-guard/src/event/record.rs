@@ -15,7 +15,7 @@ use agent_guard_common::{
 use serde::Serialize;
 
 use super::SafeText;
-use crate::{policy::Mode, tier::Tier};
+use crate::{identity::Container, policy::Mode, tier::Tier};
 
 /// One event: a decision about an agent, or something that happened to the guard itself.
 #[derive(Clone, Debug, PartialEq)]
@@ -161,6 +161,57 @@ pub struct AgentIdentity {
     pub cgroup_id: u64,
     /// The directory of its cgroup.
     pub cgroup: SafeText,
+    /// The container that it is in, where that is known. It stands in a place of its own.
+    #[serde(skip)]
+    pub container: Option<ContainerIdentity>,
+}
+
+/// A container, as whoever started it called it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerIdentity {
+    /// Who runs it.
+    pub runtime: String,
+    /// Its id.
+    pub id: SafeText,
+    /// Its name.
+    pub name: Option<SafeText>,
+    /// Its image.
+    pub image: Option<SafeText>,
+    /// The pod that it is part of.
+    pub pod: Option<PodIdentity>,
+}
+
+/// A pod of Kubernetes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PodIdentity {
+    /// Its uid, where that is known; it stands in a place of its own.
+    #[serde(skip)]
+    pub uid: Option<SafeText>,
+    /// Its namespace.
+    pub namespace: SafeText,
+    /// Its name.
+    pub name: SafeText,
+    /// Its service account, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_account: Option<SafeText>,
+}
+
+impl From<&Container> for ContainerIdentity {
+    fn from(container: &Container) -> Self {
+        let safe = |text: &String| SafeText::new(text.as_bytes());
+        Self {
+            runtime: container.runtime.to_string(),
+            id: safe(&container.id),
+            name: container.name.as_ref().map(safe),
+            image: container.image.as_ref().map(safe),
+            pod: container.pod.as_ref().map(|pod| PodIdentity {
+                uid: pod.uid.as_ref().map(safe),
+                namespace: safe(&pod.namespace),
+                name: safe(&pod.name),
+                service_account: pod.service_account.as_ref().map(safe),
+            }),
+        }
+    }
 }
 
 /// A policy and the version of it.

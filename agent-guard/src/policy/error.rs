@@ -264,7 +264,18 @@ pub enum Fault {
         /// As written, escaped.
         found: String,
     },
-    /// A unit or container of the selector.
+    /// An image of the selector.
+    #[error("`{found}` names no image in full, so it would fit none")]
+    #[diagnostic(help(
+        "write the registry, the repository and the tag or digest, each of which may have a `*`: `{fix}`"
+    ))]
+    Image {
+        /// As written, escaped.
+        found: String,
+        /// What was meant, probably.
+        fix: String,
+    },
+    /// A name in the selector.
     #[error("`{found}` is no name of a {kind}")]
     #[diagnostic(help("write a name, in which `*` is any run of characters: `{example}`"))]
     Name {

@@ -15,6 +15,7 @@ mod error;
 pub mod expect;
 pub mod explain;
 pub mod generate;
+mod image;
 mod load;
 mod notes;
 mod parse;
@@ -28,10 +29,11 @@ mod shipped;
 mod target;
 
 pub use error::{Fault, PolicyError, Problem, Refusal};
+pub use image::{ImageError, ImagePattern, full_name};
 pub use load::MAX_FILE_BYTES;
 pub use parse::{MAX_CLASS, MAX_PATTERNS, MAX_RULE_NAME};
 pub use pattern::{ComponentGlob, PathPattern, PatternError, PatternFault, Segment, SocketName};
-pub use selector::{NamePattern, Selector};
+pub use selector::{Fit, NamePattern, Selector};
 pub use shipped::{SHIPPED_WORKSPACE, ShippedError};
 pub use target::{Host, HostName, PortRange, Protocols, Target, TargetError, TargetFault};
 

@@ -7,8 +7,9 @@ use serde_saphyr::Spanned;
 use sha2::{Digest, Sha256};
 
 use super::{
-    AccessSet, Effect, ExecMatch, FileMatch, Mode, NamePattern, PathPattern, Pin, Policy,
-    PolicyName, Rule, Section, SectionKind, Segment, Selector, SocketName, Target, TargetError,
+    AccessSet, Effect, ExecMatch, FileMatch, ImageError, ImagePattern, Mode, NamePattern,
+    PathPattern, Pin, Policy, PolicyName, Rule, Section, SectionKind, Segment, Selector,
+    SocketName, Target, TargetError,
     error::{Fault, PolicyError},
     load::MAX_FILE_BYTES,
     notes::{Notes, quoted},
@@ -179,16 +180,51 @@ impl Parser<'_> {
     }
 
     fn selector(&mut self, selector: schema::Selector) -> Option<Selector> {
-        let schema::Selector { cgroups, units, containers } = selector;
-        let cgroups: Vec<_> = each(cgroups, |text| {
+        let cgroups: Vec<_> = each(selector.cgroups, |text| {
             if text.value.starts_with('/') {
                 return self.path(text);
             }
             self.notes.refuse_text(text, Fault::Cgroup { found: quoted(&text.value) })
         });
-        let units = each(units, |text| self.name_pattern(text, "unit", "agent@*.service"));
-        let containers = each(containers, |text| self.name_pattern(text, "container", "4f6a*"));
-        Some(Selector { cgroups, units, containers })
+        let mut names =
+            |list, kind, example| each(list, |text| self.name_pattern(text, kind, example));
+        let units = names(selector.units, "unit", "agent@*.service");
+        let containers = names(selector.containers, "container", "4f6a*");
+        let container_names = names(selector.container_names, "container", "coding-*");
+        let namespaces = names(selector.namespaces, "namespace", "agents");
+        let pods = names(selector.pods, "pod", "coding-*");
+        let service_accounts = names(selector.service_accounts, "service account", "coding");
+        let labels = selector.labels.unwrap_or_default().into_iter();
+        let labels = labels.filter_map(|(key, value)| {
+            let value = self.name_pattern(&value, "label's value", "coding-*")?;
+            Some((key, value))
+        });
+        let labels = labels.collect();
+        let images = each(selector.images, |text| self.image(text));
+        Some(Selector {
+            cgroups,
+            units,
+            containers,
+            container_names,
+            images,
+            namespaces,
+            pods,
+            labels,
+            service_accounts,
+        })
+    }
+
+    fn image(&mut self, text: &Text) -> Option<ImagePattern> {
+        match ImagePattern::parse(&text.value) {
+            Ok(pattern) => Some(pattern),
+            Err(ImageError::Pattern(error)) => {
+                self.notes.refuse_part(text, error.at, Fault::Pattern(error.fault))
+            }
+            Err(ImageError::Short { fix }) => {
+                let found = quoted(&text.value);
+                self.notes.refuse_text(text, Fault::Image { found, fix })
+            }
+        }
     }
 
     fn name_pattern(

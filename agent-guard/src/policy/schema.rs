@@ -4,6 +4,8 @@
 //! report everything that is wrong at once. Only what makes the rest unreadable (YAML that is
 //! none, an unknown field, a list where a map is due) ends the reading.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_saphyr::{
     Spanned,
@@ -56,11 +58,17 @@ pub struct Spec {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Selector {
     pub cgroups: Option<Vec<Text>>,
     pub units: Option<Vec<Text>>,
     pub containers: Option<Vec<Text>>,
+    pub container_names: Option<Vec<Text>>,
+    pub images: Option<Vec<Text>>,
+    pub namespaces: Option<Vec<Text>>,
+    pub pods: Option<Vec<Text>>,
+    pub labels: Option<BTreeMap<String, Text>>,
+    pub service_accounts: Option<Vec<Text>>,
 }
 
 #[derive(Deserialize)]

@@ -115,7 +115,7 @@ fn every_field_reaches_the_policy() {
     let covers = |cgroup| policy.selector.covers(&Identity::of(cgroup));
     let container = format!("/agents/coding-1/a@1.service/docker-4f{}.scope", "0".repeat(62));
     // It names a cgroup that has none below.
-    assert!(!covers(&container) && !covers("/agents/coding-1"));
+    assert_eq!((covers(&container), covers("/agents/coding-1")), (Fit::No, Fit::No));
     assert_eq!(policy.selector.cgroups[0].text, "/agents/coding-*");
     assert!(policy.selector.units[0].matches("a@1.service"));
     assert!(policy.selector.containers[0].matches("4f00"));
@@ -237,6 +237,17 @@ fn each_mistake_is_told_where_it_stands_and_how_to_mend_it() {
         ("  selector: {cgroups: [/a//b]}\n", (5, 26), "//", "empty component", "single `/`"),
         ("  selector: {units: [a/b]}\n", (5, 22), "a/b", "no name of a unit", "agent@*.service"),
         ("  selector: {containers: ['']}\n", (5, 27), "''", "no name of a container", "4f6a*"),
+        ("  selector: {pods: [a/b]}\n", (5, 21), "a/b", "no name of a pod", "coding-*"),
+        ("  selector: {serviceAccounts: [a/b]}\n", (5, 32), "a/b", "service account", "coding"),
+        ("  selector: {labels: {app: ''}}\n", (5, 28), "''", "label's value", "coding-*"),
+        (
+            "  selector: {images: [agent]}\n",
+            (5, 23),
+            "agent",
+            "no image in full",
+            "`docker.io/library/agent:*`",
+        ),
+        ("  selector: {images: ['a.io/b[1]']}\n", (5, 30), "[", "not a wildcard", "`\\[`"),
         ("  exec: []\n", (5, 9), "[", "a map is due", "field: value"),
         (
             "  system: {rules: [{effect: allow, operations: [reboot]}]}\n",

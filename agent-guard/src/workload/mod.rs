@@ -23,6 +23,7 @@ use crate::{
     event::{Notice, Rule},
     guard::{Guard, TierError},
     handover::{Handover, Keeper, PolicyName, RuleName},
+    identity::Container,
     kernel::{counters::Skips, tables::InstallError},
     lack::Lack,
     mounts::Mount,
@@ -35,6 +36,8 @@ use crate::{
 pub struct Terms {
     /// Name of the agent.
     pub agent: String,
+    /// The container that it is in, where that is known.
+    pub container: Option<Container>,
     /// The policy.
     pub policy: Policy,
     /// How the policy is called in messages and events: its file.
@@ -166,6 +169,7 @@ impl<O: Output> Workload<O> {
         };
         let handover = Handover {
             agent: terms.agent.clone(),
+            container: terms.container.clone(),
             programs: guard.programs().to_owned(),
             agent_id: id,
             cgroup_id: cgroup.id(),
@@ -239,6 +243,8 @@ impl<O: Output> Workload<O> {
         self.end_lookups();
         let before = std::mem::replace(&mut self.row, row).policy;
         let replaces = self.handover.policy.revision().to_owned();
+        self.handover.agent.clone_from(&terms.agent);
+        self.handover.container.clone_from(&terms.container);
         self.handover.mode = terms.policy.mode;
         self.handover.degraded = degraded;
         self.handover.policy = terms.policy_name();

@@ -79,7 +79,7 @@ impl Host {
             None => kept::get(name),
         };
         let loaded = loaded.context("neither its policy nor the copy of it is there")?;
-        let terms = self.terms(handover.agent.clone(), &loaded);
+        let terms = self.terms(&self.name(&path), handover.container.clone(), &loaded);
         let compiled = compile::as_loaded(&terms.policy, &self.mounts)?;
         let (guard, mounts) = (&mut self.guard, &self.mounts);
         let links = guard.taken_in(handover.cgroup_id)?;

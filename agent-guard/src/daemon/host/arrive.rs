@@ -8,7 +8,7 @@ use aya::{
     programs::links::FdLink,
 };
 
-use super::{Guarded, Host, agent_name, forward, shown};
+use super::{Guarded, Host, Known, forward, shown};
 use crate::{
     cgroup::{self, Cgroup},
     daemon::{
@@ -19,7 +19,7 @@ use crate::{
     },
     event::Notice,
     handover::{Held, Keeper},
-    identity::Identity,
+    identity::{Container, Identity},
     workload::{Workload, compile},
 };
 
@@ -91,8 +91,19 @@ impl Host {
             self.leave(path);
         }
         let name = self.name(path);
-        let chosen = match policies.choose(&Identity::of(&name)) {
+        let identity = Identity::of(&name);
+        if policies.choose(&identity) == Choice::None {
+            return Ok(());
+        }
+        let Known { container, why_not } = self.find_out(&identity).await;
+        let chosen = match policies.choose(&identity.with(container.as_ref())) {
             Choice::None => return Ok(()),
+            // It is part of that one, whatever it is.
+            Choice::Unknown(_) if self.outer(path).is_some() => return Ok(()),
+            Choice::Unknown(names) => Err(format!(
+                "nothing is allowed, for it can not be told whether it is what the selector of {} asks for: {why_not}",
+                names.join(", ")
+            )),
             Choice::Several(names) => Err(format!(
                 "the policies {} are all for it, so nothing is allowed; let one selector cover it",
                 names.join(", ")
@@ -105,7 +116,7 @@ impl Host {
             Conflict::Problem(problem) => return Err(problem),
         }
         let put = match chosen {
-            Ok(loaded) => self.put_under(path, &name, loaded, ring).await,
+            Ok(loaded) => self.put_under(path, container.clone(), loaded, ring).await,
             Err(problem) => Err(anyhow::Error::msg(problem)),
         };
         let Err(error) = put else { return Ok(()) };
@@ -117,7 +128,7 @@ impl Host {
             "{} is not under its policy, and nothing is allowed to it: {problem}",
             shown(&name)
         );
-        match self.put_under(path, &name, &Loaded::stand_in(), ring).await {
+        match self.put_under(path, container, &Loaded::stand_in(), ring).await {
             Ok(()) => {
                 if let Some(guarded) = self.guarded.get_mut(path) {
                     (guarded.stands_in, guarded.problem) = (true, Some(problem));
@@ -207,14 +218,14 @@ impl Host {
     async fn put_under(
         &mut self,
         path: &Path,
-        name: &str,
+        container: Option<Container>,
         loaded: &Loaded,
         ring: &RingBuf<MapData>,
     ) -> anyhow::Result<()> {
         let cgroup = Cgroup::existing(path, &self.mounts)?;
         let mut held =
             Held::create(&format!("daemon-{}", cgroup.id())).context("making the handover")?;
-        match self.guard_it(&cgroup, name, loaded, ring, &mut held).await {
+        match self.guard_it(&cgroup, container, loaded, ring, &mut held).await {
             Ok((workload, links)) => {
                 self.by_agent.insert(workload.handover.agent_id, path.to_owned());
                 let guarded = Guarded { workload, held, problem: None, stands_in: false, links };
@@ -231,13 +242,13 @@ impl Host {
     async fn guard_it(
         &mut self,
         cgroup: &Cgroup,
-        name: &str,
+        container: Option<Container>,
         loaded: &Loaded,
         ring: &RingBuf<MapData>,
         held: &mut Held,
     ) -> anyhow::Result<(Workload<Stream>, Vec<FdLink>)> {
         let compiled = compile::as_loaded(&loaded.policy, &self.mounts)?;
-        let terms = self.terms(agent_name(name), loaded);
+        let terms = self.terms(&self.name(cgroup.path()), container, loaded);
         let links = self.guard.take_in(cgroup, &self.mounts)?;
         let (guard, mounts) = (&mut self.guard, &self.mounts);
         let prepared =

@@ -18,14 +18,14 @@ use clap::ValueEnum as _;
 use tokio::{sync::mpsc, task::spawn_local};
 
 use self::totals::Totals;
-use super::{config::Config, frozen::Frozen, policies::Loaded, stream::Stream};
+use super::{config::Config, frozen::Frozen, policies::Loaded, runtimes, stream::Stream};
 use crate::{
     cgroup::{self, Cgroup},
     dns::Told,
     event::{SafeText, WireEvent},
     guard::Guard,
     handover::Held,
-    identity::Identity,
+    identity::{Container, Identity},
     kernel::bindings::Bindings,
     lack::Lack,
     mounts::{self, Mount},
@@ -74,6 +74,19 @@ struct Guarded {
     links: Vec<FdLink>,
 }
 
+/// What is known of the container that a workload lies in, and why no more is.
+struct Known {
+    container: Option<Container>,
+    why_not: String,
+}
+
+impl Known {
+    fn of(container: Container) -> Self {
+        let why_not = format!("{} does not say it of its containers", container.runtime);
+        Self { container: Some(container), why_not }
+    }
+}
+
 impl Host {
     /// Puts the tier in force that `config` asks for. Nobody is under guard yet.
     ///
@@ -117,10 +130,12 @@ impl Host {
         })
     }
 
-    fn terms(&self, agent: String, loaded: &Loaded) -> Terms {
+    /// What the workload in the cgroup of this name is put under.
+    fn terms(&self, cgroup: &str, container: Option<Container>, loaded: &Loaded) -> Terms {
         let lacks = self.config.allow_degraded.iter().map(|lack| lack.0);
         Terms {
-            agent,
+            agent: agent_name(cgroup, container.as_ref()),
+            container,
             policy: loaded.policy.as_ref().clone(),
             policy_file: loaded.file.display().to_string(),
             // What allows nothing is the best that there is on every tier.
@@ -139,7 +154,7 @@ impl Host {
     /// # Errors
     /// Why.
     pub fn admit(&self, loaded: &Loaded) -> anyhow::Result<()> {
-        let terms = self.terms(String::new(), loaded);
+        let terms = self.terms("", None, loaded);
         terms.lacks(self.guard.tier).map_err(anyhow::Error::msg)?;
         compile::as_loaded(&terms.policy, &self.mounts).map(drop)
     }
@@ -250,6 +265,15 @@ impl Host {
         Ok(self.guard.end(None)?)
     }
 
+    /// Finds out what the container is that a workload lies in, if it does.
+    async fn find_out(&self, identity: &Identity<'_>) -> Known {
+        match runtimes::look_up(&self.config.containers, identity).await {
+            Ok(None) => Known { container: None, why_not: "it is in no container".to_owned() },
+            Ok(Some(container)) => Known::of(container),
+            Err(why_not) => Known { container: None, why_not },
+        }
+    }
+
     /// The path of a cgroup from the root of the tree.
     fn name(&self, path: &Path) -> String {
         super::cgroups::name(&self.tree, path)
@@ -277,7 +301,10 @@ fn forward(lookups: &mpsc::Sender<(u32, Told)>, workload: &mut Workload<Stream>)
 }
 
 /// How a workload is called: its container, its unit, or the last part of its cgroup's path.
-fn agent_name(cgroup: &str) -> String {
+fn agent_name(cgroup: &str, container: Option<&Container>) -> String {
+    if let Some(label) = container.and_then(Container::label) {
+        return shown(&label);
+    }
     let identity = Identity::of(cgroup);
     let last = cgroup.rsplit('/').next().unwrap_or(cgroup);
     let container = identity.container.and_then(|container| container.id.get(..SHORT_ID));

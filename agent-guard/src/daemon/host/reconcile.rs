@@ -5,13 +5,13 @@ use std::path::Path;
 use anyhow::Context as _;
 use aya::maps::{MapData, RingBuf};
 
-use super::{Guarded, Host, forward, shown};
+use super::{Guarded, Host, Known, forward, shown};
 use crate::{
     daemon::{
         alive, kept,
         policies::{Choice, Loaded, Policies},
     },
-    identity::Identity,
+    identity::{Container, Identity},
     workload::compile,
 };
 
@@ -55,7 +55,16 @@ impl Host {
             false => format!("policy {holding} stays in force as it was"),
         };
         let mut is_done = true;
-        guarded.problem = match policies.choose(&Identity::of(&name)) {
+        let identity = Identity::of(&name);
+        let Known { container, why_not } = match &guarded.workload.handover.container {
+            Some(container) => Known::of(container.clone()),
+            None => self.find_out(&identity).await,
+        };
+        guarded.problem = match policies.choose(&identity.with(container.as_ref())) {
+            Choice::Unknown(names) => Some(format!(
+                "{holds}, for it can not be told whether it is what the selector of {} asks for: {why_not}",
+                names.join(", ")
+            )),
             Choice::None => Some(format!("no policy is for it any more; {holds}")),
             Choice::Several(names) => Some(format!(
                 "the policies {} are all for it; {holds}; let one selector cover it",
@@ -63,7 +72,7 @@ impl Host {
             )),
             Choice::One(chosen) => match policies.get(chosen) {
                 Some(loaded) if !guarded.is_under(loaded) => {
-                    let renewed = self.renew(&mut guarded, loaded).await;
+                    let renewed = self.renew(&mut guarded, container, loaded).await;
                     is_done = renewed.is_ok();
                     guarded.stands_in &= !is_done;
                     renewed.err().map(|error| {
@@ -82,9 +91,14 @@ impl Host {
         is_done
     }
 
-    async fn renew(&mut self, guarded: &mut Guarded, loaded: &Loaded) -> anyhow::Result<()> {
+    async fn renew(
+        &mut self,
+        guarded: &mut Guarded,
+        container: Option<Container>,
+        loaded: &Loaded,
+    ) -> anyhow::Result<()> {
         let Guarded { workload, held, .. } = guarded;
-        let terms = self.terms(workload.terms.agent.clone(), loaded);
+        let terms = self.terms(&self.name(&workload.handover.cgroup), container, loaded);
         let compiled = compile::as_loaded(&terms.policy, &self.mounts)?;
         let renewed = workload.set_policy(terms, &mut self.guard, compiled).await;
         forward(&self.lookups, workload);

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{Guarded, Host, agent_name, shown};
 use crate::{
     daemon::{metrics, policies::Policies, view},
+    identity::{Container, Pod},
     kernel::{
         counters::{HookCounts, Skips},
         pins::Pins,
@@ -99,7 +100,7 @@ impl Host {
         let skips = self.guard.skips().unwrap_or_default();
         let guarded = self.guarded.iter().map(|(path, guarded)| self.agent(path, guarded, &skips));
         let refused = self.refused.iter().map(|(path, problem)| view::Agent {
-            name: agent_name(&self.name(path)),
+            name: agent_name(&self.name(path), None),
             cgroup: shown(&self.name(path)),
             problem: Some(shown(problem)),
             ..view::Agent::default()
@@ -125,6 +126,7 @@ impl Host {
         view::Agent {
             name: handover.agent.clone(),
             cgroup: shown(&self.name(path)),
+            container: handover.container.as_ref().map(shown_container),
             id: Some(handover.agent_id),
             policy: Some(handover.policy.name().to_owned()),
             revision: Some(handover.policy.revision().to_owned()),
@@ -157,4 +159,19 @@ impl Host {
         });
         good.chain(bad).collect()
     }
+}
+
+/// Whoever starts a container chose what it is called.
+fn shown_container(container: &Container) -> Container {
+    let Container { runtime, id, name, image, pod, is_sandbox } = container.clone();
+    let each = |text: Option<String>| text.as_deref().map(shown);
+    let pod = pod.map(|Pod { uid, namespace, name, labels, service_account }| Pod {
+        uid: each(uid),
+        namespace: shown(&namespace),
+        name: shown(&name),
+        labels: labels
+            .map(|labels| labels.iter().map(|(key, value)| (shown(key), shown(value))).collect()),
+        service_account: each(service_account),
+    });
+    Container { runtime, id, name: each(name), image: each(image), pod, is_sandbox }
 }

@@ -33,11 +33,11 @@ use bytes::{BufMut, BytesMut};
 use serde::{Deserialize, Serialize};
 
 use self::schema::{
-    Activity, Actor, AgentGuard, Class, ConnectionInfo, Decided, Device, DnsAnswer, DnsQuery,
-    DstEndpoint, Event, File as FileEntity, FirewallRule, Group, HookLoss, HookSkip, HookTotals,
-    Kernel, Losses, Metadata, PROFILES, ParentProcess, Policy, Process as ProcessEntity, Product,
-    Rule, SrcEndpoint, Text, Uid, Unmapped, User, VERSION, Value, action, disposition, severity,
-    status,
+    Activity, Actor, AgentGuard, CONTAINER_PROFILES, Class, ConnectionInfo, Container, Decided,
+    Device, DnsAnswer, DnsQuery, DstEndpoint, Event, File as FileEntity, FirewallRule, Group,
+    HookLoss, HookSkip, HookTotals, Kernel, Losses, Metadata, PROFILES, ParentProcess, Policy,
+    Process as ProcessEntity, Product, Rule, SrcEndpoint, Text, Uid, Unmapped, User, VERSION,
+    Value, action, disposition, severity, status,
 };
 use super::{
     Body, Context, Decision, Endpoint, File, Lookup, Notice, Object, Process, Record, ecs,
@@ -333,6 +333,7 @@ impl Encoder {
         status: Value,
     ) -> Event<'a> {
         let context = &*record.context;
+        let container = context.agent.container.as_ref();
         Event {
             time: record.time_ns / 1_000_000,
             class_uid: activity.class.uid,
@@ -365,11 +366,14 @@ impl Encoder {
             app: None,
             policy: None,
             firewall_rule: None,
-            device: Device::linux(&self.host.name, &self.host.kernel),
+            device: Device {
+                container: container.map(Container::new),
+                ..Device::linux(&self.host.name, &self.host.kernel)
+            },
             metadata: Metadata {
                 version: VERSION,
                 product: Product::SELF,
-                profiles: PROFILES,
+                profiles: if container.is_some() { CONTAINER_PROFILES } else { PROFILES },
                 uid: Uid { run: self.run, sequence: self.sequence },
                 sequence: self.sequence,
             },
@@ -377,6 +381,7 @@ impl Encoder {
                 agent_guard: AgentGuard {
                     uncovered_ms: None,
                     agent: &context.agent,
+                    pod: container.and_then(|container| container.pod.as_ref()),
                     tier: context.tier.name(),
                     mode: context.mode.name(),
                     degraded: &context.degraded,

@@ -4,12 +4,15 @@ use std::{borrow::Cow, fmt::Display};
 
 use serde::{Serialize, Serializer};
 
-use crate::event::{AgentIdentity, SafeText};
+use crate::event::{AgentIdentity, ContainerIdentity, PodIdentity, SafeText};
 
 /// Version of the schema.
 pub const VERSION: &str = "1.8.0";
 /// Profiles that every event applies.
-pub const PROFILES: [&str; 2] = ["host", "security_control"];
+pub const PROFILES: &[&str] = &["host", "security_control"];
+
+/// Those of an event whose agent is in a container.
+pub const CONTAINER_PROFILES: &[&str] = &["container", "host", "security_control"];
 
 #[derive(Serialize)]
 pub struct Event<'a> {
@@ -323,7 +326,7 @@ impl<'a> Device<'a> {
 pub struct Metadata {
     pub version: &'static str,
     pub product: Product,
-    pub profiles: [&'static str; 2],
+    pub profiles: &'static [&'static str],
     pub uid: Uid,
     pub sequence: u64,
 }
@@ -340,6 +343,47 @@ impl Serialize for Uid {
     }
 }
 
+/// A container. A pod has no names there; they are `unmapped`.
+#[derive(Serialize)]
+pub struct Container<'a> {
+    pub uid: &'a SafeText,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<&'a SafeText>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<Image<'a>>,
+    pub runtime: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub orchestrator: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod_uuid: Option<&'a SafeText>,
+}
+
+/// The image of a container. Its `uid`, a digest, is not known; the name in full stands for it.
+#[derive(Serialize)]
+pub struct Image<'a> {
+    pub name: &'a SafeText,
+    pub uid: &'a SafeText,
+}
+
+impl<'a> Container<'a> {
+    pub fn new(container: &'a ContainerIdentity) -> Self {
+        let ContainerIdentity { runtime, id, name, image, pod } = container;
+        Self {
+            uid: id,
+            name: name.as_ref(),
+            image: image.as_ref().map(|image| Image { name: image, uid: image }),
+            runtime,
+            orchestrator: pod.is_some().then_some("Kubernetes"),
+            pod_uuid: pod.as_ref().and_then(|pod| pod.uid.as_ref()).filter(|uid| is_uuid(uid)),
+        }
+    }
+}
+
+/// What a static pod has for a uid is none to the schema.
+fn is_uuid(uid: &SafeText) -> bool {
+    uid.as_str().split('-').map(str::len).eq([8, 4, 4, 4, 12])
+}
+
 #[derive(Serialize)]
 pub struct Unmapped<'a> {
     pub agent_guard: AgentGuard<'a>,
@@ -348,6 +392,8 @@ pub struct Unmapped<'a> {
 #[derive(Serialize)]
 pub struct AgentGuard<'a> {
     pub agent: &'a AgentIdentity,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<&'a PodIdentity>,
     pub tier: &'static str,
     pub mode: &'static str,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
