@@ -31,6 +31,9 @@ const PACKAGES: [(&str, &str); 29] = [
     ("vim-tiny", "the tests' agent edits"),
     ("podman", "starts the tests' agent in a container"),
     ("crun", "podman's containers are run by it"),
+    ("containerd", "runs the tests' containers; its service is masked"),
+    ("docker.io", "likewise"),
+    ("runc", "what those two run containers with"),
     ("busybox-static", "what is in the tests' container"),
     ("bubblewrap", "what the bench holds the start of a run against"),
     ("qemu-system-x86", "runs the test kernels"),
@@ -43,7 +46,12 @@ const PACKAGES: [(&str, &str); 29] = [
 const BROUGHT_ALONG: [(&str, &str); 1] = [("npm", "/usr/bin/npm")];
 
 /// Services of packages of which the tests need the program alone.
-const SERVICES: [(&str, &str); 1] = [("unbound", "unbound.service")];
+const SERVICES: [(&str, &str); 4] = [
+    ("unbound", "unbound.service"),
+    ("containerd", "containerd.service"),
+    ("docker.io", "docker.service"),
+    ("docker.io", "docker.socket"),
+];
 
 /// Installs what is missing, and gives the rustc that builds the kernel programs.
 pub fn setup() -> Result<toolchain::Rustc> {

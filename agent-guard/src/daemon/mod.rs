@@ -6,6 +6,7 @@ mod cgroups;
 pub mod config;
 mod frozen;
 mod host;
+pub mod host_view;
 mod kept;
 mod policies;
 mod processes;

@@ -5,6 +5,7 @@ mod begin;
 mod bounds;
 mod clock;
 mod code;
+mod containers;
 mod daemon;
 mod death;
 mod descriptors;
@@ -77,6 +78,7 @@ pub fn trials() -> Vec<Trial> {
         .chain(resolvers::trials())
         .chain(work::trials())
         .chain(podman::trials())
+        .chain(containers::trials())
         .collect()
 }
 
