@@ -95,7 +95,12 @@ impl Daemon {
 
     /// Starts it, and waits until it is ready.
     pub fn start(&mut self) {
-        let mut child = self.command().spawn().unwrap();
+        self.start_by(self.command());
+    }
+
+    /// Starts it by this command, and waits until it is ready.
+    pub fn start_by(&mut self, mut command: Command) {
+        let mut child = command.spawn().unwrap();
         let log = Reader::of(child.stderr.take().unwrap());
         log.wait_for_text("ready:");
         self.running = Some((child, log));

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{apt, process::say, toolchain};
 
 /// Debian packages and what each is for.
-const PACKAGES: [(&str, &str); 37] = [
+const PACKAGES: [(&str, &str); 40] = [
     ("gcc", "links every Rust program"),
     ("g++", "links bpf-linker with LLVM"),
     ("libc6-dev", "links every Rust program"),
@@ -36,6 +36,9 @@ const PACKAGES: [(&str, &str); 37] = [
     ("rsyslog-gnutls", "takes the tests' events over TLS"),
     ("logrotate", "rotates the tests' files of events"),
     ("openssl", "makes the tests' certificates"),
+    ("containerd", "runs the tests' containers; its service is masked"),
+    ("docker.io", "likewise"),
+    ("runc", "what those two run containers with"),
     ("busybox-static", "what is in the tests' container"),
     ("bubblewrap", "what the bench holds the start of a run against"),
     ("prometheus", "its promtool checks metrics in tests; its service is masked"),
@@ -51,10 +54,14 @@ const PACKAGES: [(&str, &str); 37] = [
 const BROUGHT_ALONG: [(&str, &str); 1] = [("npm", "/usr/bin/npm")];
 
 /// Services of packages of which the tests need the program alone.
-const SERVICES: [(&str, &str); 3] = [
+const SERVICES: [(&str, &str); 7] = [
     ("unbound", "unbound.service"),
     ("rsyslog", "rsyslog.service"),
     ("prometheus", "prometheus.service"),
+    ("unbound", "unbound.service"),
+    ("containerd", "containerd.service"),
+    ("docker.io", "docker.service"),
+    ("docker.io", "docker.socket"),
 ];
 
 /// Installs what is missing, and gives the rustc that builds the kernel programs.

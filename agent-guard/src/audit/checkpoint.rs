@@ -167,7 +167,7 @@ impl Checkpoint {
             log_type_id: 2,
             log_type: "Application",
             file: File::new(&path, File::REGULAR, 0),
-            device: Device::linux(&host.name, &host.kernel),
+            device: Device::linux(&host.name, &host.kernel, None),
             metadata: Metadata {
                 version: VERSION,
                 product: Product::SELF,

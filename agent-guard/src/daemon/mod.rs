@@ -8,6 +8,7 @@ mod exporter;
 pub mod fills;
 mod frozen;
 mod host;
+pub mod host_view;
 mod http;
 mod kept;
 mod life;

@@ -6,6 +6,7 @@ mod begin;
 mod bounds;
 mod clock;
 mod code;
+mod containers;
 mod daemon;
 mod death;
 mod descriptors;
@@ -83,6 +84,7 @@ pub fn trials() -> Vec<Trial> {
         .chain(resolvers::trials())
         .chain(work::trials())
         .chain(podman::trials())
+        .chain(containers::trials())
         .collect()
 }
 

@@ -18,9 +18,9 @@ use thiserror::Error;
 use super::line::{AgentGuard, Decided, FileEntity, Line, ProcessEntity, RuleEntity};
 use crate::{
     event::{
-        AgentIdentity, Body, Context, Decision, Endpoint, File, HookTotals, Lookup, LookupAnswer,
-        LookupReason, Losses, Notice, Object, PathScope, PolicyIdentity, Process, Record, Rule,
-        SafeText, words,
+        AgentIdentity, Body, ContainerIdentity, Context, Decision, Endpoint, File, HookTotals,
+        Lookup, LookupAnswer, LookupReason, Losses, Notice, Object, PathScope, PodIdentity,
+        PolicyIdentity, Process, Record, Rule, SafeText, words,
     },
     policy::Mode,
     tier::Tier,
@@ -91,11 +91,29 @@ fn context(line: &Line, own: &AgentGuard) -> Result<Context, DecodeError> {
             id: own.agent.id,
             cgroup_id: own.agent.cgroup_id,
             cgroup: safe(&own.agent.cgroup),
+            container: container(line, own),
         },
         policy: line.policy.as_ref().map(|policy| PolicyIdentity {
             name: safe(&policy.name).to_string(),
             revision: safe(&policy.uid).to_string(),
             file: safe(own.policy_file.as_deref().unwrap_or_default()),
+        }),
+    })
+}
+
+fn container(line: &Line, own: &AgentGuard) -> Option<ContainerIdentity> {
+    let container = line.device.as_ref()?.container.as_ref()?;
+    let text = |text: &Option<String>| text.as_deref().map(safe);
+    Some(ContainerIdentity {
+        runtime: safe(&container.runtime).to_string(),
+        id: safe(&container.uid),
+        name: text(&container.name),
+        image: container.image.as_ref().map(|image| safe(&image.name)),
+        pod: own.pod.as_ref().map(|pod| PodIdentity {
+            uid: text(&container.pod_uuid),
+            namespace: safe(&pod.namespace),
+            name: safe(&pod.name),
+            service_account: text(&pod.service_account),
         }),
     })
 }

@@ -20,6 +20,7 @@ pub struct Line {
     pub connection_info: Option<ConnectionInfo>,
     pub kernel: Option<Kernel>,
     pub policy: Option<Policy>,
+    pub device: Option<Device>,
     pub unmapped: Option<Unmapped>,
 }
 
@@ -107,6 +108,32 @@ pub struct Policy {
 }
 
 #[derive(Deserialize)]
+pub struct Device {
+    pub container: Option<Container>,
+}
+
+#[derive(Deserialize)]
+pub struct Container {
+    pub uid: String,
+    pub name: Option<String>,
+    pub image: Option<Image>,
+    pub runtime: String,
+    pub pod_uuid: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub struct Image {
+    pub name: String,
+}
+
+#[derive(Deserialize)]
+pub struct Pod {
+    pub namespace: String,
+    pub name: String,
+    pub service_account: Option<String>,
+}
+
+#[derive(Deserialize)]
 pub struct Unmapped {
     pub agent_guard: Option<AgentGuard>,
 }
@@ -114,6 +141,7 @@ pub struct Unmapped {
 #[derive(Deserialize)]
 pub struct AgentGuard {
     pub agent: Agent,
+    pub pod: Option<Pod>,
     pub tier: String,
     pub mode: String,
     #[serde(default)]

@@ -366,10 +366,11 @@ impl Encoder {
             app: None,
             policy: None,
             firewall_rule: None,
-            device: Device {
-                container: container.map(Container::new),
-                ..Device::linux(&self.host.name, &self.host.kernel)
-            },
+            device: Device::linux(
+                &self.host.name,
+                &self.host.kernel,
+                container.map(Container::new),
+            ),
             metadata: Metadata {
                 version: VERSION,
                 product: Product::SELF,

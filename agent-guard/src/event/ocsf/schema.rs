@@ -306,6 +306,8 @@ pub struct Device<'a> {
     pub hostname: &'a str,
     pub type_id: u8,
     pub os: Os<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<Container<'a>>,
 }
 
 #[derive(Serialize)]
@@ -316,9 +318,14 @@ pub struct Os<'a> {
 }
 
 impl<'a> Device<'a> {
-    pub fn linux(hostname: &'a str, kernel_release: &'a str) -> Self {
+    pub fn linux(
+        hostname: &'a str,
+        kernel_release: &'a str,
+        container: Option<Container<'a>>,
+    ) -> Self {
         // Type 0 says "unknown": a server, laptop and container look alike from here.
-        Self { hostname, type_id: 0, os: Os { name: "Linux", type_id: 200, kernel_release } }
+        let os = Os { name: "Linux", type_id: 200, kernel_release };
+        Self { hostname, type_id: 0, os, container }
     }
 }
 
