@@ -79,6 +79,23 @@ impl Otlp {
         Ok(self.client.insert(new))
     }
 
+    /// Makes one request. What comes back is what the collector says of those that it rejected.
+    async fn export(
+        &mut self,
+        lines: &[Bytes],
+    ) -> Result<Option<ExportLogsPartialSuccess>, Undelivered> {
+        let mut request = Request::new(self.request(lines));
+        let (client, headers) =
+            self.client().map_err(|error| Undelivered::later(format_args!("{error:#}")))?;
+        *request.metadata_mut() = headers.clone();
+        // The library panics where the details of a status are not base64.
+        match AssertUnwindSafe(client.export(request)).catch_unwind().await {
+            Ok(Ok(answer)) => Ok(answer.into_inner().partial_success),
+            Ok(Err(status)) => Err(refused(&status, lines.len())),
+            Err(_) => Err(Undelivered::later("the collector's answer is malformed")),
+        }
+    }
+
     fn request(&self, lines: &[Bytes]) -> ExportLogsServiceRequest {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
@@ -103,30 +120,35 @@ impl Otlp {
 
 impl Transport for Otlp {
     async fn deliver(&mut self, lines: &[Bytes]) -> Result<(), Undelivered> {
-        let mut request = Request::new(self.request(lines));
-        let (client, headers) =
-            self.client().map_err(|error| Undelivered::later(format_args!("{error:#}")))?;
-        *request.metadata_mut() = headers.clone();
-        let delivery = async {
-            match client.export(request).await {
-                Ok(answer) => accepted(answer.into_inner().partial_success, lines.len()),
-                Err(status) => Err(refused(&status, lines.len())),
+        let (mut delivered, mut most) = (0, lines.len());
+        while let Some(left) = lines.get(delivered..).filter(|left| !left.is_empty()) {
+            let some = left.get(..most).unwrap_or(left);
+            let undelivered = match self.export(some).await {
+                Ok(partial) => match accepted(partial, some.len()) {
+                    Ok(()) => {
+                        delivered += some.len();
+                        continue;
+                    }
+                    Err(undelivered) => undelivered,
+                },
+                // One of them is why: halved until it is alone, nothing else is lost with it.
+                Err(Undelivered { retry: Retry::Never(2..), .. }) => {
+                    most = some.len().div_ceil(2);
+                    continue;
+                }
+                Err(undelivered) => undelivered,
+            };
+            if let Retry::Later(_) = undelivered.retry {
+                self.client = None;
             }
-        };
-        // The library panics where the details of a status are not base64.
-        let result = AssertUnwindSafe(delivery)
-            .catch_unwind()
-            .await
-            .unwrap_or_else(|_| Err(Undelivered::later("the collector's answer is malformed")));
-        if let Err(Undelivered { retry: Retry::Later(_), .. }) = result {
-            self.client = None;
+            let delivered = delivered + undelivered.delivered;
+            return Err(Undelivered { delivered, ..undelivered });
         }
-        result
+        Ok(())
     }
 
     fn reopen(&mut self) -> Result<(), String> {
-        let new = Self::open(&self.config).map_err(|error| format!("{error:#}"))?;
-        *self = new;
+        *self = Self::open(&self.config).map_err(|error| format!("{error:#}"))?;
         Ok(())
     }
 }

@@ -28,6 +28,8 @@ type Answers = VecDeque<Result<ExportLogsServiceResponse, Status>>;
 struct Collector {
     answers: Arc<Mutex<Answers>>,
     taken: Arc<Mutex<Vec<(MetadataMap, ExportLogsServiceRequest)>>>,
+    /// A request with this line is refused.
+    poison: Arc<Mutex<Option<i64>>>,
 }
 
 #[tonic::async_trait]
@@ -37,6 +39,10 @@ impl LogsService for Collector {
         request: Request<ExportLogsServiceRequest>,
     ) -> Result<Response<ExportLogsServiceResponse>, Status> {
         let (headers, _, message) = request.into_parts();
+        let poison = self.poison.lock().unwrap();
+        if poison.is_some_and(|poison| numbers(&message).contains(&poison)) {
+            return Err(Status::invalid_argument("poison"));
+        }
         let answer = self.answers.lock().unwrap().pop_front();
         let answer = answer.unwrap_or_else(|| Ok(ExportLogsServiceResponse::default()))?;
         self.taken.lock().unwrap().push((headers, message));
@@ -65,22 +71,24 @@ impl Collector {
         (address, tokio::spawn(async { serving.await.unwrap() }))
     }
 
-    /// The bodies' field `n`, of all records that were taken.
+    /// Of all lines that were taken.
     fn numbers(&self) -> Vec<i64> {
-        let taken = self.taken.lock().unwrap();
-        let logs = taken.iter().flat_map(|(_, request)| &request.resource_logs);
-        let records = logs.flat_map(|logs| &logs.scope_logs).flat_map(|logs| &logs.log_records);
-        let number = |body: &AnyValue| match body.value.as_ref().unwrap() {
-            any_value::Value::KvlistValue(list) => {
-                match list.values[0].value.as_ref().unwrap().value {
-                    Some(any_value::Value::IntValue(number)) => number,
-                    ref other => panic!("{other:?}"),
-                }
-            }
-            other => panic!("{other:?}"),
-        };
-        records.map(|record| number(record.body.as_ref().unwrap())).collect()
+        self.taken.lock().unwrap().iter().flat_map(|(_, request)| numbers(request)).collect()
     }
+}
+
+/// The only field of each line.
+fn numbers(request: &ExportLogsServiceRequest) -> Vec<i64> {
+    let logs = request.resource_logs.iter().flat_map(|logs| &logs.scope_logs);
+    let number = |body: &AnyValue| match body.value.as_ref().unwrap() {
+        any_value::Value::KvlistValue(list) => match list.values[0].value.as_ref().unwrap().value {
+            Some(any_value::Value::IntValue(number)) => number,
+            ref other => panic!("{other:?}"),
+        },
+        other => panic!("{other:?}"),
+    };
+    let records = logs.flat_map(|logs| &logs.log_records);
+    records.map(|record| number(record.body.as_ref().unwrap())).collect()
 }
 
 const ANYWHERE: SocketAddr =
@@ -165,7 +173,25 @@ async fn what_may_be_tried_again_is_as_the_protocol_says() {
     for code in
         [Code::InvalidArgument, Code::FailedPrecondition, Code::Internal, Code::ResourceExhausted]
     {
-        assert_eq!(after(Status::new(code, "x")).await.retry, Retry::Never(2), "{code:?}");
+        let lines = lines(0..1);
+        let undelivered = refused(&Status::new(code, "x"), lines.len());
+        assert_eq!(undelivered.retry, Retry::Never(1), "{code:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_line_that_a_collector_never_takes_is_found_and_given_up_alone() {
+    for poison in [0, 3, 7] {
+        let collector = Collector::default();
+        *collector.poison.lock().unwrap() = Some(poison);
+        let (address, _) = collector.listen(ANYWHERE, None);
+        let mut otlp = to(address);
+        let lines = lines(0..8);
+        let undelivered = otlp.deliver(&lines).await.unwrap_err();
+        let before = usize::try_from(poison).unwrap();
+        assert_eq!((undelivered.delivered, undelivered.retry), (before, Retry::Never(1)));
+        otlp.deliver(&lines[before + 1..]).await.unwrap();
+        assert!(collector.numbers().into_iter().eq((0..8).filter(|number| *number != poison)));
     }
 }
 
