@@ -111,15 +111,15 @@ fn a_verifier_of_another_make_comes_to_the_same() {
     place.write(0..35);
     place.write(35..60);
     assert!(place.files().len() > 2, "{:?}", place.files());
-    assert_eq!(place.both().0, true);
+    assert!(place.both().0);
 
     // Killed within a line.
     let last = place.files().pop().unwrap();
     let whole = fs::read(&last).unwrap();
     fs::write(&last, [&whole[..], b"{\"time\":17"].concat()).unwrap();
-    assert_eq!(place.both().0, false);
+    assert!(!place.both().0);
     place.write(60..70);
-    assert_eq!(place.both().0, true);
+    assert!(place.both().0);
 
     let file = place.files().remove(1);
     let good = lines(&file);
@@ -146,7 +146,7 @@ fn a_verifier_of_another_make_comes_to_the_same() {
         assert!(said.contains(&format!("{named}:")), "{said}");
     }
     fs::write(&file, good.concat()).unwrap();
-    assert_eq!(place.both().0, true);
+    assert!(place.both().0);
 }
 
 #[test]

@@ -43,7 +43,7 @@ fn verify(log: &[u8], known: Known) -> Report {
     let mut verifier = Verifier::new(known);
     verifier.file("fuzz".to_owned());
     let mut lines = Lines::new(Box::new(Cursor::new(log.to_vec())));
-    while let Some(line) = lines.next().unwrap() {
+    while let Some(line) = lines.read_line().unwrap() {
         verifier.line(&line);
     }
     let report = verifier.finish();

@@ -82,7 +82,7 @@ impl Place {
     }
 
     pub fn verify_with(&self, known: verify::Known) -> Report {
-        let files = verify::Files::of(&[self.settings.directory.clone()]).unwrap();
+        let files = verify::Files::of(std::slice::from_ref(&self.settings.directory)).unwrap();
         verify::verify(&files, known).unwrap()
     }
 }

@@ -15,7 +15,7 @@ pub fn newest(files: &Files) -> Result<Option<Vec<u8>>, FilesError> {
         let failed = |source| FilesError::Open { path: path.clone(), source };
         let mut lines = Lines::open(path).map_err(failed)?;
         let mut newest = None;
-        while let Some(line) = lines.next().map_err(failed)? {
+        while let Some(line) = lines.read_line().map_err(failed)? {
             if let Line::Whole(line) = line
                 && Record::looks_signed(line)
                 && Record::read(line).is_ok_and(|record| record.signer().is_some())

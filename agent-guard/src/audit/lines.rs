@@ -81,7 +81,7 @@ impl Lines {
     ///
     /// # Errors
     /// What the system said, or that what is compressed is damaged.
-    pub fn next(&mut self) -> io::Result<Option<Line<'_>>> {
+    pub fn read_line(&mut self) -> io::Result<Option<Line<'_>>> {
         self.buffer.clear();
         let mut waits = if self.grows { WAITS } else { 0 };
         loop {
@@ -117,7 +117,7 @@ mod tests {
     fn lengths(bytes: Vec<u8>) -> Vec<(char, usize)> {
         let mut lines = Lines::new(Box::new(io::Cursor::new(bytes)));
         let mut found = Vec::new();
-        while let Some(line) = lines.next().unwrap() {
+        while let Some(line) = lines.read_line().unwrap() {
             found.push(match line {
                 Line::Whole(line) => ('w', line.len()),
                 Line::Torn(line) => ('t', line.len()),

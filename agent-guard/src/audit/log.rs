@@ -1,5 +1,10 @@
 //! The writer of a log: one at a time, in a directory of the log's own.
 
+mod error;
+mod succession;
+#[cfg(test)]
+mod tests;
+
 use std::{
     fs::{self, DirBuilder, File},
     io,
@@ -10,18 +15,19 @@ use std::{
 
 use ed25519_dalek::SigningKey;
 use rustix::fs::{FlockOperation, flock};
-use thiserror::Error;
 
+pub use self::error::{AppendError, LogError};
+use self::succession::{put_in_place, signing_key};
 use super::{
     checkpoint::{Checkpoint, Reason, Torn},
-    format::{Chain, ChainId, NotAnEvent},
+    format::{Chain, ChainId},
     key::{self, KeyError, PublicKey},
     recover::{Found, recover},
-    segment::{self, SegmentError},
+    segment,
 };
 use crate::{
     bytes::random,
-    event::{Host, OpenError, Sink},
+    event::{Host, Sink},
 };
 
 /// What a log is to be.
@@ -37,96 +43,6 @@ pub struct Settings {
     pub checkpoint_every: Duration,
     /// How long a file becomes before the next one begins, bytes.
     pub rotate_bytes: u64,
-}
-
-/// Why a log can not be written.
-#[derive(Debug, Error)]
-pub enum LogError {
-    /// Its directory is not to be had.
-    #[error("the audit log's directory {path}: {source}")]
-    Directory {
-        /// The directory.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Others may put files into it.
-    #[error(
-        "others than its writer may change the audit log's directory {path} (mode {mode:o}, owner \
-         {owner}); `chmod 700` and `chown` it"
-    )]
-    Exposed {
-        /// The directory.
-        path: PathBuf,
-        /// Its permissions.
-        mode: u32,
-        /// The id of its owner.
-        owner: u32,
-    },
-    /// Another process writes it.
-    #[error(
-        "another process writes the audit log in {0}, and a chain has one writer; give each its own directory"
-    )]
-    Busy(PathBuf),
-    /// Its files are not to be had.
-    #[error(transparent)]
-    Segments(#[from] SegmentError),
-    /// What is there can not be read.
-    #[error("the audit log in {path} can not be read: {source}")]
-    Read {
-        /// The directory.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Its file can not be written.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// Its key is not to be had.
-    #[error(transparent)]
-    Key(#[from] KeyError),
-    /// The key is gone.
-    #[error(
-        "the audit key {path} is missing, and the log in {log} is signed by {expected}. Put that key \
-         back; or, where it is lost, move the log away, and another chain begins"
-    )]
-    KeyMissing {
-        /// Where it should be.
-        path: PathBuf,
-        /// The log's directory.
-        log: PathBuf,
-        /// The key's public half.
-        expected: Box<PublicKey>,
-    },
-    /// The key is another one.
-    #[error(
-        "the audit key {path} is {found}, but the log in {log} goes on with {expected}. Put that key \
-         back, and the new one to {path}.next: then the old one signs that the new one is its successor"
-    )]
-    WrongKey {
-        /// Its file.
-        path: PathBuf,
-        /// The log's directory.
-        log: PathBuf,
-        /// The key's public half.
-        found: Box<PublicKey>,
-        /// That of the key that is due.
-        expected: Box<PublicKey>,
-    },
-    /// Nothing random is to be had.
-    #[error("naming a chain: {0}")]
-    Random(io::Error),
-}
-
-/// Why an event was not written.
-#[derive(Debug, Error)]
-pub enum AppendError {
-    /// It is none, and never will be.
-    #[error(transparent)]
-    Event(#[from] NotAnEvent),
-    /// The file could not be written; it may be later.
-    #[error(transparent)]
-    File(#[from] io::Error),
 }
 
 /// A log that is being written.
@@ -387,57 +303,3 @@ fn claim(directory: &Path) -> Result<File, LogError> {
         Err(error) => Err(failed(error.into())),
     }
 }
-
-/// The key that the chain goes on with; drawn where there is neither a chain nor a key.
-fn signing_key(settings: &Settings, expected: Option<PublicKey>) -> Result<SigningKey, LogError> {
-    let (path, log) = (&settings.key, &settings.directory);
-    let optional = |path: &Path| match key::load(path) {
-        Err(KeyError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
-        loaded => loaded.map(Some),
-    };
-    let own = optional(path)?;
-    let Some(expected) = expected else {
-        return match own {
-            Some(key) => Ok(key),
-            None => {
-                let key = key::create(path)?;
-                tracing::info!(
-                    "the audit log's key was drawn: {} (public half: {})",
-                    key::public_half(&key),
-                    key::beside(path, "pub").display()
-                );
-                Ok(key)
-            }
-        };
-    };
-    let is_due = |key: &SigningKey| key::public_half(key) == expected;
-    if let Some(key) = own.as_ref().filter(|key| is_due(key)) {
-        return Ok(key.clone());
-    }
-    // A writer that died between the old key's last signature and the exchange of the files.
-    if let Some(key) = optional(&key::beside(path, "next"))?.filter(is_due) {
-        put_in_place(path, &expected)?;
-        return Ok(key);
-    }
-    let (path, log, expected) = (path.clone(), log.clone(), Box::new(expected));
-    Err(match own {
-        None => LogError::KeyMissing { path, log, expected },
-        Some(key) => {
-            let found = Box::new(key::public_half(&key));
-            LogError::WrongKey { path, log, found, expected }
-        }
-    })
-}
-
-/// Puts the key that waits beside the old one in its place: nobody can sign with the old one any more.
-fn put_in_place(path: &Path, public: &PublicKey) -> Result<(), KeyError> {
-    let waiting = key::beside(path, "next");
-    fs::rename(&waiting, path)
-        .map_err(|source| KeyError::File { path: path.to_owned(), source })?;
-    // It says what stands beside the key now.
-    let _ = fs::remove_file(key::beside(&waiting, "pub"));
-    key::publish(path, public)
-}
-
-#[cfg(test)]
-mod tests;

@@ -91,7 +91,7 @@ impl Tail {
         // One buffer for all of them: files are long.
         let mut last = Vec::new();
         let mut lines = Lines::open(&segment.path)?;
-        while let Some(line) = lines.next()? {
+        while let Some(line) = lines.read_line()? {
             match line {
                 Line::Whole(line) => {
                     last.clear();

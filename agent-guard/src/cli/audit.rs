@@ -1,6 +1,11 @@
 //! `agent-guard audit`
 
-use std::{fmt::Write as _, io::Read as _, path::PathBuf, process::ExitCode};
+use std::{
+    fmt::Write as _,
+    io::Read as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
@@ -103,14 +108,14 @@ fn newest(log: &[PathBuf]) -> anyhow::Result<()> {
     }
 }
 
-fn keygen(path: &PathBuf, next: bool) -> anyhow::Result<()> {
+fn keygen(path: &Path, next: bool) -> anyhow::Result<()> {
     let path = match next {
         true => {
             // Nothing follows what is not there.
             key::load(path)?;
             key::beside(path, "next")
         }
-        false => path.clone(),
+        false => path.to_owned(),
     };
     let key = key::create(&path)?;
     output::write(format!("{}\n", key::public_half(&key)).as_bytes()).map(drop)

@@ -189,7 +189,7 @@ fn a_writer_that_died_between_two_keys_goes_on_with_the_new_one() {
     let next = key::create(&waiting).unwrap();
     log.checkpoint(Reason::Key, None, Some(key::public_half(&next))).unwrap();
     drop(log);
-    let log = place.open();
+    let mut log = place.open();
     assert_eq!(log.key(), key::public_half(&next));
     assert!(!waiting.exists());
     log.close().unwrap();

@@ -69,7 +69,7 @@ pub fn verify(files: &Files, known: Known) -> Result<Report, FilesError> {
         let mut lines = Lines::open(path).map_err(failed)?;
         verifier.file(shown(path));
         loop {
-            match lines.next() {
+            match lines.read_line() {
                 Ok(Some(line)) => verifier.line(&line),
                 Ok(None) => break,
                 Err(error) => {
