@@ -22,7 +22,7 @@ use agent_guard::{
     event::{
         AgentIdentity, Body, Context, Decision, Encoder, Endpoint, File, HookTotals, Host, Lookup,
         LookupAnswer, LookupReason, Losses, Notice, Object, PathScope, PolicyIdentity, Process,
-        Record, Rule, SafeText,
+        Record, Rule, SafeText, decode,
     },
     policy::Mode,
     tier::Tier,
@@ -321,6 +321,18 @@ fn every_event_is_valid() {
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{stdout}{stderr}");
     assert_eq!(stdout.trim_end(), format!("{} events, 0 errors", records.len()));
+}
+
+#[test]
+fn every_event_can_be_read_back() {
+    let records = every_record();
+    let lines = encode(&records);
+    let read: Vec<Record> = lines
+        .split_inclusive(|byte| *byte == b'\n')
+        .map(|line| decode(line).unwrap_or_else(|error| panic!("{error}: {}", line.escape_ascii())))
+        .collect();
+    assert_eq!(read.len(), records.len());
+    assert_eq!(encode(&read), lines);
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod death;
 mod descriptors;
 mod exit;
 mod flood;
+mod generated;
 mod log;
 mod names;
 mod pin;
@@ -56,6 +57,7 @@ pub fn trials() -> Vec<Trial> {
         descriptors::PROMISES,
         exit::PROMISES,
         flood::PROMISES,
+        generated::PROMISES,
         log::PROMISES,
         names::PROMISES,
         pin::PROMISES,
