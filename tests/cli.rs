@@ -328,3 +328,143 @@ fn systemd_finds_nothing_to_mend_in_the_unit() {
     assert!(ours.is_empty(), "{said}");
     assert!(output.status.success(), "{said}");
 }
+
+/// A line as `run --events` writes it.
+fn event(action: &str, path: &str) -> String {
+    let (class, activity, access) = match action {
+        "read" => (1001, 2, "read"),
+        _ => (1001, 3, "write"),
+    };
+    let agent = r#""agent":{"name":"coder","id":1,"cgroup_id":7,"cgroup":"/coder"},"tier":"lsm","mode":"audit""#;
+    let decision = format!(
+        r#""decision":{{"outcome":"observed","reason":"default","hook":"file_open","access":["{access}"],"path_scope":"absolute"}}"#
+    );
+    format!(
+        r#"{{"time":1795000000123,"class_uid":{class},"activity_id":{activity},"actor":{{"process":{{"pid":9,"name":"cat"}}}},"file":{{"path":"{path}"}},"unmapped":{{"agent_guard":{{{agent},{decision}}}}}}}"#
+    ) + "\n"
+}
+
+fn policy_of(rules: &str) -> String {
+    GOOD.replace("files: {default: deny}", &format!("files: {{rules: [{rules}]}}"))
+}
+
+#[test]
+fn policies_are_compared_by_what_was_recorded_and_by_their_rules() {
+    let files = Files::new();
+    let work = "{name: work, effect: allow, paths: ['/w/**']}";
+    let secrets = "{name: secrets, effect: deny, paths: ['**/.env']}";
+    let old = files.write("old.yaml", policy_of(work));
+    let new = files.write("new.yaml", policy_of(&format!("{work}, {secrets}")));
+    let events =
+        [event("read", "/w/a"), event("read", "/w/.env"), "nonsense\n".to_owned()].concat();
+    let events = files.write("events.jsonl", events + &event("read", "/w/.env"));
+    let [old, new, events] = [&old, &new, &events].map(|path| path.to_str().unwrap());
+
+    let same = run(&["policy", "diff", old, old]);
+    assert_eq!((same.status.code(), text(&same.stdout)), (Some(0), ""));
+    let rules = run(&["policy", "diff", old, new]);
+    assert_eq!(rules.status.code(), Some(1));
+    assert!(text(&rules.stdout).starts_with("added: files rule `secrets`\n  + deny\n"));
+
+    let recorded = run(&["policy", "diff", old, new, "--events", events, "-o", "json"]);
+    assert_eq!(recorded.status.code(), Some(1));
+    assert!(text(&recorded.stderr).contains("1 line(s) were passed over: 1 no event"));
+    let recorded: serde_json::Value = serde_json::from_slice(&recorded.stdout).unwrap();
+    assert_eq!(recorded["newly_denied"][0]["action"], "read /w/.env");
+    assert_eq!(recorded["newly_denied"][0]["events"], 2);
+    assert_eq!(recorded["newly_denied"][0]["new"], "files rule `secrets` (line 5)");
+    assert_eq!(
+        (&recorded["unchanged"], &recorded["newly_allowed"]),
+        (&1.into(), &serde_json::json!([]))
+    );
+    let table = run(&["policy", "diff", old, old, "--events", events]);
+    assert_eq!(table.status.code(), Some(0));
+    assert!(text(&table.stdout).contains("0 newly denied, 2 unchanged: actions of 3 events"));
+
+    refused(&run(&["policy", "diff", old, "/no/such"]), 2, &["/no/such"]);
+    refused(&run(&["policy", "diff", old, new, "--events", "/no/such"]), 2, &["/no/such"]);
+}
+
+#[test]
+fn a_policy_is_made_of_a_recording_and_passes_its_own_check() {
+    let files = Files::new();
+    let lines = [event("read", "/w/a"), event("write", "/w/b"), event("read", "/root/.ssh/id_rsa")];
+    let events = files.write("events.jsonl", lines.concat());
+    let from = events.to_str().unwrap();
+    let made = run(&["policy", "generate", "--from", from, "--name", "made"]);
+    assert_eq!(made.status.code(), Some(0), "{}", text(&made.stderr));
+    let told = "read /root/.ssh/id_rsa (1): the built-in policy denies it, rule `secrets`";
+    assert!(text(&made.stderr).contains(told), "{}", text(&made.stderr));
+    assert!(text(&made.stdout).contains(&format!("#   {told}")));
+    assert_eq!(with_input(&["policy", "check", "-"], &made.stdout).status.code(), Some(0));
+    let again = with_input(
+        &["policy", "generate", "--from", "-", "--name", "made"],
+        lines.concat().as_bytes(),
+    );
+    assert_eq!(text(&again.stdout), text(&made.stdout));
+    let ask = |path: &str, access: &str| {
+        let question = ["policy", "explain", "-", "--open", path, "--access", access];
+        with_input(&question, &made.stdout).status.code()
+    };
+    assert_eq!(
+        (ask("/w/a", "read"), ask("/w/a", "write"), ask("/w/b", "write")),
+        (Some(0), Some(1), Some(0))
+    );
+    assert_eq!(ask("/root/.ssh/id_rsa", "read"), Some(1));
+    refused(
+        &with_input(&["policy", "generate", "--from", "-"], b""),
+        1,
+        &["no action", "--mode audit"],
+    );
+}
+
+#[test]
+fn a_policy_is_held_to_what_is_expected_of_it() {
+    let files = Files::new();
+    files.write("p.yaml", policy_of("{name: work, effect: allow, paths: ['/w/**']}"));
+    let head = "apiVersion: agent-guard.dev/v1alpha1\nkind: PolicyTest\npolicy: p.yaml\ncases:\n";
+    let test = |name: &str, case: &str| {
+        let file = files.write(name, format!("{head}  - {case}\n"));
+        run(&["policy", "test", file.to_str().unwrap()])
+    };
+    let met = test("good.yaml", "{open: /w/a, expect: allow, rule: work}");
+    assert_eq!((met.status.code(), text(&met.stdout)), (Some(0), "1 cases, 0 not as expected\n"));
+    let other = test("other.yaml", "{open: /x, expect: allow}");
+    assert_eq!(other.status.code(), Some(1));
+    let said = text(&other.stdout);
+    assert!(
+        said.contains(
+            "other.yaml:5: read /x\n  expected allow\n  answered deny: no rule matches\n"
+        ),
+        "{said}"
+    );
+    refused(&test("bad.yaml", "{open: /x, expect: perhaps}"), 2, &["bad.yaml:5:", "perhaps"]);
+}
+
+#[test]
+fn events_of_files_are_shown_where_they_fit() {
+    let lines = [event("read", "/w/a"), event("write", "/x/b")];
+    let show = |options: &[&str]| {
+        let arguments = [&["events", "--from", "-"], options].concat();
+        let output = with_input(&arguments, lines.concat().as_bytes());
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        text(&output.stdout).to_owned()
+    };
+    assert_eq!(show(&[]), lines.concat());
+    assert_eq!(show(&["--path", "/x/**", "--denied", "--class", "file"]), lines[1]);
+    for none in
+        [["--agent", "other"], ["--class", "dns"], ["--since", "1h"], ["--outcome", "allowed"]]
+    {
+        assert_eq!(show(&none), "", "{none:?}");
+    }
+    assert_eq!(show(&["--until", "2026-11-19T00:00:00Z", "--agent", "cod*"]), lines.concat());
+    let table = show(&["-o", "table", "--path", "/w/*"]);
+    assert!(table.starts_with("2026-11-18T"), "{table}");
+    assert!(
+        table.contains(" coder: observed open /w/a (read) by cat[9]: no rule matches"),
+        "{table}"
+    );
+    refused(&run(&["events", "--from", "/no/such"]), 1, &["/no/such"]);
+    refused(&run(&["events", "--since", "yesterday"]), 2, &["--since", "10m"]);
+    refused(&run(&["events", "--path", "relative"]), 2, &["--path"]);
+}

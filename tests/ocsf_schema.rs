@@ -24,7 +24,7 @@ use agent_guard::{
     event::{
         AgentIdentity, Body, ContainerIdentity, Context, Decision, Encoder, Endpoint, File,
         HookTotals, Host, Lookup, LookupAnswer, LookupReason, Losses, Notice, Object, PathScope,
-        PodIdentity, PolicyIdentity, Process, Record, Rule, SafeText,
+        PodIdentity, PolicyIdentity, Process, Record, Rule, SafeText, decode,
     },
     policy::Mode,
     tier::Tier,
@@ -386,6 +386,18 @@ fn every_record_of_an_audit_log_is_valid() {
     assert!(output.status.success(), "{stdout}{}", &stderr[..stderr.len().min(4_000)]);
     assert_eq!(stdout.trim_end(), format!("{} events, 0 errors", whole.len()));
     assert!(whole.len() > records.len());
+}
+
+#[test]
+fn every_event_can_be_read_back() {
+    let records = every_record();
+    let lines = encode(&records);
+    let read: Vec<Record> = lines
+        .split_inclusive(|byte| *byte == b'\n')
+        .map(|line| decode(line).unwrap_or_else(|error| panic!("{error}: {}", line.escape_ascii())))
+        .collect();
+    assert_eq!(read.len(), records.len());
+    assert_eq!(encode(&read), lines);
 }
 
 #[test]

@@ -89,6 +89,12 @@ impl Run {
         }
     }
 
+    /// Under this policy file instead.
+    pub fn with_policy(mut self, policy: &Path) -> Self {
+        self.arguments = vec!["--policy".into(), policy.into()];
+        self
+    }
+
     /// On another tier than the one that is tested.
     pub fn on(mut self, tier: &str) -> Self {
         self.tier = tier.to_owned();

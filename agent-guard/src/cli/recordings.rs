@@ -26,7 +26,8 @@ pub fn read(
     'files: for file in files {
         let mut recording = Recording::new(open(file)?);
         loop {
-            let entry = recording.next().with_context(|| format!("reading {}", file.display()))?;
+            let entry =
+                recording.next_entry().with_context(|| format!("reading {}", file.display()))?;
             let Some(entry) = entry else { break };
             if !take(&entry)? {
                 skipped += recording.skipped();

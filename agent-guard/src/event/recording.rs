@@ -91,7 +91,7 @@ impl<R: BufRead> Recording<R> {
     ///
     /// # Errors
     /// What the system said.
-    pub fn next(&mut self) -> io::Result<Option<Entry<'_>>> {
+    pub fn next_entry(&mut self) -> io::Result<Option<Entry<'_>>> {
         let record = loop {
             match self.read_line()? {
                 Read::End => return Ok(None),
@@ -158,7 +158,7 @@ mod tests {
     fn count(bytes: &[u8]) -> (usize, Skipped) {
         let mut recording = Recording::new(bytes);
         let mut events = 0;
-        while recording.next().unwrap().is_some() {
+        while recording.next_entry().unwrap().is_some() {
             events += 1;
         }
         (events, recording.skipped())

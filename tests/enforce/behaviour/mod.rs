@@ -12,6 +12,7 @@ mod death;
 mod descriptors;
 mod exit;
 mod flood;
+mod generated;
 mod log;
 mod names;
 mod operate;
@@ -61,6 +62,7 @@ pub fn trials() -> Vec<Trial> {
         descriptors::PROMISES,
         exit::PROMISES,
         flood::PROMISES,
+        generated::PROMISES,
         log::PROMISES,
         names::PROMISES,
         operate::PROMISES,

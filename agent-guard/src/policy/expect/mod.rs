@@ -10,7 +10,11 @@ use std::{
     path::{Path as StdPath, PathBuf},
 };
 
-use agent_guard_common::{event::Operation, table::Effect};
+use agent_guard_common::{
+    decide::{Reason, Request},
+    event::Operation,
+    table::Effect,
+};
 use miette::Diagnostic;
 use serde::Serialize;
 use thiserror::Error;
@@ -19,10 +23,11 @@ use self::reader::{Expectation, Reader};
 use super::{
     AccessSet, Fault, MAX_FILE_BYTES, Policy, PolicyError, Refusal,
     explain::{
-        ExplainError, Explanation, Files, explain_connect, explain_exec, explain_listen,
-        explain_open, explain_operation, explain_unix,
+        ExplainError, Files, explain_connect, explain_listen, explain_operation, explain_unix,
+        locate,
     },
     load::read_path,
+    replay::{self, Judge},
 };
 use crate::event::words;
 
@@ -94,10 +99,11 @@ pub fn check(file: &StdPath, files: &impl Files) -> Result<Vec<Answer>, ExpectEr
     };
     let policy = file.parent().map_or_else(|| policy.clone().into(), |base| base.join(&policy));
     let policy = Policy::load(&policy).map_err(ExpectError::Policy)?;
+    let judge = Judge::new(&policy, files).map_err(ExpectError::Explain)?;
     let mut answers = Vec::new();
     for expectation in cases {
-        match expectation.question.ask(&policy, files) {
-            Ok(explanation) => answers.push(expectation.answer(&name, &explanation)),
+        match expectation.question.ask(&policy, &judge, files) {
+            Ok(said) => answers.push(expectation.answer(&name, said)),
             Err(ExplainError::Compile(error)) => return Err(ExpectError::Explain(error.into())),
             Err(error) => {
                 let help = error.help().map(|help| help.to_string()).unwrap_or_default();
@@ -119,39 +125,74 @@ enum Question {
     Operation(Operation),
 }
 
+/// What the policy says.
+struct Said {
+    question: String,
+    effect: Effect,
+    reason: Reason,
+    rule: Option<String>,
+}
+
 impl Question {
-    fn ask(&self, policy: &Policy, files: &impl Files) -> Result<Explanation, ExplainError> {
-        match self {
-            Self::Open(path, access) => explain_open(policy, path, *access, files),
-            Self::Exec(path) => explain_exec(policy, path, files),
-            Self::Connect(endpoint) => explain_connect(policy, endpoint),
-            Self::Listen(address) => explain_listen(policy, address),
-            Self::Unix(socket) => explain_unix(policy, socket, files),
-            Self::Operation(operation) => explain_operation(policy, *operation),
-        }
+    /// As `policy explain` answers. Files have all of the policy's paths to be compiled, so that is done once.
+    fn ask<F: Files>(
+        &self,
+        policy: &Policy,
+        judge: &Judge<'_, F>,
+        files: &F,
+    ) -> Result<Said, ExplainError> {
+        let file = |path: &StdPath, request| {
+            let writes = matches!(request, Request::Write | Request::ReadWrite);
+            let (path, guarded) = locate(path, writes, files)?;
+            let question = replay::Question::File { path, request, guarded };
+            let verdict = judge.judge(&question);
+            Ok(Said {
+                question: question.to_string(),
+                effect: verdict.effect,
+                reason: verdict.reason,
+                rule: verdict.rule.map(|rule| rule.label),
+            })
+        };
+        let explanation = match self {
+            Self::Open(path, AccessSet::Read) => return file(path, Request::Read),
+            Self::Open(path, AccessSet::Write) => return file(path, Request::Write),
+            Self::Open(path, AccessSet::ReadWrite) => return file(path, Request::ReadWrite),
+            Self::Exec(path) => return file(path, Request::Exec),
+            Self::Unix(socket) if socket.starts_with('/') => {
+                return file(socket.as_ref(), Request::Connect);
+            }
+            Self::Unix(socket) => explain_unix(policy, socket, files)?,
+            Self::Connect(endpoint) => explain_connect(policy, endpoint)?,
+            Self::Listen(address) => explain_listen(policy, address)?,
+            Self::Operation(operation) => explain_operation(policy, *operation)?,
+        };
+        Ok(Said {
+            question: explanation.question,
+            effect: explanation.decision.effect,
+            reason: explanation.decision.reason,
+            rule: explanation.by.map(|by| by.rule.label),
+        })
     }
 }
 
 impl Expectation {
-    fn answer(&self, file: &str, explanation: &Explanation) -> Answer {
-        let by = explanation.by.as_ref().map(|by| by.rule.label.as_str());
-        let decision = explanation.decision;
+    fn answer(&self, file: &str, said: Said) -> Answer {
+        let Said { question, effect, reason, rule } = said;
         let shown = |effect, rule: Option<&str>| match rule {
             Some(rule) => format!("{} by `{rule}`", word(effect)),
             None => word(effect).to_owned(),
         };
-        let answer = match by {
-            Some(_) => shown(decision.effect, by),
-            None => format!("{}: {}", word(decision.effect), words::because(decision.reason)),
+        let answer = match &rule {
+            Some(_) => shown(effect, rule.as_deref()),
+            None => format!("{}: {}", word(effect), words::because(reason)),
         };
         Answer {
             file: file.to_owned(),
             line: self.line,
-            question: explanation.question.clone(),
+            question,
             expected: shown(self.effect, self.rule.as_deref()),
             answer,
-            met: decision.effect == self.effect
-                && (self.rule.is_none() || self.rule.as_deref() == by),
+            met: effect == self.effect && (self.rule.is_none() || self.rule == rule),
         }
     }
 }

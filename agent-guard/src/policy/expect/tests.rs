@@ -81,7 +81,7 @@ fn every_problem_is_told_with_its_place() {
 ",
     );
     let places: Vec<&str> = found.iter().map(|one| one.split(' ').next().unwrap()).collect();
-    assert_eq!(places, ["5:5", "6:5", "7:25", "8:23", "9:17", "10:5"], "{found:?}");
+    assert_eq!(places, ["5:5", "6:5", "7:24", "8:24", "9:17", "10:5"], "{found:?}");
     assert!(found[0].contains("one question") && found[1].contains("`expect`"), "{found:?}");
 }
 

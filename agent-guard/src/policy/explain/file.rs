@@ -87,6 +87,23 @@ pub fn explain_exec(
     explain_file(policy, path, Request::Exec, "run", files)
 }
 
+/// Where `path` leads on this host, and whether only a rule without wildcards opens what is there, for writing where
+/// `writes`.
+///
+/// # Errors
+/// The path is relative.
+pub(in crate::policy) fn locate(
+    path: &StdPath,
+    writes: bool,
+    files: &impl Files,
+) -> Result<(Path, bool), ExplainError> {
+    if !path.is_absolute() {
+        return Err(ExplainError::Relative(path.to_owned()));
+    }
+    let Place { path, is_guarded } = Place::find(path, writes, files, &mut Vec::new());
+    Ok((path, is_guarded))
+}
+
 pub(super) fn explain_file(
     policy: &Policy,
     path: &StdPath,

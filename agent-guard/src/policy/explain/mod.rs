@@ -18,13 +18,16 @@ use agent_guard_common::{
 use miette::Diagnostic;
 use thiserror::Error;
 
-pub(super) use self::connect::{by_name, host, written};
 pub use self::{
     connect::explain_connect,
     file::{Files, explain_exec, explain_open},
     listen::explain_listen,
     operation::explain_operation,
     unix::explain_unix,
+};
+pub(super) use self::{
+    connect::{by_name, host, written},
+    file::locate,
 };
 use super::{
     Mode, Policy, TargetError,

@@ -59,7 +59,7 @@ impl Names<'_> {
     pub fn pattern(&self, path: &[Box<[u8]>], used: Use) -> Vec<String> {
         let names: Vec<Option<&str>> =
             path.iter().map(|name| std::str::from_utf8(name).ok()).collect();
-        let component = |(depth, name): (usize, &Box<[u8]>)| {
+        let component = |depth: usize, name: &[u8]| {
             let above = names.get(..depth).unwrap_or_default();
             // What needs an escape has no shape that is known here.
             let plain = |name: &&str| {
@@ -72,7 +72,7 @@ impl Names<'_> {
                 Some(pattern) => pattern.split_inclusive('*').take(1).collect(),
             }
         };
-        path.iter().enumerate().map(component).collect()
+        path.iter().enumerate().map(|(depth, name)| component(depth, name)).collect()
     }
 }
 
