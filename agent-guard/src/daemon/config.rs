@@ -83,12 +83,14 @@ pub struct Containers {
     pub docker: PathBuf,
     /// The storage of podman and CRI-O (`graphroot`).
     pub storage: PathBuf,
+    /// A list of this node's pods, as Kubernetes's API has it in JSON; none: labels and service accounts are not known.
+    pub pods: Option<PathBuf>,
 }
 
 impl Containers {
     /// All of these places.
     pub fn all(&self) -> Vec<&PathBuf> {
-        self.containerd.iter().chain([&self.docker, &self.storage]).collect()
+        self.containerd.iter().chain([&self.docker, &self.storage]).chain(&self.pods).collect()
     }
 }
 
@@ -98,6 +100,7 @@ impl Default for Containers {
             containerd: vec!["/run/containerd".into(), "/run/docker/containerd/daemon".into()],
             docker: "/var/lib/docker".into(),
             storage: "/var/lib/containers/storage".into(),
+            pods: None,
         }
     }
 }
@@ -273,7 +276,7 @@ mod tests {
              [control]\nsocket = '/s'\ngroup = 'sre'\n\
              [metrics]\nlisten = '127.0.0.1:9464'\n\
              [dns]\nupstreams = ['192.0.2.1:53']\ninternal = ['10.0.0.0/8']\n\
-             [containers]\ncontainerd = ['/c']\ndocker = '/d'\nstorage = '/g'\n\
+             [containers]\ncontainerd = ['/c']\ndocker = '/d'\nstorage = '/g'\npods = '/l'\n\
              [[sink]]\ntype = 'file'\npath = '/e'\nevents = 'all'\n[[sink]]\ntype = 'stdout'\n",
         )
         .unwrap();
@@ -288,7 +291,8 @@ mod tests {
         assert_eq!(names, ["file", "stdout"]);
         assert_eq!(config.spool, Path::new("/var/lib/agent-guard/spool"));
         let (containerd, docker, storage) = (vec!["/c".into()], "/d".into(), "/g".into());
-        assert_eq!(config.containers, Containers { containerd, docker, storage });
+        let pods = Some("/l".into());
+        assert_eq!(config.containers, Containers { containerd, docker, storage, pods });
     }
 
     #[test]

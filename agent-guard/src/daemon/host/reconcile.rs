@@ -57,8 +57,8 @@ impl Host {
         let mut is_done = true;
         let identity = Identity::of(&name);
         let Known { container, why_not } = match &guarded.workload.handover.container {
-            Some(container) => Known::of(container.clone()),
-            None => self.find_out(&identity).await,
+            Some(container) if !guarded.stands_in => Known::of(container.clone()),
+            _ => self.find_out(&identity).await,
         };
         guarded.problem = match policies.choose(&identity.with(container.as_ref())) {
             Choice::Unknown(names) => Some(format!(

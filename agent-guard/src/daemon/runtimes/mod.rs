@@ -3,6 +3,7 @@
 
 mod docker;
 mod oci;
+mod pods;
 mod storage;
 mod trees;
 
@@ -69,6 +70,9 @@ impl Asked {
                 return Err(io::Error::other("its runtime does not say of which pod it is"));
             };
             pod.uid = Some(uid.clone());
+            if let Some(list) = &places.pods {
+                pods::complete(list, uid, pod)?;
+            }
         }
         Ok(container)
     }
