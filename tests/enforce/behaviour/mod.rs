@@ -4,6 +4,7 @@ mod around;
 mod begin;
 mod bounds;
 mod clock;
+mod clusters;
 mod code;
 mod daemon;
 mod death;
@@ -67,6 +68,7 @@ pub fn trials() -> Vec<Trial> {
         shared::PROMISES,
         signals::PROMISES,
         sinks::PROMISES,
+        clusters::PROMISES,
         skips::PROMISES,
         sockets::PROMISES,
         swap::PROMISES,

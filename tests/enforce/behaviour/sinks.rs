@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs,
-    io::Write as _,
+    io::{Read as _, Write as _},
     net::TcpListener,
     os::unix::{fs::PermissionsExt, net::UnixListener},
     path::Path,
@@ -25,38 +25,39 @@ pub const PROMISES: &[Behaviour] = &[
     ("events reach rsyslog over a UNIX-domain socket, TCP and TLS", syslog),
     ("a receiver that was away gets what could be kept, and the rest is counted exactly", away),
     ("a sink that hangs holds nobody up", hanging),
+    ("what a daemon that is killed had in memory is counted by the next", killed),
     ("a disk that fills costs events that are counted, and told once there is room", full),
     ("files are rotated by logrotate and by size without a loss", rotated),
     ("a sink that can not be is refused with its line", refused),
 ];
 
 /// Has an agent open a file so many times.
-fn open_files(daemon: &Daemon, times: usize) {
+pub fn open_files(daemon: &Daemon, times: usize) {
     let script = format!("i=0; while [ $i -lt {times} ]; do : < /etc/hostname; i=$((i+1)); done");
     let status = daemon.inside("/coding", &["/bin/sh", "-c", &script]).status().unwrap();
     assert!(status.success());
 }
 
 /// A daemon with these sinks, and one agent that may do everything.
-fn start(daemon: &mut Daemon, sinks: &str) {
+pub fn start(daemon: &mut Daemon, sinks: &str) {
     daemon.configure(sinks);
     daemon.policy("coding", "/coding", ALLOW_ALL);
     daemon.start();
     daemon.make("/coding");
 }
 
-fn sink(daemon: &Daemon, name: &str) -> Value {
+pub fn sink(daemon: &Daemon, name: &str) -> Value {
     let status = daemon.view(&["status"]);
     let sinks = status["sinks"].as_array().unwrap().clone();
     sinks.into_iter().find(|sink| sink["name"] == name).unwrap()
 }
 
-fn count(sink: &Value, counter: &str) -> u64 {
+pub fn count(sink: &Value, counter: &str) -> u64 {
     sink[counter].as_u64().unwrap_or_else(|| panic!("{counter} in {sink}"))
 }
 
 /// Waits until nothing waits any more.
-fn drained(daemon: &Daemon, name: &str) -> Value {
+pub fn drained(daemon: &Daemon, name: &str) -> Value {
     daemon.until("the end of the queue", || {
         let sink = sink(daemon, name);
         (count(&sink, "queue_bytes") + count(&sink, "spooled") == 0 && sink["problem"].is_null())
@@ -88,7 +89,7 @@ fn account(events: &[Value]) -> (usize, u64) {
     (whole, lost)
 }
 
-fn lines_of(path: &Path) -> Vec<Value> {
+pub fn lines_of(path: &Path) -> Vec<Value> {
     parse_events(&fs::read_to_string(path).unwrap())
 }
 
@@ -273,6 +274,44 @@ fn hanging() {
     assert!(!said.contains("sink webhook: 1"), "{said}");
 }
 
+fn killed() {
+    let mut daemon = Daemon::new();
+    let (path, all) = (daemon.path("collector"), daemon.path("all.jsonl"));
+    let never_read = UnixListener::bind(&path).unwrap();
+    let sinks = format!(
+        "[[sink]]\ntype = 'unix'\npath = '{}'\nevents = 'all'\nqueue_mib = 1\nspool_mib = 0\n\
+         [[sink]]\ntype = 'file'\nname = 'all'\npath = '{}'\nevents = 'all'\n",
+        path.display(),
+        all.display(),
+    );
+    start(&mut daemon, &sinks);
+    open_files(&daemon, 300);
+    drained(&daemon, "all");
+    assert!(count(&sink(&daemon, "unix"), "queue_bytes") > 0);
+    daemon.end(Signal::KILL);
+    drop(never_read);
+    fs::remove_file(&path).unwrap();
+    let collector = UnixListener::bind(&path).unwrap();
+    let got = std::thread::spawn(move || {
+        let mut text = String::new();
+        collector.accept().unwrap().0.read_to_string(&mut text).unwrap();
+        parse_events(&text)
+    });
+    daemon.start();
+    open_files(&daemon, 100);
+    drained(&daemon, "unix");
+    drained(&daemon, "all");
+    let lost = count(&sink(&daemon, "unix"), "lost");
+    let said = daemon.end(Signal::TERM);
+    assert!(
+        said.contains(&format!("{lost} event(s) were in memory when the last daemon died")),
+        "{said}"
+    );
+    let (whole, told) = account(&got.join().unwrap());
+    assert_eq!(told, lost);
+    assert_eq!(whole as u64 + told, account(&lines_of(&all)).0 as u64);
+}
+
 fn full() {
     let mut daemon = Daemon::new();
     let disk = daemon.path("disk");
@@ -283,15 +322,22 @@ fn full() {
     assert!(mounted.unwrap().success());
     let ballast = disk.join("ballast");
     fs::File::create(&ballast).unwrap().write_all(&vec![0; 900 << 10]).unwrap();
+    // What is spooled lies on it too.
+    std::os::unix::fs::symlink(&disk, daemon.path("spool")).unwrap();
     let (small, all) = (disk.join("events.jsonl"), daemon.path("all.jsonl"));
+    let mut collector = Collector::start();
+    collector.go_away();
     let sinks = format!(
         "[[sink]]\ntype = 'file'\nname = 'small'\npath = '{}'\nevents = 'all'\nqueue_mib = 1\n\
-         [[sink]]\ntype = 'file'\nname = 'all'\npath = '{}'\nevents = 'all'\n",
+         [[sink]]\ntype = 'file'\nname = 'all'\npath = '{}'\nevents = 'all'\n\
+         [[sink]]\ntype = 'webhook'\nurl = 'http://127.0.0.1:{}/'\nevents = 'all'\nqueue_mib = 1\n",
         small.display(),
         all.display(),
+        collector.port,
     );
     start(&mut daemon, &sinks);
     open_files(&daemon, 3000);
+    daemon.until("the loss", || (count(&sink(&daemon, "webhook"), "lost") > 0).then_some(()));
     let sink_now = daemon.until("the loss", || {
         let sink = sink(&daemon, "small");
         (count(&sink, "lost") > 0).then_some(sink)
@@ -310,16 +356,22 @@ fn full() {
     fs::remove_file(&ballast).unwrap();
     let larger = Command::new("mount").args(["-o", "remount,size=64m"]).arg(&disk).status();
     assert!(larger.unwrap().success());
+    collector.come_back();
     daemon.signal(Signal::HUP);
     drained(&daemon, "small");
+    drained(&daemon, "webhook");
     open_files(&daemon, 1);
     daemon.until("the notice", || {
         drained(&daemon, "all");
         drained(&daemon, "small");
-        (account(&lines_of(&small)).1 >= lost).then_some(())
+        drained(&daemon, "webhook");
+        (account(&lines_of(&small)).1 >= lost && account(&collector.got("/")).1 > 0).then_some(())
     });
-    let (whole, told) = account(&lines_of(&small));
-    assert_eq!(whole as u64 + told, account(&lines_of(&all)).0 as u64);
+    let written = account(&lines_of(&all)).0 as u64;
+    for events in [lines_of(&small), collector.got("/")] {
+        let (whole, told) = account(&events);
+        assert_eq!(whole as u64 + told, written);
+    }
     daemon.end(Signal::TERM);
     assert!(Command::new("umount").arg("-l").arg(&disk).status().unwrap().success());
 }

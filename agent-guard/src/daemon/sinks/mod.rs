@@ -18,6 +18,7 @@ mod far_text;
 mod file;
 mod filter;
 mod http;
+mod ledger;
 mod kafka;
 mod otlp;
 mod queue;
@@ -47,13 +48,17 @@ pub use self::{
 use self::{
     counters::Counters,
     entry::{Entry, MAX_LINE},
+    ledger::Ledger,
     queue::Queue,
     spool::Spool,
     transport::FarEnd,
     worker::Worker,
 };
 use super::view;
-use crate::event::{Body, Context, Encoder, Losses, Notice, Record};
+use crate::{
+    event::{Body, Context, Encoder, Losses, Notice, Record},
+    state_dir,
+};
 
 /// How long the end waits for what is still to be delivered. The rest is spooled.
 const FLUSH: Duration = Duration::from_secs(3);
@@ -149,7 +154,7 @@ impl Sink {
     fn open(config: &SinkConfig, spools: &Path, alive: mpsc::Sender<()>) -> anyhow::Result<Self> {
         let far_end = FarEnd::open(&config.to)?;
         let queue = Arc::new(Queue::new(config.queue_bytes));
-        let counters = Arc::new(Counters::default());
+        let counters = Arc::new(open_counters(&config.name)?);
         let spool = match config.spool_bytes {
             0 => None,
             limit => Some(open_spool(config, &spools.join(&config.name), limit, &counters)?),
@@ -190,7 +195,6 @@ impl Sink {
         self.last.get_or_insert_with(last);
         self.tell_losses();
         if !self.push(record, 0) {
-            self.counters.lose_lines(1);
             self.last = Some(last());
             self.complain();
         }
@@ -216,12 +220,13 @@ impl Sink {
         }
     }
 
-    /// Puts a record into the queue, where there is room. It tells of so many lost lines.
+    /// Puts a record into the queue, or counts it where there is no room. It tells of so many lost lines.
     fn push(&mut self, record: &Record, tells: u64) -> bool {
         self.line.clear();
-        self.encoder.encode(record, &mut self.line).is_ok()
-            && self.line.len() <= MAX_LINE
-            && self.queue.push(Entry { line: self.line.split().freeze(), tells })
+        let is_line =
+            self.encoder.encode(record, &mut self.line).is_ok() && self.line.len() <= MAX_LINE;
+        let entry = Entry { line: self.line.split().freeze(), tells };
+        self.counters.take(entry, |entry| is_line && self.queue.push(entry))
     }
 
     fn complain(&mut self) {
@@ -269,6 +274,21 @@ impl Sink {
     }
 }
 
+/// The counters of a sink, with what the last daemon did not come to count.
+fn open_counters(name: &str) -> anyhow::Result<Counters> {
+    let (file, path) = state_dir::open(&format!("sink-{name}")).context("opening its ledger")?;
+    let (ledger, gone) =
+        Ledger::open(&file).with_context(|| format!("opening its ledger {}", path.display()))?;
+    let counters = Counters::new(ledger);
+    if gone > 0 {
+        tracing::error!(
+            "sink {name}: {gone} event(s) were in memory when the last daemon died, and are lost"
+        );
+        counters.lose_lines(gone);
+    }
+    Ok(counters)
+}
+
 fn open_spool(
     config: &SinkConfig,
     directory: &Path,
@@ -286,6 +306,6 @@ fn open_spool(
         );
     }
     counters.lose_lines(lost);
-    counters.untell(spool.take_owed());
+    counters.owe(spool.take_owed());
     Ok(spool)
 }

@@ -181,6 +181,9 @@ impl<T: Transport> Worker<T> {
     /// Notes that the first of what is on its way got there.
     fn arrived(&mut self, lines: usize) {
         self.counters.delivered.fetch_add(lines as u64, Relaxed);
+        if !self.is_stored {
+            self.counters.settle(self.pending.get(..lines).unwrap_or(&self.pending));
+        }
         self.done(lines);
         if lines > 0 {
             self.backoff = Backoff::new();
@@ -214,7 +217,10 @@ impl<T: Transport> Worker<T> {
                 let refused = lines.min(self.pending.len());
                 self.told(&format!("{refused} event(s) are refused for ever and lost: {error}"));
                 for entry in self.pending.iter().take(refused) {
-                    self.counters.lose(entry);
+                    match self.is_stored {
+                        true => self.counters.lose_stored(entry),
+                        false => self.counters.lose(entry),
+                    }
                 }
                 self.done(refused);
             }
@@ -262,9 +268,12 @@ impl<T: Transport> Worker<T> {
         }
         if let Some(store) = &mut self.store {
             let untold = self.counters.take_untold();
-            if let Err(error) = store.spool.owe(untold) {
-                tracing::debug!("sink {}: {error}", self.name);
-                self.counters.untell(untold);
+            match store.spool.owe(untold) {
+                Ok(()) => self.counters.hand_over(untold),
+                Err(error) => {
+                    tracing::debug!("sink {}: {error}", self.name);
+                    self.counters.untell(untold);
+                }
             }
         }
     }
@@ -307,6 +316,7 @@ impl Store {
                 self.fail(name, &error);
                 return false;
             }
+            counters.settle(pending);
         }
         loop {
             let mut entries = queue.take(MOST_LINES, MOST_BYTES);
@@ -321,6 +331,7 @@ impl Store {
                 self.fail(name, &error);
                 break;
             }
+            counters.settle(&entries);
             self.rest = None;
             if is_full {
                 break;

@@ -3,10 +3,12 @@
 use std::{
     collections::VecDeque,
     fs::{self, File, OpenOptions},
-    io::{self, ErrorKind},
+    io::{self, ErrorKind, Read as _, Seek as _, SeekFrom},
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
+
+use bytes::Bytes;
 
 use super::frame::{HEADER, Header};
 use crate::daemon::sinks::entry::Entry;
@@ -121,13 +123,23 @@ impl Segment {
         }
     }
 
-    /// The first entry behind the broken one at `offset` that can be read, as its number and place. `None` where
-    /// there is none, or the broken one does not tell how long it is.
-    pub fn next_readable(&self, mut offset: u64) -> io::Result<Option<(u64, u64)>> {
-        while let Some(header) = self.header(offset)? {
-            offset += (HEADER + header.length) as u64;
-            if let Read::Entry(_, number, _) = self.read(offset)? {
-                return Ok(Some((number, offset)));
+    /// The first entry behind the broken one at `offset` that can be read, as its number and place. It is looked for
+    /// at every byte: a broken one may not tell how long it is.
+    pub fn next_readable(&self, offset: u64) -> io::Result<Option<(u64, u64)>> {
+        let mut bytes = Vec::new();
+        let rest = self.length.saturating_sub(offset);
+        (&self.file).seek(SeekFrom::Start(offset))?;
+        (&self.file).take(rest).read_to_end(&mut bytes)?;
+        // More entries than headers fit there are not.
+        let most = self.first + self.length / HEADER as u64;
+        for at in 1..bytes.len() {
+            let Some(header) = bytes.get(at..).and_then(Header::read) else { continue };
+            let line = bytes.get(at + HEADER..).and_then(|rest| rest.get(..header.length));
+            if (self.first..=most).contains(&header.number)
+                && let Some(line) = line
+                && header.entry(Bytes::copy_from_slice(line)).is_some()
+            {
+                return Ok(Some((header.number, offset + at as u64)));
             }
         }
         Ok(None)

@@ -8,6 +8,7 @@ use std::{
 use tempfile::TempDir;
 
 use super::*;
+use crate::daemon::sinks::ledger::Ledger;
 
 /// What becomes of a delivery; without a step it gets there.
 enum Step {
@@ -87,7 +88,7 @@ impl Bench {
     fn new(room: usize, far_end: Script) -> Self {
         Self {
             queue: Arc::new(Queue::new(room * entry(0).size())),
-            counters: Arc::default(),
+            counters: Arc::new(Counters::new(Ledger::private())),
             far_end,
             spools: tempfile::tempdir().unwrap(),
         }
@@ -108,9 +109,7 @@ impl Bench {
     /// Puts entries in, and counts those for which there is no room, as the daemon's end does.
     fn push(&self, numbers: std::ops::Range<usize>) {
         for number in numbers {
-            if !self.queue.push(entry(number)) {
-                self.counters.lose_lines(1);
-            }
+            let _ = self.counters.take(entry(number), |entry| self.queue.push(entry));
         }
     }
 
