@@ -20,6 +20,8 @@
 mod actor;
 #[path = "enforce/behaviour/mod.rs"]
 mod behaviour;
+#[path = "enforce/clusters.rs"]
+mod clusters;
 #[path = "enforce/code.rs"]
 mod code;
 #[path = "enforce/daemon.rs"]

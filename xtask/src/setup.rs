@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{apt, process::say, toolchain};
 
 /// Debian packages and what each is for.
-const PACKAGES: [(&str, &str); 40] = [
+const PACKAGES: [(&str, &str); 41] = [
     ("gcc", "links every Rust program"),
     ("g++", "links bpf-linker with LLVM"),
     ("libc6-dev", "links every Rust program"),
@@ -34,6 +34,7 @@ const PACKAGES: [(&str, &str); 40] = [
     ("crun", "podman's containers are run by it"),
     ("rsyslog", "takes the tests' events; its service is masked"),
     ("rsyslog-gnutls", "takes the tests' events over TLS"),
+    ("kcat", "is the tests' Kafka cluster, and reads from it"),
     ("logrotate", "rotates the tests' files of events"),
     ("openssl", "makes the tests' certificates"),
     ("containerd", "runs the tests' containers; its service is masked"),

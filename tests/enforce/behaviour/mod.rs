@@ -5,6 +5,7 @@ mod audit;
 mod begin;
 mod bounds;
 mod clock;
+mod clusters;
 mod code;
 mod containers;
 mod daemon;
@@ -74,6 +75,7 @@ pub fn trials() -> Vec<Trial> {
         shared::PROMISES,
         signals::PROMISES,
         sinks::PROMISES,
+        clusters::PROMISES,
         skips::PROMISES,
         sockets::PROMISES,
         swap::PROMISES,

@@ -32,32 +32,32 @@ pub const PROMISES: &[Behaviour] = &[
 ];
 
 /// Has an agent open a file so many times.
-pub(super) fn open_files(daemon: &Daemon, times: usize) {
+pub fn open_files(daemon: &Daemon, times: usize) {
     let script = format!("i=0; while [ $i -lt {times} ]; do : < /etc/hostname; i=$((i+1)); done");
     let status = daemon.inside("/coding", &["/bin/sh", "-c", &script]).status().unwrap();
     assert!(status.success());
 }
 
 /// A daemon with these sinks, and one agent that may do everything.
-pub(super) fn start(daemon: &mut Daemon, sinks: &str) {
+pub fn start(daemon: &mut Daemon, sinks: &str) {
     daemon.configure(sinks);
     daemon.policy("coding", "/coding", ALLOW_ALL);
     daemon.start();
     daemon.make("/coding");
 }
 
-pub(super) fn sink(daemon: &Daemon, name: &str) -> Value {
+pub fn sink(daemon: &Daemon, name: &str) -> Value {
     let status = daemon.view(&["status"]);
     let sinks = status["sinks"].as_array().unwrap().clone();
     sinks.into_iter().find(|sink| sink["name"] == name).unwrap()
 }
 
-pub(super) fn count(sink: &Value, counter: &str) -> u64 {
+pub fn count(sink: &Value, counter: &str) -> u64 {
     sink[counter].as_u64().unwrap_or_else(|| panic!("{counter} in {sink}"))
 }
 
 /// Waits until nothing waits any more.
-pub(super) fn drained(daemon: &Daemon, name: &str) -> Value {
+pub fn drained(daemon: &Daemon, name: &str) -> Value {
     daemon.until("the end of the queue", || {
         let sink = sink(daemon, name);
         (count(&sink, "queue_bytes") + count(&sink, "spooled") == 0 && sink["problem"].is_null())
@@ -89,7 +89,7 @@ pub(super) fn account(events: &[Value]) -> (usize, u64) {
     (whole, lost)
 }
 
-fn lines_of(path: &Path) -> Vec<Value> {
+pub fn lines_of(path: &Path) -> Vec<Value> {
     parse_events(&fs::read_to_string(path).unwrap())
 }
 

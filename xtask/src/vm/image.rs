@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// What the guest has beside Debian's minimal base.
-const PACKAGES: [&str; 34] = [
+const PACKAGES: [&str; 35] = [
     "attr",
     "bind9-dnsutils",
     "bpftool",
@@ -32,6 +32,7 @@ const PACKAGES: [&str; 34] = [
     "gcc",
     "git",
     "iproute2",
+    "kcat",
     "libc6-dev",
     "libcap2-bin",
     "liburing-dev",

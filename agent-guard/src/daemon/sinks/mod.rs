@@ -21,6 +21,7 @@ mod filter;
 mod http;
 mod kafka;
 mod ledger;
+mod ledger;
 mod otlp;
 mod queue;
 mod secret;
