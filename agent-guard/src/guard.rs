@@ -4,17 +4,18 @@ use std::fmt;
 
 use agent_guard_common::{
     hook::Hook,
-    table::{ACCESS_KINDS, Agent, AgentFlag, Effect, NO_RULE, OPERATIONS, Verdict},
+    table::{ACCESS_KINDS, Agent, AgentFlag, Effect, NO_RING, NO_RULE, OPERATIONS, Verdict},
 };
 use aya::{maps::MapError, programs::links::FdLink};
 
 use crate::{
     canary::{self, CanaryError},
-    cgroup::{Cgroup, CgroupError, Cgroups},
+    cgroup::{self, Cgroup, CgroupError, Cgroups},
     kernel::{
         counters::{Counters, HookCounts, SkipCounters, Skips},
         pins::Pins,
-        tables::{InstallError, NO_POLICY, Tables},
+        policies::NO_POLICY,
+        tables::{InstallError, Tables},
     },
     mounts::Mount,
     programs::{Programs, ProgramsError},
@@ -80,6 +81,10 @@ pub struct Guard {
     counters: Counters,
     skips: SkipCounters,
     cgroup: u64,
+    /// Sent once and again: its cgroup and its agent stay for that.
+    canary: Option<(Cgroup, u32)>,
+    /// An agent that nobody belongs to, for a ring buffer that others share.
+    holder: Option<u32>,
     /// Held here as well, so that what is attached does not hang on files alone.
     links: Vec<FdLink>,
 }
@@ -133,6 +138,8 @@ impl Guard {
             weaker_because: Vec::new(),
             programs,
             cgroup,
+            canary: None,
+            holder: None,
             links: Vec::new(),
         })
     }
@@ -155,12 +162,34 @@ impl Guard {
     /// # Errors
     /// The canary came through, or could not be sent.
     pub fn send_canary(&mut self, cgroup: &Cgroup, mounts: &[Mount]) -> Result<(), TierError> {
-        let inner = Cgroup::create_in(cgroup.path(), mounts, "canary")?;
-        let canary = self.tables.add_bound_agent(nothing_allowed(inner.id()))?;
-        let checked = canary::check(self.tier, inner.path());
-        self.tables.remove_agent(inner.id(), canary)?;
-        inner.remove()?;
-        Ok(checked?)
+        let is_gone = |(inner, _): &mut (Cgroup, u32)| cgroup::is_gone(inner.path(), inner.id());
+        if let Some((gone, agent)) = self.canary.take_if(is_gone) {
+            self.tables.remove_agent(gone.id(), agent)?;
+        }
+        let (inner, _) = match &mut self.canary {
+            Some(canary) => canary,
+            none => {
+                let inner = Cgroup::create_in(cgroup.path(), mounts, "canary")?;
+                let agent = self.tables.add_bound_agent(nothing_allowed(inner.id(), NO_RING))?;
+                none.insert((inner, agent))
+            }
+        };
+        Ok(canary::check(self.tier, inner.path())?)
+    }
+
+    /// The key of a ring buffer for all agents that this guard is to put under it: the one with the key `shared`, or
+    /// a new one. It stays until [`Self::end`], and then for as long as an agent has it.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn hold_ring(&mut self, shared: Option<u32>) -> Result<u32, TierError> {
+        let holder = nothing_allowed(self.cgroup, shared.unwrap_or(NO_RING));
+        let (holder, ring) = match shared {
+            Some(ring) => (self.tables.add_agent(holder)?, ring),
+            None => self.tables.add_agent_with_ring(holder)?,
+        };
+        self.holder = Some(holder);
+        Ok(ring)
     }
 
     /// Attaches what goes to an agent's cgroup alone. It stays attached for as long as it is pinned, or what comes
@@ -246,7 +275,9 @@ impl Guard {
     /// Takes everything of `agent`, if there is one, out of the kernel; and the programs, if nobody else uses
     /// them. The cgroup must be empty by now.
     pub fn end(mut self, agent: Option<u32>) -> Result<(), TierError> {
-        let removed = agent.map_or(Ok(()), |agent| self.tables.remove_agent(self.cgroup, agent));
+        let agents = agent.into_iter().chain(self.holder).map(|agent| (self.cgroup, agent));
+        let canary = self.canary.take().map(|(cgroup, agent)| (cgroup.id(), agent));
+        let removed = self.tables.remove_agents(&agents.chain(canary).collect::<Vec<_>>());
         let detached = self.programs.detach_from(self.cgroup);
         self.programs.release()?;
         detached.map_err(ProgramsError::from)?;
@@ -259,7 +290,7 @@ fn in_counters(source: MapError) -> InstallError {
 }
 
 /// An agent whose policy has no tables: whatever it asks for is denied.
-fn nothing_allowed(cgroup: u64) -> Agent {
+fn nothing_allowed(cgroup: u64, ring: u32) -> Agent {
     Agent {
         hash_key: [0; 2],
         self_symbol: 0,
@@ -270,7 +301,8 @@ fn nothing_allowed(cgroup: u64) -> Agent {
         default_egress: Effect::Deny as u8,
         default_listen: Effect::Deny as u8,
         dns_ports: [0; 2],
-        reserved: [0; 6],
+        reserved: [0; 2],
+        ring,
         operations: [Verdict::new(Effect::Deny, NO_RULE); OPERATIONS],
     }
 }

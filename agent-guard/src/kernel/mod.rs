@@ -4,9 +4,12 @@
 pub mod bindings;
 pub mod btf;
 pub mod counters;
+pub mod grace;
 pub mod leases;
 pub mod load;
 pub mod pins;
+pub mod policies;
+pub mod rings;
 mod stand_in;
 pub mod tables;
 pub mod verifier;

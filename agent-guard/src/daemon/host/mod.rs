@@ -3,18 +3,22 @@
 mod adopt;
 mod arrive;
 mod reconcile;
+mod shared;
 mod views;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
+use agent_guard_common::table::NO_RING;
 use anyhow::Context as _;
 use aya::programs::links::FdLink;
 use clap::ValueEnum as _;
 use tokio::{sync::mpsc, task::spawn_local};
 
+use self::shared::Shared;
 use super::{config::Config, frozen::Frozen, policies::Loaded, stream::Stream};
 use crate::{
     cgroup::{self, Cgroup},
@@ -27,7 +31,7 @@ use crate::{
     lack::Lack,
     mounts::{self, Mount},
     policy::Policy,
-    workload::{Terms, Workload, compile},
+    workload::{Installed, MountNames, Terms, Workload, compile},
 };
 
 /// Everything that is under guard.
@@ -38,10 +42,14 @@ pub struct Host {
     /// Where the canary goes.
     home: Cgroup,
     mounts: Vec<Mount>,
+    mount_names: Arc<MountNames>,
     /// Where the cgroup tree is mounted.
     tree: PathBuf,
     stream: Stream,
     lookups: mpsc::Sender<(u32, Told)>,
+    /// The key of the ring buffer that all events go to, once [`Self::adopt`] has one.
+    ring: u32,
+    shared: Shared,
     /// By the directory of its cgroup.
     guarded: BTreeMap<PathBuf, Guarded>,
     /// Cgroups that a policy is for, and why they are not under it.
@@ -96,10 +104,13 @@ impl Host {
             guard,
             bindings,
             home,
+            mount_names: MountNames::new(&mounts),
             mounts,
             tree,
             stream,
             lookups,
+            ring: NO_RING,
+            shared: Shared::default(),
             guarded: BTreeMap::new(),
             refused: BTreeMap::new(),
             left_alone: BTreeMap::new(),
@@ -114,7 +125,7 @@ impl Host {
         let lacks = self.config.allow_degraded.iter().map(|lack| lack.0);
         Terms {
             agent,
-            policy: loaded.policy.as_ref().clone(),
+            policy: Arc::clone(&loaded.policy),
             policy_file: loaded.file.display().to_string(),
             // What allows nothing is the best that there is on every tier.
             allow_degraded: match *loaded.policy.name == *Policy::NOTHING {
@@ -169,16 +180,65 @@ impl Host {
 
     /// Compiles every policy anew, for mounts that have changed.
     pub fn follow_mounts(&mut self, mounts: Vec<Mount>) {
-        self.mounts = mounts;
-        for (path, guarded) in &mut self.guarded {
+        (self.mount_names, self.mounts) = (MountNames::new(&mounts), mounts);
+        self.shared.doubt();
+        let mut under: BTreeMap<u32, Vec<PathBuf>> = BTreeMap::new();
+        for (path, guarded) in &self.guarded {
+            under.entry(guarded.workload.row.policy).or_default().push(path.clone());
+        }
+        let mut moves = Vec::new();
+        for paths in under.into_values() {
             super::alive();
-            if let Err(error) = guarded.workload.follow_mounts(&mut self.guard, &self.mounts) {
-                tracing::error!(
-                    "the mounts changed, and the policy of {} could not be adapted; files on new mounts stay denied: {error:#}",
-                    path.display()
-                );
+            match paths.first().map(|first| self.remount(first)) {
+                Some(Ok(installed)) => {
+                    moves.extend(paths.into_iter().map(|path| (path, Arc::clone(&installed))));
+                }
+                Some(Err(error)) => paths.iter().for_each(|path| tell_stale(path, &error)),
+                None => {}
             }
         }
+        self.move_to(moves);
+    }
+
+    /// The policy of the workload at `path`, installed for the mounts as they are now.
+    fn remount(&mut self, path: &Path) -> anyhow::Result<Arc<Installed>> {
+        let workload = &self.guarded.get(path).context("it has left")?.workload;
+        let policy = Arc::clone(&workload.terms.policy);
+        let mut compiled = compile::for_mounts(&policy, &self.mounts)?;
+        if let Some(installed) = workload.installed() {
+            installed.pin_in(&mut compiled);
+        }
+        let installed = Installed::write(&mut self.guard, compiled, self.home.id())?;
+        self.shared.remounted(&policy, &installed);
+        Ok(installed)
+    }
+
+    /// Puts workloads under their policies for other mounts, all at once.
+    fn move_to(&mut self, moves: Vec<(PathBuf, Arc<Installed>)>) {
+        let row = |(path, installed): &(PathBuf, Arc<Installed>)| {
+            let workload = &self.guarded.get(path)?.workload;
+            Some((workload.handover.agent_id, workload.row_under(installed)))
+        };
+        let rows: Vec<_> = moves.iter().filter_map(row).collect();
+        match self.guard.tables.set_agents(&rows) {
+            Ok(set) => {
+                for ((path, installed), set) in moves.iter().zip(set) {
+                    match (set, self.guarded.get_mut(path)) {
+                        (Ok(()), Some(Guarded { workload, .. })) => {
+                            let names = Arc::clone(&self.mount_names);
+                            workload.remounted(Arc::clone(installed), names);
+                        }
+                        (Err(error), _) => tell_stale(path, &error.into()),
+                        (Ok(()), None) => {}
+                    }
+                }
+            }
+            Err(error) => {
+                let error = error.into();
+                moves.iter().for_each(|(path, _)| tell_stale(path, &error));
+            }
+        }
+        moves.into_iter().for_each(|(_, installed)| self.give_back(installed));
     }
 
     /// Takes an entry of the ring buffer.
@@ -214,6 +274,11 @@ impl Host {
         for guarded in self.guarded.values_mut() {
             guarded.workload.tick(&self.guard, &skips);
         }
+    }
+
+    /// Where the cgroup tree is mounted.
+    pub fn tree(&self) -> &Path {
+        &self.tree
     }
 
     /// Which cgroups are agents', of whatever guard.
@@ -252,6 +317,13 @@ impl Host {
             .iter()
             .filter(move |(_, guarded)| guarded.workload.handover.policy.name() == name)
     }
+}
+
+fn tell_stale(path: &Path, error: &anyhow::Error) {
+    tracing::error!(
+        "the mounts changed, and the policy of {} could not be adapted; files on new mounts stay denied: {error:#}",
+        path.display()
+    );
 }
 
 /// Passes on what the workload's proxy tells.
