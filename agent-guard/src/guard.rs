@@ -112,7 +112,7 @@ impl Guard {
 
     fn of_tier(tier: Tier, cgroup: &Cgroup, mounts: &[Mount]) -> Result<Self, TierError> {
         let mut guard = Self::over(Programs::acquire(tier)?, tier, cgroup.id())?;
-        match guard.sweep(mounts).and_then(|()| guard.prove(cgroup, mounts)) {
+        match guard.sweep(mounts, |_| false).and_then(|()| guard.prove(cgroup, mounts)) {
             Ok(()) => Ok(guard),
             Err(error) => {
                 guard.end(None)?;
@@ -144,17 +144,52 @@ impl Guard {
         })
     }
 
-    /// Takes out what guards left that died early.
-    fn sweep(&mut self, mounts: &[Mount]) -> Result<(), TierError> {
+    /// Takes out what guards left that died early, but for what is of cgroups that are `kept`.
+    fn sweep(&mut self, mounts: &[Mount], kept: impl Fn(u64) -> bool) -> Result<(), TierError> {
         let cgroups = Cgroups::open(mounts)?;
-        self.tables.sweep(|id| cgroups.has_gone(id))?;
-        Ok(self.pins().sweep(|id| cgroups.has_gone(id)).map_err(ProgramsError::from)?)
+        let has_gone = |id| !kept(id) && cgroups.has_gone(id);
+        self.tables.sweep(has_gone)?;
+        Ok(self.pins().sweep(has_gone).map_err(ProgramsError::from)?)
     }
 
-    /// Attaches what goes to the cgroup, and sends the canary.
+    /// Takes out what other guards left, and waits for what they freed, so that whoever comes next need not. What is
+    /// of cgroups that are `kept` stays, whether they are gone or not.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn tidy(&mut self, mounts: &[Mount], kept: impl Fn(u64) -> bool) -> Result<(), TierError> {
+        self.sweep(mounts, kept)?;
+        Ok(self.tables.settle()?)
+    }
+
+    /// Attaches what goes to the cgroup, and sends the canary, unless somebody vouches for these very programs.
     fn prove(&mut self, cgroup: &Cgroup, mounts: &[Mount]) -> Result<(), TierError> {
         self.links = self.take_in(cgroup, mounts)?;
-        self.send_canary(cgroup, mounts)
+        match self.programs.is_vouched_for() {
+            true => Ok(()),
+            false => self.send_canary(cgroup, mounts),
+        }
+    }
+
+    /// Vouches for the programs, by which a canary was just stopped, for as long as this process lives: who comes
+    /// meanwhile sends none.
+    ///
+    /// # Errors
+    /// It can not be written down.
+    pub fn vouch(&mut self) -> Result<(), TierError> {
+        Ok(self.programs.vouch().map_err(ProgramsError::from)?)
+    }
+
+    /// Sends the canary, and vouches for the programs only where it is stopped.
+    ///
+    /// # Errors
+    /// As for [`Self::send_canary`] and [`Self::vouch`].
+    pub fn prove_again(&mut self, cgroup: &Cgroup, mounts: &[Mount]) -> Result<(), TierError> {
+        let proven = self.send_canary(cgroup, mounts);
+        if proven.is_err() {
+            self.programs.withdraw();
+        }
+        proven.and_then(|()| self.vouch())
     }
 
     /// Fails unless the tier stops a canary in the cgroup that it was established for.
@@ -277,7 +312,7 @@ impl Guard {
     pub fn end(mut self, agent: Option<u32>) -> Result<(), TierError> {
         let agents = agent.into_iter().chain(self.holder).map(|agent| (self.cgroup, agent));
         let canary = self.canary.take().map(|(cgroup, agent)| (cgroup.id(), agent));
-        let removed = self.tables.remove_agents(&agents.chain(canary).collect::<Vec<_>>());
+        let removed = self.tables.forget_agents(&agents.chain(canary).collect::<Vec<_>>());
         let detached = self.programs.detach_from(self.cgroup);
         self.programs.release()?;
         detached.map_err(ProgramsError::from)?;

@@ -296,6 +296,23 @@ impl Tables {
     /// Forgets agents, given with their cgroups: these, their events and their counters, and the policies and ring
     /// buffers that no other agent has. Whoever still has the label of one is denied everything.
     pub fn remove_agents(&mut self, agents: &[(u64, u32)]) -> Result<(), InstallError> {
+        match self.take_out(agents)? {
+            Some((turn, policies)) => self.remove_unused(turn, policies),
+            None => Ok(()),
+        }
+    }
+
+    /// As [`Self::remove_agents`], for who is about to go: without waiting. Their policies stay until a guard sweeps,
+    /// as those of one that was killed.
+    pub fn forget_agents(&mut self, agents: &[(u64, u32)]) -> Result<(), InstallError> {
+        self.take_out(agents).map(drop)
+    }
+
+    /// Returns the policies that they had, and the turn in which that is so.
+    fn take_out(
+        &mut self,
+        agents: &[(u64, u32)],
+    ) -> Result<Option<(Turn, BTreeSet<u32>)>, InstallError> {
         let mut policies = BTreeSet::new();
         for (_, id) in agents {
             match self.agents.get(id, 0) {
@@ -305,7 +322,7 @@ impl Tables {
             }
         }
         if policies.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let turn = Grace::turn_to_free()?;
         // First, so that who is killed here leaves the row that all of it is found by.
@@ -329,7 +346,7 @@ impl Tables {
         for ring in self.spare_rings()?.into_iter().skip(SPARE_RINGS) {
             gone(self.grace.rings.remove(&ring)).map_err(in_map("RINGS"))?;
         }
-        self.remove_unused(turn, policies)
+        Ok(Some((turn, policies)))
     }
 
     /// Forgets one agent, as [`Self::remove_agents`] does.
@@ -374,6 +391,11 @@ impl Tables {
         }
         // Nobody comes to have the policy of a guard that is gone.
         self.remove_unused(Grace::turn_to_free()?, left)
+    }
+
+    /// Waits for what rests, so that who inserts next need not.
+    pub fn settle(&mut self) -> Result<(), InstallError> {
+        self.grace.turn_to_insert().map(drop)
     }
 
     /// Makes a change by which tasks of no agent may come to belong to one, or those of an agent to have another

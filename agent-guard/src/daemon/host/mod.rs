@@ -7,7 +7,7 @@ mod shared;
 mod views;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -91,7 +91,7 @@ impl Host {
         let tree =
             mounts::cgroup2(&mounts).context("no cgroup2 file system is mounted")?.to_owned();
         let home = Cgroup::create(&mounts, &format!("daemon-{}", std::process::id()))?;
-        let guard = match Guard::establish(config.tier.into(), &home, &mounts) {
+        let mut guard = match Guard::establish(config.tier.into(), &home, &mounts) {
             Ok(guard) => guard,
             Err(error) => {
                 home.remove()?;
@@ -99,6 +99,7 @@ impl Host {
             }
         };
         let bindings = Bindings::open(guard.pins(), &tree)?;
+        guard.vouch()?;
         Ok(Self {
             config,
             guard,
@@ -274,6 +275,12 @@ impl Host {
         for guarded in self.guarded.values_mut() {
             guarded.workload.tick(&self.guard, &skips);
         }
+        // One whose cgroup has just gone has still to be told of.
+        let own: HashSet<u64> =
+            self.guarded.values().map(|guarded| guarded.workload.handover.cgroup_id).collect();
+        if let Err(error) = self.guard.tidy(&self.mounts, |id| own.contains(&id)) {
+            tracing::error!("what other guards left can not be taken out: {error}");
+        }
     }
 
     /// Where the cgroup tree is mounted.
@@ -294,7 +301,7 @@ impl Host {
     /// # Errors
     /// It came through.
     pub fn prove(&mut self) -> anyhow::Result<()> {
-        Ok(self.guard.send_canary(&self.home, &self.mounts)?)
+        Ok(self.guard.prove_again(&self.home, &self.mounts)?)
     }
 
     /// Leaves everybody confined as they are, to the next daemon.
