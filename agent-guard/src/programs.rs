@@ -245,10 +245,21 @@ fn install(tier: Tier, name: &str, pins: &Pins) -> Result<(), ProgramsError> {
     half.remove()?;
     half.create()?;
     let installed = load_into(tier, &half).and_then(|()| Ok(half.clone().rename_to(pins)?));
+    give_memory_back();
     if installed.is_err() {
         half.remove()?;
     }
     installed
+}
+
+/// Reading the kernel's types takes some 30 MiB for a moment, and the allocator would keep what long-lived values lie
+/// in between.
+fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the call has no preconditions.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 fn load_into(tier: Tier, pins: &Pins) -> Result<(), ProgramsError> {

@@ -87,3 +87,24 @@ impl Turn {
         self.0.write_all_at(b"nothing rests\n", 0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_freed_rests_until_somebody_has_waited() {
+        let turn = Turn(tempfile::tempfile().unwrap());
+        assert!(
+            turn.has_resting().unwrap(),
+            "nobody knows what was freed before the file was made"
+        );
+        turn.end_rest().unwrap();
+        assert!(!turn.has_resting().unwrap());
+        turn.begin_rest().unwrap();
+        assert!(turn.has_resting().unwrap());
+        turn.begin_rest().unwrap();
+        turn.end_rest().unwrap();
+        assert!(!turn.has_resting().unwrap(), "one wait is for all that was freed before");
+    }
+}
