@@ -136,7 +136,8 @@ impl Place {
     /// Waits until as many workloads are under guard as that.
     fn until_guarded(&self, workloads: u32) -> Result<()> {
         let start = Instant::now();
-        while self.ask(&["status"])?["agents"] != workloads {
+        while self.ask(&["status"])?.get("agents").and_then(Value::as_u64) != Some(workloads.into())
+        {
             if start.elapsed() > PATIENCE {
                 bail!("{workloads} workloads are not under guard");
             }
