@@ -49,11 +49,20 @@ pub const LEASE_SLOTS: usize = 16;
 /// Agents at once under one set of programs: a thousand on a host, and canaries.
 pub const MAX_AGENTS: usize = 2048;
 
+/// Rows of counters that an agent has, each for some of the CPUs: few CPUs wait for one another, and many take no
+/// more memory. Not per-CPU memory, of which the kernel has little at hand and gets more only while nobody waits:
+/// agents that come in a burst would be refused. Room for all rows is not taken beforehand.
+pub const COUNTER_ROWS: u32 = 8;
+
 /// Policies in the maps at once: every agent's own and its successor while they are swapped.
 pub const MAX_POLICIES: usize = 2 * MAX_AGENTS;
 
 /// Bytes of an agent's ring buffer: some 40,000 events that nobody has read yet. More are counted as lost.
 pub const RING_BYTES: usize = 8 << 20;
+
+/// Ring buffers that are kept when their agents have ended: who comes next takes one, and so waits for nobody. The
+/// kernel waits until every program has ended when one is made or removed.
+pub const SPARE_RINGS: usize = 2;
 
 /// States of a policy's path automaton: 10,000 rules take a fifth.
 pub const MAX_STATES: usize = 1 << 17;

@@ -7,7 +7,7 @@
 use crate::{
     event::Operation,
     hook::Hook,
-    limits::{LEASE_SLOTS, LEXER_CELLS, LEXER_STATES},
+    limits::{COUNTER_ROWS, LEASE_SLOTS, LEXER_CELLS, LEXER_STATES},
 };
 
 /// What a rule, or a default, says.
@@ -146,10 +146,15 @@ pub struct Agent {
     /// none.
     pub dns_ports: [u16; 2],
     /// Nothing; stands where there would be padding, which the verifier calls unread.
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 2],
+    /// Key in `RINGS` of the ring buffer that its events go to, which others may share.
+    pub ring: u32,
     /// What the policy says of each [`Operation`]; where no rule does, the default with [`NO_RULE`].
     pub operations: [Verdict; OPERATIONS],
 }
+
+/// The key in `RINGS` that no agent has.
+pub const NO_RING: u32 = 0;
 
 /// Room for the verdicts on each kind of [`Operation`], in whole words of eight bytes: the last may be of none.
 pub const OPERATIONS: usize = Operation::ALL.len().next_multiple_of(2);
@@ -296,9 +301,9 @@ pub struct Lexer {
     pub next: [u16; LEXER_CELLS],
     /// Glob class of a name that ends in a state.
     pub accept: [u16; LEXER_STATES],
-    /// Id of the cgroup of the agent that the policy was written for. The kernel side does not read it: once that
-    /// cgroup is gone, everything of the policy can be taken out, whether an agent came to have it or not.
-    pub cgroup: u64,
+    /// Id of the cgroup of the guard that has written the policy. The kernel side does not read it: once that
+    /// cgroup is gone, everything of the policy can be taken out, unless an agent has it.
+    pub writer: u64,
 }
 
 /// Key data of `PREFIXES`, a longest-prefix trie. Policy, family and way are always matched whole:
@@ -503,7 +508,25 @@ pub enum Counter {
 /// Number of [`Counter`] kinds.
 const COUNTER_KINDS: usize = 4;
 
-/// What an agent's actions came to: the value of `COUNTERS`, a row for each hook and CPU, keyed by agent id.
+/// Key of `COUNTERS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CounterKey {
+    /// Agent id.
+    pub agent: u32,
+    /// Which of its [`COUNTER_ROWS`](crate::limits::COUNTER_ROWS) rows.
+    pub row: u32,
+}
+
+impl CounterKey {
+    /// The row of `agent` that this CPU counts in.
+    #[inline(always)]
+    pub const fn of_cpu(agent: u32, cpu: u32) -> Self {
+        Self { agent, row: cpu % COUNTER_ROWS }
+    }
+}
+
+/// What an agent's actions came to, by hook, on the CPUs that share a row: the value of `COUNTERS`.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
 pub struct Counters(pub [u64; COUNTER_KINDS * Hook::TABLE.len()]);
@@ -546,5 +569,6 @@ const _: () = {
     assert!(size_of::<Diverted>() == 24);
     assert!(size_of::<TerminalKey>() == 8);
     assert!(size_of::<Label>() == 24);
+    assert!(size_of::<CounterKey>() == 8);
     assert!(size_of::<Lexer>() == 256 + 8 + 2 * LEXER_CELLS + 2 * LEXER_STATES + 8);
 };

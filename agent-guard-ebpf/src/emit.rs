@@ -3,7 +3,7 @@
 use agent_guard_common::{
     decide::{Decision, Reason},
     event::{Action, EventHeader, Outcome, PATH_ROOM},
-    table::{Agent, AgentFlag, Counter, Effect},
+    table::{Agent, AgentFlag, Counter, Effect, NO_RING},
 };
 use aya_ebpf::helpers::{
     bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid,
@@ -93,18 +93,21 @@ pub fn tell(
     judged: Judged,
     outcome: Outcome,
 ) {
-    let (policy, flags) = policy.map_or((0, AgentFlag::LOG_ALLOWED), |a| (a.policy, a.flags));
+    // Who has no row any more has no ring buffer either.
+    let (policy, flags, ring) = policy.map_or((0, AgentFlag::LOG_ALLOWED, NO_RING), |agent| {
+        (agent.policy, agent.flags, agent.ring)
+    });
     let who = u64::from(caller.agent) | u64::from(policy) << 32;
     let what =
         caller.hook as u64 | (action as u64) << 8 | (outcome as u64) << 16 | u64::from(flags) << 32;
-    tell_of(scratch, who, what, judged.0);
+    tell_of(scratch, who, what, judged.0, ring.into());
 }
 
 /// A global function for the verifier, which checks it once by itself, and so takes numbers: agent |
-/// policy << 32; hook | action << 8 | outcome << 16 | flags of the agent << 32; and [`Judged`].
+/// policy << 32; hook | action << 8 | outcome << 16 | flags of the agent << 32; [`Judged`]; and [`Agent::ring`].
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn tell_of(scratch: *mut Scratch, who: u64, what: u64, judged: u64) -> u64 {
+extern "C" fn tell_of(scratch: *mut Scratch, who: u64, what: u64, judged: u64, ring: u64) -> u64 {
     // SAFETY: the caller holds the slot; the verifier has the null case looked at.
     let Some(memory) = (unsafe { scratch.as_mut() }) else { return 1 };
     let (hook, outcome, flags) = (what as u8, (what >> 16) as u8, (what >> 32) as u32);
@@ -134,7 +137,7 @@ extern "C" fn tell_of(scratch: *mut Scratch, who: u64, what: u64, judged: u64) -
     header.reason = decision.reason as u8;
     header.rule = decision.rule;
     fill_caller(header);
-    if !send(agent, memory) {
+    if !send(ring as u32, memory) {
         count(Counter::Lost);
     }
     0
@@ -164,12 +167,12 @@ fn parent(task: u64) -> Result<u32, Reason> {
 
 /// Sends the event with the first `path_len` bytes of its path; false where it is lost.
 #[inline(always)]
-fn send(agent: u32, memory: &mut Scratch) -> bool {
+fn send(ring: u32, memory: &mut Scratch) -> bool {
     let path_len = memory.path_len;
     if path_len > PATH_ROOM as u64 {
         return false;
     }
-    let Some(ring) = maps::ring(agent) else { return false };
+    let Some(ring) = maps::ring(ring) else { return false };
     memory.header.path_len = path_len as u32;
     // SAFETY: the header and `PATH_ROOM` bytes of path lie behind one another in the slot.
     let sent = unsafe {

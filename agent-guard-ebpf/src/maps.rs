@@ -8,13 +8,14 @@ use agent_guard_common::{
     event::{EventHeader, PATH_ROOM},
     hook::Hook,
     limits::{
-        ALL_LEASES, MAX_AGENTS, MAX_ALIASES, MAX_ALL_INTERVALS, MAX_DEPTH, MAX_EDGES, MAX_PINS,
-        MAX_POLICIES, MAX_PREFIXES, MAX_STARTS, MAX_STATES, MAX_TERMINALS, RING_BYTES, ROOM,
+        ALL_LEASES, COUNTER_ROWS, MAX_AGENTS, MAX_ALIASES, MAX_ALL_INTERVALS, MAX_DEPTH, MAX_EDGES,
+        MAX_PINS, MAX_POLICIES, MAX_PREFIXES, MAX_STARTS, MAX_STATES, MAX_TERMINALS, RING_BYTES,
+        ROOM,
     },
     table::{
-        Agent, Alias, ChangeTime, Counter, Counters, Diverted, EdgeKey, Family, FileKey, Interval,
-        IntervalKey, Label, Lease, LeaseKey, Lexer, PREFIX_BASE_BITS, PortSet, PrefixKey, StartKey,
-        State, StateKey, TerminalKey, Verdict, Way,
+        Agent, Alias, ChangeTime, Counter, CounterKey, Counters, Diverted, EdgeKey, Family,
+        FileKey, Interval, IntervalKey, Label, Lease, LeaseKey, Lexer, NO_RING, PREFIX_BASE_BITS,
+        PortSet, PrefixKey, StartKey, State, StateKey, TerminalKey, Verdict, Way,
     },
 };
 use aya_ebpf::{
@@ -23,11 +24,10 @@ use aya_ebpf::{
         bpf_map_type::{BPF_MAP_TYPE_INODE_STORAGE, BPF_MAP_TYPE_TASK_STORAGE},
         bpf_sock, task_struct,
     },
-    btf_maps::{
-        HashMap, HashOfMaps, LpmTrie, PerCpuArray, PerCpuHashMap, RingBuf, SkStorage, lpm_trie::Key,
-    },
+    btf_maps::{HashMap, HashOfMaps, LpmTrie, PerCpuArray, RingBuf, SkStorage, lpm_trie::Key},
     helpers::generated::{
-        bpf_inode_storage_get, bpf_ktime_get_boot_ns, bpf_sk_storage_get, bpf_task_storage_get,
+        bpf_get_smp_processor_id, bpf_inode_storage_get, bpf_ktime_get_boot_ns, bpf_sk_storage_get,
+        bpf_task_storage_get,
     },
     macros::btf_map,
 };
@@ -76,11 +76,12 @@ static LEASES: HashMap<LeaseKey, Lease, ALL_LEASES, LAZY> = HashMap::new();
 static TERMINALS: HashMap<TerminalKey, u64, MAX_TERMINALS, LAZY> = HashMap::new();
 #[btf_map]
 static DIVERTED: SkStorage<Diverted> = SkStorage::new();
-/// Where the events of each agent go. One that floods its own loses nobody else's.
+/// Where events go, by [`Agent::ring`]. An agent that floods its own loses nobody else's.
 #[btf_map]
 static RINGS: HashOfMaps<u32, RingBuf<EventHeader, RING_BYTES>, MAX_AGENTS> = HashOfMaps::new();
 #[btf_map]
-static COUNTERS: PerCpuHashMap<u32, Counters, MAX_AGENTS, LAZY> = PerCpuHashMap::new();
+static COUNTERS: HashMap<CounterKey, Counters, { MAX_AGENTS * COUNTER_ROWS as usize }, LAZY> =
+    HashMap::new();
 #[btf_map]
 static LABELS: ObjectStorage<Label, TASK_STORAGE> = ObjectStorage::new();
 #[btf_map]
@@ -323,14 +324,18 @@ pub fn set_terminal(key: TerminalKey, cgroup: Option<u64>) {
     }
 }
 
-/// The ring buffer of an agent, which may have ended.
+/// The ring buffer with this key, which may be gone.
 #[inline(always)]
-pub fn ring(agent: u32) -> Option<*mut c_void> {
+pub fn ring(key: u32) -> Option<*mut c_void> {
+    // Guards write something else there.
+    if key == NO_RING {
+        return None;
+    }
     // SAFETY: what is found is only passed to a helper.
-    unsafe { RINGS.get(&agent) }.map(|ring| core::ptr::from_ref(ring).cast_mut().cast())
+    unsafe { RINGS.get(&key) }.map(|ring| core::ptr::from_ref(ring).cast_mut().cast())
 }
 
-/// The counters of one agent on this CPU.
+/// The counters of one agent for this CPU, and some others.
 #[derive(Clone, Copy)]
 pub struct AgentCounters(*mut Counters);
 
@@ -338,7 +343,9 @@ impl AgentCounters {
     /// Those of `agent`, which may have ended.
     #[inline(always)]
     pub fn of(agent: u32) -> Option<Self> {
-        COUNTERS.get_ptr_mut(agent).map(Self)
+        // SAFETY: the helper has no preconditions.
+        let cpu = unsafe { bpf_get_smp_processor_id() };
+        COUNTERS.get_ptr_mut(CounterKey::of_cpu(agent, cpu)).map(Self)
     }
 
     /// Adds one to a counter of the hook with this number.
@@ -351,8 +358,8 @@ impl AgentCounters {
         if index >= Counters::COUNT {
             return;
         }
-        // SAFETY: the row is live and this CPU's, and the index lies in it. A program preempted between load
-        // and store could lose an addition, so it is one instruction; `core` has no atomic addition for BPF.
+        // SAFETY: the row is live, and the index lies in it. Others add to it meanwhile, so it is one instruction;
+        // `core` has no atomic addition for BPF.
         unsafe {
             let value = (&raw mut (*self.0).0).cast::<u64>().add(index);
             core::arch::asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) value, in(reg) 1u64);

@@ -4,17 +4,18 @@ use std::fmt;
 
 use agent_guard_common::{
     hook::Hook,
-    table::{ACCESS_KINDS, Agent, AgentFlag, Effect, NO_RULE, OPERATIONS, Verdict},
+    table::{ACCESS_KINDS, Agent, AgentFlag, Effect, NO_RING, NO_RULE, OPERATIONS, Verdict},
 };
 use aya::{maps::MapError, programs::links::FdLink};
 
 use crate::{
     canary::{self, CanaryError},
-    cgroup::{Cgroup, CgroupError, Cgroups},
+    cgroup::{self, Cgroup, CgroupError, Cgroups},
     kernel::{
         counters::{Counters, HookCounts, SkipCounters, Skips},
         pins::Pins,
-        tables::{InstallError, NO_POLICY, Tables},
+        policies::NO_POLICY,
+        tables::{InstallError, Tables},
     },
     mounts::Mount,
     programs::{Programs, ProgramsError},
@@ -80,6 +81,10 @@ pub struct Guard {
     counters: Counters,
     skips: SkipCounters,
     cgroup: u64,
+    /// Sent once and again: its cgroup and its agent stay for that.
+    canary: Option<(Cgroup, u32)>,
+    /// An agent that nobody belongs to, for a ring buffer that others share.
+    holder: Option<u32>,
     /// Held here as well, so that what is attached does not hang on files alone.
     links: Vec<FdLink>,
 }
@@ -107,7 +112,7 @@ impl Guard {
 
     fn of_tier(tier: Tier, cgroup: &Cgroup, mounts: &[Mount]) -> Result<Self, TierError> {
         let mut guard = Self::over(Programs::acquire(tier)?, tier, cgroup.id())?;
-        match guard.sweep(mounts).and_then(|()| guard.prove(cgroup, mounts)) {
+        match guard.sweep(mounts, |_| false).and_then(|()| guard.prove(cgroup, mounts)) {
             Ok(()) => Ok(guard),
             Err(error) => {
                 guard.end(None)?;
@@ -133,21 +138,58 @@ impl Guard {
             weaker_because: Vec::new(),
             programs,
             cgroup,
+            canary: None,
+            holder: None,
             links: Vec::new(),
         })
     }
 
-    /// Takes out what guards left that died early.
-    fn sweep(&mut self, mounts: &[Mount]) -> Result<(), TierError> {
+    /// Takes out what guards left that died early, but for what is of cgroups that are `kept`.
+    fn sweep(&mut self, mounts: &[Mount], kept: impl Fn(u64) -> bool) -> Result<(), TierError> {
         let cgroups = Cgroups::open(mounts)?;
-        self.tables.sweep(|id| cgroups.has_gone(id))?;
-        Ok(self.pins().sweep(|id| cgroups.has_gone(id)).map_err(ProgramsError::from)?)
+        let has_gone = |id| !kept(id) && cgroups.has_gone(id);
+        self.tables.sweep(has_gone)?;
+        Ok(self.pins().sweep(has_gone).map_err(ProgramsError::from)?)
     }
 
-    /// Attaches what goes to the cgroup, and sends the canary.
+    /// Takes out what other guards left, and waits for what they freed, so that whoever comes next need not. What is
+    /// of cgroups that are `kept` stays, whether they are gone or not.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn tidy(&mut self, mounts: &[Mount], kept: impl Fn(u64) -> bool) -> Result<(), TierError> {
+        self.sweep(mounts, kept)?;
+        Ok(self.tables.settle()?)
+    }
+
+    /// Attaches what goes to the cgroup, and sends the canary, unless somebody vouches for these very programs.
     fn prove(&mut self, cgroup: &Cgroup, mounts: &[Mount]) -> Result<(), TierError> {
         self.links = self.take_in(cgroup, mounts)?;
-        self.send_canary(cgroup, mounts)
+        match self.programs.is_vouched_for() {
+            true => Ok(()),
+            false => self.send_canary(cgroup, mounts),
+        }
+    }
+
+    /// Vouches for the programs, by which a canary was just stopped, for as long as this process lives: who comes
+    /// meanwhile sends none.
+    ///
+    /// # Errors
+    /// It can not be written down.
+    pub fn vouch(&mut self) -> Result<(), TierError> {
+        Ok(self.programs.vouch().map_err(ProgramsError::from)?)
+    }
+
+    /// Sends the canary, and vouches for the programs only where it is stopped.
+    ///
+    /// # Errors
+    /// As for [`Self::send_canary`] and [`Self::vouch`].
+    pub fn prove_again(&mut self, cgroup: &Cgroup, mounts: &[Mount]) -> Result<(), TierError> {
+        let proven = self.send_canary(cgroup, mounts);
+        if proven.is_err() {
+            self.programs.withdraw();
+        }
+        proven.and_then(|()| self.vouch())
     }
 
     /// Fails unless the tier stops a canary in the cgroup that it was established for.
@@ -155,12 +197,34 @@ impl Guard {
     /// # Errors
     /// The canary came through, or could not be sent.
     pub fn send_canary(&mut self, cgroup: &Cgroup, mounts: &[Mount]) -> Result<(), TierError> {
-        let inner = Cgroup::create_in(cgroup.path(), mounts, "canary")?;
-        let canary = self.tables.add_bound_agent(nothing_allowed(inner.id()))?;
-        let checked = canary::check(self.tier, inner.path());
-        self.tables.remove_agent(inner.id(), canary)?;
-        inner.remove()?;
-        Ok(checked?)
+        let is_gone = |(inner, _): &mut (Cgroup, u32)| cgroup::is_gone(inner.path(), inner.id());
+        if let Some((gone, agent)) = self.canary.take_if(is_gone) {
+            self.tables.remove_agent(gone.id(), agent)?;
+        }
+        let (inner, _) = match &mut self.canary {
+            Some(canary) => canary,
+            none => {
+                let inner = Cgroup::create_in(cgroup.path(), mounts, "canary")?;
+                let agent = self.tables.add_bound_agent(nothing_allowed(inner.id(), NO_RING))?;
+                none.insert((inner, agent))
+            }
+        };
+        Ok(canary::check(self.tier, inner.path())?)
+    }
+
+    /// The key of a ring buffer for all agents that this guard is to put under it: the one with the key `shared`, or
+    /// a new one. It stays until [`Self::end`], and then for as long as an agent has it.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn hold_ring(&mut self, shared: Option<u32>) -> Result<u32, TierError> {
+        let holder = nothing_allowed(self.cgroup, shared.unwrap_or(NO_RING));
+        let (holder, ring) = match shared {
+            Some(ring) => (self.tables.add_agent(holder)?, ring),
+            None => self.tables.add_agent_with_ring(holder)?,
+        };
+        self.holder = Some(holder);
+        Ok(ring)
     }
 
     /// Attaches what goes to an agent's cgroup alone. It stays attached for as long as it is pinned, or what comes
@@ -246,7 +310,9 @@ impl Guard {
     /// Takes everything of `agent`, if there is one, out of the kernel; and the programs, if nobody else uses
     /// them. The cgroup must be empty by now.
     pub fn end(mut self, agent: Option<u32>) -> Result<(), TierError> {
-        let removed = agent.map_or(Ok(()), |agent| self.tables.remove_agent(self.cgroup, agent));
+        let agents = agent.into_iter().chain(self.holder).map(|agent| (self.cgroup, agent));
+        let canary = self.canary.take().map(|(cgroup, agent)| (cgroup.id(), agent));
+        let removed = self.tables.forget_agents(&agents.chain(canary).collect::<Vec<_>>());
         let detached = self.programs.detach_from(self.cgroup);
         self.programs.release()?;
         detached.map_err(ProgramsError::from)?;
@@ -259,7 +325,7 @@ fn in_counters(source: MapError) -> InstallError {
 }
 
 /// An agent whose policy has no tables: whatever it asks for is denied.
-fn nothing_allowed(cgroup: u64) -> Agent {
+fn nothing_allowed(cgroup: u64, ring: u32) -> Agent {
     Agent {
         hash_key: [0; 2],
         self_symbol: 0,
@@ -270,7 +336,8 @@ fn nothing_allowed(cgroup: u64) -> Agent {
         default_egress: Effect::Deny as u8,
         default_listen: Effect::Deny as u8,
         dns_ports: [0; 2],
-        reserved: [0; 6],
+        reserved: [0; 2],
+        ring,
         operations: [Verdict::new(Effect::Deny, NO_RULE); OPERATIONS],
     }
 }

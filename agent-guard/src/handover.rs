@@ -50,7 +50,7 @@ pub struct Handover {
     /// The policy.
     pub policy: PolicyName,
     /// Its rules, by id.
-    pub rules: Vec<RuleName>,
+    pub rules: Arc<[RuleName]>,
     /// How often the kernel had skipped the program of each hook before the agent came.
     pub skipped: Skips,
     /// Where its events go, if to a file.
@@ -132,7 +132,7 @@ impl Handover {
     }
 
     /// The rules as events call them.
-    pub fn rules(&self) -> Vec<Arc<Rule>> {
+    pub fn rules(&self) -> Arc<[Arc<Rule>]> {
         let rule =
             |RuleName { label, line, class }: RuleName| Arc::new(Rule { label, line, class });
         self.rules.iter().cloned().map(rule).collect()

@@ -5,9 +5,9 @@
 
 use std::{
     fs::{self, File},
-    io,
-    os::fd::OwnedFd,
-    path::PathBuf,
+    io::{self, Read as _},
+    os::{fd::OwnedFd, unix::fs::FileExt as _},
+    path::{Path, PathBuf},
 };
 
 use agent_guard_common::hook::{Hook, HookSpec, HookTier, Need};
@@ -54,6 +54,9 @@ pub enum ProgramsError {
     State(#[from] io::Error),
 }
 
+/// Bytes that are read of what somebody vouches for: a line of at most eleven for each hook.
+const MAX_VOUCHER: u64 = 16 << 10;
+
 /// The programs of a tier, in force.
 #[derive(Debug)]
 pub struct Programs {
@@ -62,6 +65,8 @@ pub struct Programs {
     /// The links of what is attached for the whole host, so that it does not hang on files alone.
     _links: Vec<FdLink>,
     users: Users,
+    /// Locked while this process vouches for them.
+    voucher: Option<File>,
 }
 
 /// A file that everyone who uses the programs has locked with others.
@@ -95,7 +100,7 @@ impl Programs {
         let pins = Pins::of(&name);
         let installed = if pins.exists() { Ok(()) } else { install(tier, &name, &pins) };
         match installed.and_then(|()| read_back(tier, &pins)) {
-            Ok(links) => Ok(Self { name, pins, _links: links, users }),
+            Ok(links) => Ok(Self { name, pins, _links: links, users, voucher: None }),
             Err(error) => {
                 if !pins.exists() && users.is_alone() {
                     fs::remove_file(&users.path)?;
@@ -111,7 +116,7 @@ impl Programs {
         let users = Users::join(&name)?;
         let pins = Pins::of(&name);
         let links = host_links(&pins)?;
-        Ok(Self { name, pins, _links: links, users })
+        Ok(Self { name, pins, _links: links, users, voucher: None })
     }
 
     /// What a successor finds them by.
@@ -161,6 +166,55 @@ impl Programs {
         self.pins.of_cgroup(cgroup).remove()
     }
 
+    /// Says that a canary was stopped by them, for as long as this process lives and does not [`Self::withdraw`].
+    /// A process that looks finds the file locked, and the ids of the programs in it.
+    ///
+    /// # Errors
+    /// The file could not be written, or somebody else vouches.
+    pub fn vouch(&mut self) -> Result<(), PinsError> {
+        if self.voucher.is_some() {
+            return Ok(());
+        }
+        let ids = self.ids()?;
+        let path = Path::new(state_dir::PATH).join(self.voucher_name());
+        let vouch = || {
+            let (file, _) = state_dir::open(&self.voucher_name())?;
+            flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+            file.set_len(0)?;
+            file.write_all_at(ids.as_bytes(), 0)?;
+            Ok(file)
+        };
+        let file = vouch().map_err(|source| PinsError::Io { action: "writing", path, source })?;
+        self.voucher = Some(file);
+        Ok(())
+    }
+
+    /// Vouches for them no more.
+    pub fn withdraw(&mut self) {
+        self.voucher = None;
+    }
+
+    /// Whether a process that lives has seen a canary stopped by these very programs. Where that can not be told it
+    /// has not.
+    pub fn is_vouched_for(&self) -> bool {
+        let Ok(file) = File::open(Path::new(state_dir::PATH).join(self.voucher_name())) else {
+            return false;
+        };
+        let is_held = flock(&file, FlockOperation::NonBlockingLockShared).is_err();
+        is_held
+            && io::read_to_string(file.take(MAX_VOUCHER))
+                .is_ok_and(|told| self.ids().is_ok_and(|ids| !ids.is_empty() && told == ids))
+    }
+
+    fn voucher_name(&self) -> String {
+        format!("{}.proven", self.name)
+    }
+
+    /// The ids of the programs. The kernel gives none twice until it has given all.
+    fn ids(&self) -> Result<String, PinsError> {
+        self.pins.hooks().map(|spec| Ok(format!("{}\n", self.pins.program(spec)?.0.id()))).collect()
+    }
+
     /// Gives them back. The last user of all takes them out of the kernel, unless an agent is there that
     /// has lost its guard.
     pub fn release(self) -> Result<(), ProgramsError> {
@@ -169,6 +223,10 @@ impl Programs {
             return Ok(());
         }
         self.pins.remove()?;
+        match fs::remove_file(Path::new(state_dir::PATH).join(self.voucher_name())) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
         Ok(fs::remove_file(&self.users.path)?)
     }
 }
@@ -187,10 +245,21 @@ fn install(tier: Tier, name: &str, pins: &Pins) -> Result<(), ProgramsError> {
     half.remove()?;
     half.create()?;
     let installed = load_into(tier, &half).and_then(|()| Ok(half.clone().rename_to(pins)?));
+    give_memory_back();
     if installed.is_err() {
         half.remove()?;
     }
     installed
+}
+
+/// Reading the kernel's types takes some 30 MiB for a moment, and the allocator would keep what long-lived values lie
+/// in between.
+fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the call has no preconditions.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 fn load_into(tier: Tier, pins: &Pins) -> Result<(), ProgramsError> {

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -46,8 +46,11 @@ pub fn open(name: &str) -> io::Result<(File, PathBuf)> {
 }
 
 /// The right to change what all guards of this host share. One has it at a time.
+///
+/// Its file says whether entries of maps rest: were freed, and may still be held by a program that ran then. It is
+/// empty while some may, also where it was just made: what is cut off or never written errs on the safe side.
 #[derive(Debug)]
-pub struct Turn(#[expect(dead_code, reason = "it is locked for as long as it is open")] File);
+pub struct Turn(File);
 
 impl Turn {
     /// Waits for it.
@@ -58,5 +61,50 @@ impl Turn {
         let (file, _) = open(TURN)?;
         flock(&file, FlockOperation::LockExclusive)?;
         Ok(Self(file))
+    }
+
+    /// Whether entries rest.
+    ///
+    /// # Errors
+    /// The file can not be read.
+    pub fn has_resting(&self) -> io::Result<bool> {
+        Ok(self.0.metadata()?.len() == 0)
+    }
+
+    /// Says that entries rest from here on. To be said before the first is freed.
+    ///
+    /// # Errors
+    /// The file could not be cut; then nothing may be freed.
+    pub fn begin_rest(&self) -> io::Result<()> {
+        self.0.set_len(0)
+    }
+
+    /// Says that none rests any more: every program has ended that ran when the last was freed.
+    ///
+    /// # Errors
+    /// The file could not be written; then the next one waits once more.
+    pub fn end_rest(&self) -> io::Result<()> {
+        self.0.write_all_at(b"nothing rests\n", 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_freed_rests_until_somebody_has_waited() {
+        let turn = Turn(tempfile::tempfile().unwrap());
+        assert!(
+            turn.has_resting().unwrap(),
+            "nobody knows what was freed before the file was made"
+        );
+        turn.end_rest().unwrap();
+        assert!(!turn.has_resting().unwrap());
+        turn.begin_rest().unwrap();
+        assert!(turn.has_resting().unwrap());
+        turn.begin_rest().unwrap();
+        turn.end_rest().unwrap();
+        assert!(!turn.has_resting().unwrap(), "one wait is for all that was freed before");
     }
 }

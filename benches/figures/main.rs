@@ -4,6 +4,7 @@
 mod clock;
 mod crowd;
 mod events;
+mod host;
 mod policy;
 
 use std::path::PathBuf;
@@ -48,6 +49,20 @@ enum What {
         #[arg(long)]
         tier: TierName,
     },
+    /// Starts the daemon with a host full of workloads, and tells what it takes
+    Host {
+        /// How many
+        workloads: u32,
+        /// Rules of the policy that all are under
+        #[arg(long, default_value_t = 100)]
+        rules: u32,
+        /// The daemon's program
+        #[arg(long)]
+        program: PathBuf,
+        /// The tier in force
+        #[arg(long)]
+        tier: TierName,
+    },
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -73,5 +88,8 @@ fn main() -> Result<()> {
             policy::measure(cli.clock, &file, tier.map(Tier::from))
         }
         Some(What::Crowd { agents, policy, tier }) => crowd::add(agents, &policy, tier.into()),
+        Some(What::Host { workloads, rules, program, tier }) => {
+            host::measure(&program, Tier::from(tier).name(), workloads, rules)
+        }
     }
 }

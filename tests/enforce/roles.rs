@@ -59,6 +59,7 @@ pub fn play(arguments: &[String]) {
         ["keep-trying", secret] => keep_trying(secret),
         ["flood", endpoint, secret, parts @ ..] => flood(endpoint, secret, parts),
         ["alternate", allowed, denied, mounted] => alternate(allowed, denied, mounted),
+        ["changes", files @ ..] => changes(files),
         ["each", ways @ ..] => ways.split(|word| *word == "--").for_each(one_way),
         ["io-uring"] => say(try_in_child(io_uring)),
         ["raw-tcp"] => say(try_in_child(raw_tcp)),
@@ -419,6 +420,25 @@ fn flood(endpoint: &str, secret: &str, parts: &[&str]) {
     }
     wait_for_signal(&set);
     say(try_in_child(|| open(secret)));
+}
+
+/// Opens each file in turn, until SIGUSR1 comes, and says of each when another thing came of it than before.
+fn changes(files: &[&str]) {
+    let set = block(&[libc::SIGUSR1]);
+    let mut before = vec![None; files.len()];
+    loop {
+        for (file, before) in files.iter().zip(&mut before) {
+            let end = try_in_child(|| open(file)).end;
+            if before.replace(end) != Some(end) {
+                println!("{file} {end:?}");
+            }
+        }
+        let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: an initialised set, no room for details, and a time.
+        if unsafe { libc::sigtimedwait(&set, std::ptr::null_mut(), &now) } == libc::SIGUSR1 {
+            return;
+        }
+    }
 }
 
 /// Opens in turn what is always allowed, what is always denied, and what lies on a mount that comes

@@ -4,6 +4,7 @@ use std::{
     ffi::OsString,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
+    sync::Arc,
 };
 
 use agent_guard_common::decide::DNS_PORT;
@@ -131,7 +132,7 @@ pub fn run(args: RunArgs) -> Result<u8, Failure> {
         terms: Terms {
             container: None,
             agent: args.agent.unwrap_or_else(|| policy.name.clone()).to_string(),
-            policy,
+            policy: Arc::new(policy),
             policy_file,
             allow_degraded: args.allow_degraded,
             tell_allowed: args.events.is_some(),

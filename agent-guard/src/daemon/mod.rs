@@ -57,8 +57,11 @@ use self::{
     watch::{Change, Watch},
 };
 use crate::{
-    kernel::{fill::Positions, tables::readable},
-    mounts::{self, MountTable},
+    kernel::{
+        fill::Positions,
+        rings::{drain, readable},
+    },
+    mounts::MountTable,
     policy::Policy,
     state_dir,
 };
@@ -103,7 +106,6 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("collecting signals")?;
     let table = MountTable::open().context("opening the mount table")?;
     let mounts = table.read().context("reading the mount table")?;
-    let mount = mounts::cgroup2(&mounts).context("no cgroup2 file system is mounted")?.to_owned();
 
     alive();
     let (calls, mut asked) = mpsc::channel(MAX_CALLS);
@@ -131,7 +133,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let backlog = Positions::of(&ring, RING_BYTES).context("mapping the ring buffer")?;
     let ring = readable(ring)?;
     let mut daemon = Daemon { config, policies, host, ring, backlog, stream, unproven: false };
-    let mut tree = Tree::open(&mount).context("watching the cgroup tree")?;
+    let mut tree = Tree::open(daemon.host.tree()).context("watching the cgroup tree")?;
     daemon.host.reconcile(&daemon.policies).await;
     for cgroup in tree.scan() {
         daemon.arrive(&cgroup, None).await;
@@ -196,7 +198,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             _ = ticks.tick() => {
                 daemon.host.tick();
                 daemon.stream.tick();
-                daemon.host.retry(&daemon.policies, daemon.ring.get_ref()).await;
+                daemon.host.retry(&daemon.policies).await;
                 if daemon.unproven && let Err(error) = daemon.prove() {
                     tracing::error!("{error:#}");
                 }
@@ -209,13 +211,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             Some((agent, told)) = lookups.recv() => daemon.host.lookup(agent, told),
             ready = daemon.ring.readable_mut() => {
                 let mut ready = ready?;
-                let ring = ready.get_inner_mut();
-                let mut left = MAX_EVENTS;
-                while left > 0 && let Some(entry) = ring.next() {
-                    daemon.host.event(&entry);
-                    left -= 1;
-                }
-                if left > 0 {
+                if drain(ready.get_inner_mut(), MAX_EVENTS, |entry| daemon.host.event(entry)) {
                     ready.clear_ready();
                 }
             }
@@ -266,7 +262,7 @@ struct Daemon {
 
 impl Daemon {
     async fn arrive(&mut self, cgroup: &Path, held: Option<Frozen>) {
-        self.host.arrive(cgroup, held, &self.policies, self.ring.get_ref()).await;
+        self.host.arrive(cgroup, held, &self.policies).await;
     }
 
     /// Who is in cgroups that were made waits from here on, until it is the turn of each.
@@ -293,14 +289,7 @@ impl Daemon {
     /// All that was told by now: what a workload has done is told before it is forgotten. What others tell
     /// meanwhile without an end waits.
     fn take_events(&mut self) {
-        let ring = self.ring.get_mut();
-        let mut left = MOST_EVENTS;
-        while left > 0
-            && let Some(entry) = ring.next()
-        {
-            self.host.event(&entry);
-            left -= 1;
-        }
+        drain(self.ring.get_mut(), MOST_EVENTS, |entry| self.host.event(entry));
     }
 
     /// Reads the policy directory, and puts everybody under the policies as they are now. What comes back is how

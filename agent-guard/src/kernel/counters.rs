@@ -1,4 +1,4 @@
-//! The counters of our programs, summed over the CPUs, and the kernel's own of how often it did not run
+//! The counters of our programs, summed over their rows, and the kernel's own of how often it did not run
 //! them.
 
 use std::{
@@ -8,9 +8,10 @@ use std::{
 
 use agent_guard_common::{
     hook::{Hook, HookSpec},
-    table::{self, Counter},
+    limits::COUNTER_ROWS,
+    table::{self, Counter, CounterKey},
 };
-use aya::maps::{MapData, MapError, PerCpuHashMap};
+use aya::maps::{HashMap, MapData, MapError};
 use serde::{Deserialize, Serialize};
 
 use super::{Row, pins::Pins};
@@ -60,7 +61,7 @@ impl SkipCounters {
 
 /// The counters of all agents.
 pub struct Counters {
-    map: PerCpuHashMap<MapData, u32, Row<table::Counters>>,
+    map: HashMap<MapData, Row<CounterKey>, Row<table::Counters>>,
 }
 
 impl Counters {
@@ -82,7 +83,8 @@ impl Counters {
         before: &Skips,
         now: &Skips,
     ) -> Result<Vec<(Hook, HookCounts)>, MapError> {
-        let rows = self.map.get(&agent, 0)?;
+        let row = |row| self.map.get(&Row(CounterKey { agent, row }), 0);
+        let rows = (0..COUNTER_ROWS).map(row).collect::<Result<Vec<_>, _>>()?;
         let nothing = || std::iter::repeat(&0);
         let skipped = now.0.iter().chain(nothing()).zip(before.0.iter().chain(nothing()));
         let of = |(spec, (now, before)): (&HookSpec, (&u64, &u64))| {

@@ -2,13 +2,9 @@
 
 use agent_guard_common::table::{Lease, LeaseKey};
 use anyhow::{Context as _, ensure};
-use aya::maps::{HashMap, MapData, MapError};
+use aya::maps::{HashMap, MapData};
 
-use super::{
-    Row,
-    pins::Pins,
-    tables::{Grace, turn_to_insert},
-};
+use super::{Row, grace::Grace, pins::Pins, tables::gone};
 use crate::dns::LeaseStore;
 
 /// The map that the kernel side looks addresses up in.
@@ -29,7 +25,11 @@ impl LeaseMap {
 
 impl LeaseStore for LeaseMap {
     fn write(&mut self, key: &LeaseKey, lease: &Lease) -> anyhow::Result<()> {
-        let turn = turn_to_insert(&mut self.grace)?;
+        // What is replaced is freed.
+        let turn = match self.map.get(&Row(*key), 0) {
+            Ok(_) => self.grace.turn_to_replace()?,
+            Err(_) => self.grace.turn_to_insert()?,
+        };
         self.map.insert(Row(*key), Row(*lease), 0).context("writing LEASES")?;
         drop(turn);
         let read = self.map.get(&Row(*key), 0).context("reading LEASES")?;
@@ -38,9 +38,7 @@ impl LeaseStore for LeaseMap {
     }
 
     fn remove(&mut self, key: &LeaseKey) -> anyhow::Result<()> {
-        match self.map.remove(&Row(*key)) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(error) => Err(error).context("removing from LEASES"),
-        }
+        let _turn = Grace::turn_to_free()?;
+        gone(self.map.remove(&Row(*key))).context("removing from LEASES")
     }
 }

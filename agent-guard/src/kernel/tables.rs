@@ -1,26 +1,23 @@
-//! Agents and compiled policies in the BPF maps.
+//! Agents in the BPF maps, and the policies that they are under.
 
-use std::collections::HashMap as StdHashMap;
+use std::collections::BTreeSet;
 
 use agent_guard_common::{
-    limits::RING_BYTES,
-    table::{
-        Agent, Alias, ChangeTime, Counters, EdgeKey, FileKey, Interval, IntervalKey, Lease,
-        LeaseKey, Lexer, PREFIX_BASE_BITS, PortSet, PrefixKey, StartKey, State, StateKey,
-    },
+    limits::{COUNTER_ROWS, RING_BYTES, SPARE_RINGS},
+    table::{Agent, CounterKey, Counters, Lease, LeaseKey, NO_RING},
 };
 use aya::{
-    maps::{
-        Array, HashMap, HashOfMaps, LpmTrie, Map, MapData, MapError, PerCpuHashMap, PerCpuValues,
-        RingBuf, lpm_trie::Key,
-    },
+    maps::{Array, HashMap, Map, MapData, MapError, RingBuf},
     sys::SyscallError,
 };
 
-use anyhow::Context as _;
-use tokio::io::{Interest, unix::AsyncFd};
-
-use super::{Row, pins::Pins};
+use super::{
+    Row,
+    grace::Grace,
+    pins::Pins,
+    policies::{NO_POLICY, Policies},
+    rings::{drain, new_ring},
+};
 use crate::{bytes::random, policy::compile::Compiled, state_dir::Turn};
 
 /// Why a policy is not in the kernel. The one before it is still in force.
@@ -56,55 +53,38 @@ pub enum InstallError {
     Turn(std::io::Error),
 }
 
-type Owned<K, V> = HashMap<MapData, Row<K>, Row<V>>;
-
 /// The maps that hold agents and policies.
 pub struct Tables {
     agents: HashMap<MapData, u32, Row<Agent>>,
     agent_of_cgroup: HashMap<MapData, u64, u32>,
     generation: Array<MapData, u32>,
     grace: Grace,
-    counters: PerCpuHashMap<MapData, u32, Row<Counters>>,
-    starts: Owned<StartKey, u32>,
-    edges: Owned<EdgeKey, u32>,
-    states: Owned<StateKey, State>,
-    aliases: Owned<FileKey, Alias>,
-    pins: Owned<FileKey, ChangeTime>,
-    lexers: HashMap<MapData, u32, Row<Lexer>>,
-    prefixes: LpmTrie<MapData, Row<PrefixKey>, Row<PortSet>>,
-    intervals: Owned<IntervalKey, Interval>,
-    leases: Owned<LeaseKey, Lease>,
-    /// Keys of the policies that were written here, to remove them by.
-    installed: StdHashMap<u32, Keys>,
+    counters: HashMap<MapData, Row<CounterKey>, Row<Counters>>,
+    leases: HashMap<MapData, Row<LeaseKey>, Row<Lease>>,
+    policies: Policies,
 }
-
-#[derive(Default)]
-struct Keys {
-    starts: Vec<StartKey>,
-    edges: Vec<EdgeKey>,
-    states: Vec<StateKey>,
-    aliases: Vec<FileKey>,
-    pins: Vec<FileKey>,
-    prefixes: Vec<(u32, PrefixKey)>,
-    intervals: Vec<IntervalKey>,
-}
-
-/// The id that no policy has.
-pub const NO_POLICY: u32 = 0;
-
-/// `BPF_MAP_TYPE_RINGBUF`, for which aya makes no map outside of an object.
-const RINGBUF: u32 = 27;
 
 /// The map that is the section `.data.generation`.
 const GENERATION: &str = "-data-generation";
 
 /// `BPF_NOEXIST`: only a new entry.
-const NO_EXIST: u64 = 1;
+pub(super) const NO_EXIST: u64 = 1;
+
+/// `BPF_EXIST`: only one that is there.
+const EXIST: u64 = 2;
 
 /// Ids that are drawn before it is given up. One in four billion is taken by each agent or policy.
 const ID_DRAWS: usize = 16;
 
-fn in_map(map: &'static str) -> impl Fn(MapError) -> InstallError {
+/// Opens the map of this name that is pinned at `pins`.
+pub(super) fn open<T: TryFrom<Map, Error = MapError>>(
+    pins: &Pins,
+    name: &'static str,
+) -> Result<T, InstallError> {
+    pins.map(name).map_err(in_map(name))
+}
+
+pub(super) fn in_map(map: &'static str) -> impl Fn(MapError) -> InstallError {
     move |source| match &source {
         MapError::SyscallError(SyscallError { io_error, .. })
             if matches!(io_error.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC)) =>
@@ -117,7 +97,7 @@ fn in_map(map: &'static str) -> impl Fn(MapError) -> InstallError {
 
 /// Draws ids until `take` finds one that is free. Ids are never 0. They are drawn and not counted, so that
 /// one is not given again while something still remembers who had it.
-fn fresh_id(
+pub(super) fn fresh_id(
     map: &'static str,
     mut take: impl FnMut(u32) -> Result<(), MapError>,
 ) -> Result<u32, InstallError> {
@@ -140,51 +120,54 @@ fn fresh_id(
 impl Tables {
     /// Opens the maps that are pinned at `pins`.
     pub fn open(pins: &Pins) -> Result<Self, InstallError> {
-        fn map<T: TryFrom<Map, Error = MapError>>(
-            pins: &Pins,
-            name: &'static str,
-        ) -> Result<T, InstallError> {
-            pins.map(name).map_err(in_map(name))
-        }
         Ok(Self {
-            agents: map(pins, "AGENTS")?,
-            agent_of_cgroup: map(pins, "AGENT_OF_CGROUP")?,
-            generation: map(pins, GENERATION)?,
+            agents: open(pins, "AGENTS")?,
+            agent_of_cgroup: open(pins, "AGENT_OF_CGROUP")?,
+            generation: open(pins, GENERATION)?,
             grace: Grace::open(pins)?,
-            counters: map(pins, "COUNTERS")?,
-            starts: map(pins, "STARTS")?,
-            edges: map(pins, "EDGES")?,
-            states: map(pins, "STATES")?,
-            aliases: map(pins, "ALIASES")?,
-            pins: map(pins, "PINS")?,
-            lexers: map(pins, "LEXERS")?,
-            prefixes: map(pins, "PREFIXES")?,
-            intervals: map(pins, "INTERVALS")?,
-            leases: map(pins, "LEASES")?,
-            installed: StdHashMap::new(),
+            counters: open(pins, "COUNTERS")?,
+            leases: open(pins, "LEASES")?,
+            policies: Policies::open(pins)?,
         })
     }
 
     /// Adds an agent and returns its id. Nobody belongs to it before [`Self::bind_cgroup`].
     pub fn add_agent(&mut self, agent: Agent) -> Result<u32, InstallError> {
-        let turn = turn_to_insert(&mut self.grace)?;
+        let turn = self.grace.turn_to_insert()?;
         self.insert_agent(&turn, agent)
     }
 
     /// Adds an agent to which the processes of its cgroup, and of all below it, belong from here on.
     pub fn add_bound_agent(&mut self, agent: Agent) -> Result<u32, InstallError> {
-        let turn = turn_to_insert(&mut self.grace)?;
+        let turn = self.grace.turn_to_insert()?;
         let id = self.insert_agent(&turn, agent)?;
         self.insert_cgroup(&turn, agent.cgroup, id)?;
         Ok(id)
     }
 
+    /// Adds an agent with a ring buffer of its own, which others may come to share. What comes back is its id, and
+    /// the ring buffer's key.
+    pub fn add_agent_with_ring(&mut self, agent: Agent) -> Result<(u32, u32), InstallError> {
+        let turn = self.grace.turn_to_insert()?;
+        // In the same turn as the agent, so that nobody takes it for one that no agent has.
+        let ring = match self.spare_rings()?.first() {
+            Some(&spare) => {
+                let everything = usize::MAX;
+                drain(&mut self.ring(spare)?, everything, |_| {});
+                spare
+            }
+            None => self.insert_ring()?,
+        };
+        Ok((self.insert_agent(&turn, Agent { ring, ..agent })?, ring))
+    }
+
     fn insert_agent(&mut self, _turn: &Turn, agent: Agent) -> Result<u32, InstallError> {
         let agents = &mut self.agents;
         let id = fresh_id("AGENTS", |id| agents.insert(id, Row(agent), NO_EXIST))?;
-        let cpus = aya::util::nr_cpus().map_err(|(_, error)| no_cpus(error))?;
-        let zero = PerCpuValues::try_from(vec![Row(Counters::ZERO); cpus]).map_err(no_cpus)?;
-        self.counters.insert(id, zero, 0).map_err(in_map("COUNTERS"))?;
+        for row in 0..COUNTER_ROWS {
+            let key = Row(CounterKey { agent: id, row });
+            self.counters.insert(key, Row(Counters::ZERO), 0).map_err(in_map("COUNTERS"))?;
+        }
         Ok(id)
     }
 
@@ -193,125 +176,111 @@ impl Tables {
         self.agents.get(&id, 0).map(|row| row.0).map_err(in_map("AGENTS"))
     }
 
-    /// Makes the ring buffer that an agent's events go to.
-    pub fn make_ring(&mut self, id: u32) -> Result<RingBuf<MapData>, InstallError> {
+    fn agents(&self) -> Result<Vec<(u32, Agent)>, InstallError> {
+        let rows = self.agents.iter().map(|row| row.map(|(id, agent)| (id, agent.0)));
+        rows.collect::<Result<_, _>>().map_err(in_map("AGENTS"))
+    }
+
+    /// The ring buffer with this key.
+    pub fn ring(&self, key: u32) -> Result<RingBuf<MapData>, InstallError> {
+        self.grace.rings.get(&key, 0).map_err(in_map("RINGS"))
+    }
+
+    fn insert_ring(&mut self) -> Result<u32, InstallError> {
         let ring = new_ring(RING_BYTES as u32)?;
-        self.set_ring(id, &ring)?;
-        Ok(ring)
+        let rings = &mut self.grace.rings;
+        fresh_id("RINGS", |id| rings.insert(id, &ring, NO_EXIST))
     }
 
-    /// Lets an agent's events go to `ring`, which others may share.
-    pub fn set_ring(&mut self, id: u32, ring: &RingBuf<MapData>) -> Result<(), InstallError> {
-        let _turn = turn_to_insert(&mut self.grace)?;
-        self.grace.rings.insert(id, ring, 0).map_err(in_map("RINGS"))
+    /// The ring buffers that no agent has.
+    fn spare_rings(&self) -> Result<Vec<u32>, InstallError> {
+        let rings: Vec<u32> =
+            self.grace.rings.keys().collect::<Result<_, _>>().map_err(in_map("RINGS"))?;
+        let used: BTreeSet<u32> = self.agents()?.iter().map(|(_, agent)| agent.ring).collect();
+        Ok(rings.into_iter().filter(|ring| *ring != NO_RING && !used.contains(ring)).collect())
     }
 
-    /// The ring buffer that an agent's events go to.
-    pub fn ring(&self, id: u32) -> Result<RingBuf<MapData>, InstallError> {
-        self.grace.rings.get(&id, 0).map_err(in_map("RINGS"))
+    /// Writes `compiled` under a fresh id, for the guard that the cgroup `writer` is of, and returns that id. No
+    /// agent has it yet. On an error what was written of it is taken out again; what a guard leaves that is killed
+    /// here [`Self::sweep`] finds by the cgroup.
+    pub fn write_policy(&mut self, compiled: &Compiled, writer: u64) -> Result<u32, InstallError> {
+        self.policies.write(compiled, writer)
     }
 
-    /// Writes `compiled` under a fresh id, for the agent with this cgroup, and returns that id. No agent has it
-    /// yet. On an error what was written of it is taken out again; what a guard leaves that is killed here
-    /// [`Self::sweep`] finds by the cgroup.
-    pub fn write_policy(&mut self, compiled: &Compiled, cgroup: u64) -> Result<u32, InstallError> {
-        let lexers = &mut self.lexers;
-        // First in and last out, so that no other row is without it.
-        let lexer = Lexer { cgroup, ..*compiled.lexer };
-        let policy = fresh_id("LEXERS", |id| lexers.insert(id, Row(lexer), NO_EXIST))?;
-        let mut keys = Keys::default();
-        let written = self.write_tables(policy, compiled, &mut keys);
-        self.installed.insert(policy, keys);
-        match written {
-            Ok(()) => Ok(policy),
-            Err(error) => {
-                self.remove_policy(policy);
-                Err(error)
-            }
-        }
-    }
-
-    fn write_tables(
-        &mut self,
-        policy: u32,
-        compiled: &Compiled,
-        keys: &mut Keys,
-    ) -> Result<(), InstallError> {
-        for (dev, state) in &compiled.starts {
-            let key = StartKey { policy, dev: *dev };
-            self.starts.insert(Row(key), Row(*state), 0).map_err(in_map("STARTS"))?;
-            keys.starts.push(key);
-        }
-        for (state, symbol, next) in &compiled.edges {
-            let key = EdgeKey { policy, state: *state, symbol: *symbol };
-            self.edges.insert(Row(key), Row(*next), 0).map_err(in_map("EDGES"))?;
-            keys.edges.push(key);
-        }
-        for (state, row) in &compiled.states {
-            let key = StateKey { policy, state: *state };
-            self.states.insert(Row(key), Row(*row), 0).map_err(in_map("STATES"))?;
-            keys.states.push(key);
-        }
-        for ((dev, inode), alias) in &compiled.aliases {
-            let key = FileKey { policy, dev: *dev, inode: *inode };
-            self.aliases.insert(Row(key), Row(*alias), 0).map_err(in_map("ALIASES"))?;
-            keys.aliases.push(key);
-        }
-        for ((dev, inode), changed) in &compiled.pins {
-            let key = FileKey { policy, dev: *dev, inode: *inode };
-            self.pins.insert(Row(key), Row(*changed), 0).map_err(in_map("PINS"))?;
-            keys.pins.push(key);
-        }
-        for prefix in &compiled.prefixes {
-            let key = PrefixKey {
-                policy,
-                family: prefix.family as u16,
-                way: prefix.way as u16,
-                addr: prefix.addr,
-            };
-            let length = PREFIX_BASE_BITS + prefix.bits;
-            let ports = Row(prefix.ports);
-            self.prefixes
-                .insert(&Key::new(length, Row(key)), ports, 0)
-                .map_err(in_map("PREFIXES"))?;
-            keys.prefixes.push((length, key));
-        }
-        for (index, interval) in (0..).zip(&compiled.intervals) {
-            let key = IntervalKey { policy, index };
-            self.intervals.insert(Row(key), Row(*interval), 0).map_err(in_map("INTERVALS"))?;
-            keys.intervals.push(key);
+    /// Takes a policy out again that was written here, where no agent came to have it.
+    pub fn discard_policy(&mut self, policy: u32) -> Result<(), InstallError> {
+        if !self.policies_in_use()?.contains(&policy) {
+            self.policies.remove(policy);
         }
         Ok(())
     }
 
-    /// Makes `agent` current under `id`, in one write, and reads it back. The policy that it had
-    /// before is removed once no program can be reading it.
-    pub fn set_agent(&mut self, id: u32, agent: Agent) -> Result<(), InstallError> {
-        let before = self.agents.get(&id, 0).ok().map(|row| row.0.policy);
-        let turn = turn_to_insert(&mut self.grace)?;
-        self.change(&turn, |tables| {
-            tables.agents.insert(id, Row(agent), 0).map_err(in_map("AGENTS"))
+    fn policies_in_use(&self) -> Result<BTreeSet<u32>, InstallError> {
+        Ok(self.agents()?.iter().map(|(_, agent)| agent.policy).collect())
+    }
+
+    /// Makes each row current under its agent's id, in one write each, and reads it back. What comes back is, for
+    /// each, whether it is. Policies that no agent has any more are removed once no program can be reading them:
+    /// that is waited for once for all.
+    ///
+    /// # Errors
+    /// Nothing was changed.
+    pub fn set_agents(
+        &mut self,
+        rows: &[(u32, Agent)],
+    ) -> Result<Vec<Result<(), InstallError>>, InstallError> {
+        let before: BTreeSet<u32> =
+            rows.iter().filter_map(|(id, _)| Some(self.agent(*id).ok()?.policy)).collect();
+        let turn = self.grace.turn_to_replace()?;
+        let set = self.change(&turn, |tables| {
+            let set = |(id, agent): &(u32, Agent)| {
+                tables.agents.insert(id, Row(*agent), EXIST).map_err(in_map("AGENTS"))
+            };
+            Ok(rows.iter().map(set).collect::<Vec<_>>())
         })?;
+        let read_back = |((id, agent), set): (&(u32, Agent), Result<(), InstallError>)| {
+            set?;
+            match self.agent(*id)? == *agent {
+                true => Ok(()),
+                false => Err(InstallError::ReadBack { map: "AGENTS" }),
+            }
+        };
+        let set = rows.iter().zip(set).map(read_back).collect();
+        // The new rows are in force, whatever becomes of the policies before them.
+        if let Err(error) = self.remove_unused(turn, before) {
+            tracing::warn!("a policy that nobody is under stays until a guard starts: {error}");
+        }
+        Ok(set)
+    }
+
+    /// Makes `agent` current under `id`, as [`Self::set_agents`] does.
+    pub fn set_agent(&mut self, id: u32, agent: Agent) -> Result<(), InstallError> {
+        self.set_agents(&[(id, agent)])?.into_iter().collect()
+    }
+
+    /// Removes those of `policies` that no agent has, once no program can be reading them.
+    fn remove_unused(&mut self, turn: Turn, policies: BTreeSet<u32>) -> Result<(), InstallError> {
+        let used = self.policies_in_use()?;
+        let unused: Vec<u32> = policies.difference(&used).copied().collect();
+        if unused.iter().all(|policy| *policy == NO_POLICY) {
+            return Ok(());
+        }
+        self.grace.wait(&turn)?;
         drop(turn);
-        if self.agents.get(&id, 0).map_err(in_map("AGENTS"))?.0 != agent {
-            return Err(InstallError::ReadBack { map: "AGENTS" });
-        }
-        if let Some(old) = before.filter(|old| *old != agent.policy) {
-            self.grace.wait()?;
-            self.remove_policy(old);
-        }
+        unused.into_iter().for_each(|policy| self.policies.remove(policy));
         Ok(())
     }
 
     /// Puts the processes of a cgroup, and of all below it, under agent `id`.
     pub fn bind_cgroup(&mut self, cgroup: u64, id: u32) -> Result<(), InstallError> {
-        let turn = turn_to_insert(&mut self.grace)?;
+        let turn = self.grace.turn_to_insert()?;
         self.insert_cgroup(&turn, cgroup, id)
     }
 
     fn insert_cgroup(&mut self, turn: &Turn, cgroup: u64, id: u32) -> Result<(), InstallError> {
         self.change(turn, |tables| {
-            tables.agent_of_cgroup.insert(cgroup, id, 0).map_err(in_map("AGENT_OF_CGROUP"))
+            let bound = tables.agent_of_cgroup.insert(cgroup, id, NO_EXIST);
+            bound.map_err(in_map("AGENT_OF_CGROUP"))
         })
     }
 
@@ -324,131 +293,125 @@ impl Tables {
         }
     }
 
-    /// Forgets an agent, its cgroup, its policy, its events and its counters. Whoever still has its label is
-    /// denied everything.
-    pub fn remove_agent(&mut self, cgroup: u64, id: u32) -> Result<(), InstallError> {
-        let policy = match self.agents.get(&id, 0) {
-            Ok(agent) => agent.0.policy,
-            Err(MapError::KeyNotFound) => return Ok(()),
-            Err(error) => return Err(in_map("AGENTS")(error)),
-        };
-        // Until no program can hold what is freed here, nobody inserts.
-        let turn = Turn::take().map_err(InstallError::Turn)?;
-        self.change(&turn, |tables| {
-            gone(tables.agent_of_cgroup.remove(&cgroup)).map_err(in_map("AGENT_OF_CGROUP"))?;
-            gone(tables.agents.remove(&id)).map_err(in_map("AGENTS"))
-        })?;
-        gone(self.counters.remove(&id)).map_err(in_map("COUNTERS"))?;
-        self.remove_leases(cgroup)?;
-        // The last, because removing it waits as `Grace::wait` does.
-        match self.grace.rings.remove(&id) {
-            Ok(()) => {}
-            Err(error) => {
-                gone(Err(error)).map_err(in_map("RINGS"))?;
-                self.grace.wait()?;
+    /// Forgets agents, given with their cgroups: these, their events and their counters, and the policies and ring
+    /// buffers that no other agent has. Whoever still has the label of one is denied everything.
+    pub fn remove_agents(&mut self, agents: &[(u64, u32)]) -> Result<(), InstallError> {
+        match self.take_out(agents)? {
+            Some((turn, policies)) => self.remove_unused(turn, policies),
+            None => Ok(()),
+        }
+    }
+
+    /// As [`Self::remove_agents`], for who is about to go: without waiting. Their policies stay until a guard sweeps,
+    /// as those of one that was killed.
+    pub fn forget_agents(&mut self, agents: &[(u64, u32)]) -> Result<(), InstallError> {
+        self.take_out(agents).map(drop)
+    }
+
+    /// Returns the policies that they had, and the turn in which that is so.
+    fn take_out(
+        &mut self,
+        agents: &[(u64, u32)],
+    ) -> Result<Option<(Turn, BTreeSet<u32>)>, InstallError> {
+        let mut policies = BTreeSet::new();
+        for (_, id) in agents {
+            match self.agents.get(id, 0) {
+                Ok(agent) => drop(policies.insert(agent.0.policy)),
+                Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(in_map("AGENTS")(error)),
             }
         }
-        drop(turn);
-        self.remove_policy(policy);
+        if policies.is_empty() {
+            return Ok(None);
+        }
+        let turn = Grace::turn_to_free()?;
+        // First, so that who is killed here leaves the row that all of it is found by.
+        for (_, agent) in agents {
+            for row in 0..COUNTER_ROWS {
+                let key = Row(CounterKey { agent: *agent, row });
+                gone(self.counters.remove(&key)).map_err(in_map("COUNTERS"))?;
+            }
+        }
+        self.free_leases(&turn, &agents.iter().map(|(cgroup, _)| *cgroup).collect())?;
+        self.change(&turn, |tables| {
+            agents.iter().try_for_each(|(cgroup, id)| {
+                // Another agent's, where the guard died before it had bound its own.
+                if tables.agent_of_cgroup(*cgroup)? == Some(*id) {
+                    gone(tables.agent_of_cgroup.remove(cgroup))
+                        .map_err(in_map("AGENT_OF_CGROUP"))?;
+                }
+                gone(tables.agents.remove(id)).map_err(in_map("AGENTS"))
+            })
+        })?;
+        for ring in self.spare_rings()?.into_iter().skip(SPARE_RINGS) {
+            gone(self.grace.rings.remove(&ring)).map_err(in_map("RINGS"))?;
+        }
+        Ok(Some((turn, policies)))
+    }
+
+    /// Forgets one agent, as [`Self::remove_agents`] does.
+    pub fn remove_agent(&mut self, cgroup: u64, id: u32) -> Result<(), InstallError> {
+        self.remove_agents(&[(cgroup, id)])
+    }
+
+    /// Takes away what host names have opened for the agents with these cgroups.
+    pub fn remove_leases(&mut self, cgroups: &BTreeSet<u64>) -> Result<(), InstallError> {
+        if self.leases_of(cgroups)?.is_empty() {
+            return Ok(());
+        }
+        self.free_leases(&Grace::turn_to_free()?, cgroups)
+    }
+
+    fn free_leases(&mut self, _turn: &Turn, cgroups: &BTreeSet<u64>) -> Result<(), InstallError> {
+        for lease in self.leases_of(cgroups)? {
+            gone(self.leases.remove(&lease)).map_err(in_map("LEASES"))?;
+        }
         Ok(())
     }
 
-    /// Takes away what host names have opened for the agent with this cgroup.
-    pub fn remove_leases(&mut self, cgroup: u64) -> Result<(), InstallError> {
-        let leases: Vec<_> = self.leases.keys().flatten().collect();
-        for lease in leases.iter().filter(|lease| lease.0.cgroup == cgroup) {
-            gone(self.leases.remove(lease)).map_err(in_map("LEASES"))?;
-        }
-        Ok(())
+    fn leases_of(&self, cgroups: &BTreeSet<u64>) -> Result<Vec<Row<LeaseKey>>, InstallError> {
+        let is_theirs = |key: &Result<Row<LeaseKey>, MapError>| {
+            key.as_ref().map_or(true, |key| cgroups.contains(&key.0.cgroup))
+        };
+        let keys = self.leases.keys().filter(is_theirs);
+        keys.collect::<Result<_, _>>().map_err(in_map("LEASES"))
     }
 
     /// Forgets the agents whose cgroup is gone: their guards died before they could say who they are. And the
-    /// policies that were written for them, whether as the first or as the next.
+    /// policies of guards whose cgroup is gone, where no agent that is left has them.
     pub fn sweep(&mut self, has_gone: impl Fn(u64) -> bool) -> Result<(), InstallError> {
-        let agents: Vec<u32> = self.agents.keys().flatten().collect();
-        for id in agents {
-            match self.agents.get(&id, 0) {
-                Ok(agent) if has_gone(agent.0.cgroup) => self.remove_agent(agent.0.cgroup, id)?,
-                _ => {}
-            }
+        let agents = self.agents()?.into_iter().map(|(id, agent)| (agent.cgroup, id));
+        let left: Vec<(u64, u32)> = agents.filter(|(cgroup, _)| has_gone(*cgroup)).collect();
+        self.remove_agents(&left)?;
+        let policies = self.policies.writers()?.into_iter();
+        let left = policies.filter(|(_, writer)| has_gone(*writer)).map(|(policy, _)| policy);
+        let left: BTreeSet<u32> = left.collect();
+        if left.is_subset(&self.policies_in_use()?) {
+            return Ok(());
         }
-        let policies: Vec<u32> = self.lexers.keys().flatten().collect();
-        for policy in policies {
-            if self.lexers.get(&policy, 0).is_ok_and(|lexer| has_gone(lexer.0.cgroup)) {
-                self.remove_policy(policy);
-            }
-        }
-        Ok(())
+        // Nobody comes to have the policy of a guard that is gone.
+        self.remove_unused(Grace::turn_to_free()?, left)
+    }
+
+    /// Waits for what rests, so that who inserts next need not.
+    pub fn settle(&mut self) -> Result<(), InstallError> {
+        self.grace.turn_to_insert().map(drop)
     }
 
     /// Makes a change by which tasks of no agent may come to belong to one, or those of an agent to have another
     /// policy: afterwards all look again. While it goes on, and where whoever makes it dies, what was remembered
     /// of agents counts for nothing. Two that count at once would leave the tasks of one of them believing what
     /// they knew.
-    fn change(
+    fn change<T>(
         &mut self,
         _turn: &Turn,
-        change: impl FnOnce(&mut Self) -> Result<(), InstallError>,
-    ) -> Result<(), InstallError> {
+        change: impl FnOnce(&mut Self) -> Result<T, InstallError>,
+    ) -> Result<T, InstallError> {
         let (during, after) = next(self.generation.get(&0, 0).map_err(in_map(GENERATION))?);
         self.generation.set(0, during, 0).map_err(in_map(GENERATION))?;
         let changed = change(self);
         self.generation.set(0, after, 0).map_err(in_map(GENERATION))?;
         changed
-    }
-
-    /// Takes a policy that no agent has out again.
-    ///
-    /// Entries that are gone already are no concern of a removal. What a decision ends with goes
-    /// first, so that a program that was overtaken in spite of all waiting denies.
-    pub fn remove_policy(&mut self, policy: u32) {
-        if policy == NO_POLICY {
-            return;
-        }
-        let keys = self.installed.remove(&policy).unwrap_or_else(|| self.keys_of(policy));
-        for key in keys.states {
-            let _ = self.states.remove(&Row(key));
-        }
-        for key in keys.intervals {
-            let _ = self.intervals.remove(&Row(key));
-        }
-        for key in keys.starts {
-            let _ = self.starts.remove(&Row(key));
-        }
-        for key in keys.edges {
-            let _ = self.edges.remove(&Row(key));
-        }
-        for (length, key) in keys.prefixes {
-            let _ = self.prefixes.remove(&Key::new(length, Row(key)));
-        }
-        for key in keys.aliases {
-            let _ = self.aliases.remove(&Row(key));
-        }
-        for key in keys.pins {
-            let _ = self.pins.remove(&Row(key));
-        }
-        let _ = self.lexers.remove(&policy);
-    }
-
-    /// The keys of a policy that another process wrote, looked for among those of all.
-    fn keys_of(&self, policy: u32) -> Keys {
-        fn of<K: Copy + 'static, V: Copy + 'static>(
-            map: &Owned<K, V>,
-            is_of: impl Fn(&K) -> bool,
-        ) -> Vec<K> {
-            map.keys().flatten().map(|key| key.0).filter(is_of).collect()
-        }
-        let prefixes = self.prefixes.keys().flatten();
-        let prefixes = prefixes.map(|key| (key.prefix_len(), key.data().0));
-        Keys {
-            starts: of(&self.starts, |key| key.policy == policy),
-            edges: of(&self.edges, |key| key.policy == policy),
-            states: of(&self.states, |key| key.policy == policy),
-            aliases: of(&self.aliases, |key| key.policy == policy),
-            pins: of(&self.pins, |key| key.policy == policy),
-            prefixes: prefixes.filter(|(_, key)| key.policy == policy).collect(),
-            intervals: of(&self.intervals, |key| key.policy == policy),
-        }
     }
 }
 
@@ -460,7 +423,7 @@ fn next(generation: u32) -> (u32, u32) {
 }
 
 /// What is not there need not be removed.
-fn gone(removed: Result<(), MapError>) -> Result<(), MapError> {
+pub(super) fn gone(removed: Result<(), MapError>) -> Result<(), MapError> {
     match removed {
         Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(error))
@@ -470,66 +433,6 @@ fn gone(removed: Result<(), MapError>) -> Result<(), MapError> {
         }
         other => other,
     }
-}
-
-/// The kernel did not say how many processors it counts on.
-fn no_cpus(why: std::io::Error) -> InstallError {
-    InstallError::Map { map: "COUNTERS", source: MapError::IoError(why) }
-}
-
-/// The right to insert into a map whose entries programs hold while they run. From 6.1 on the kernel gives the
-/// memory of an entry that was replaced or removed to the next one at once, and a program that still held it
-/// would go on with another agent's. So what was freed rests until all such programs have ended, and nobody
-/// inserts meanwhile.
-pub fn turn_to_insert(grace: &mut Grace) -> Result<Turn, InstallError> {
-    let turn = Turn::take().map_err(InstallError::Turn)?;
-    grace.wait()?;
-    Ok(turn)
-}
-
-/// What waits until every program that was running has ended: a write to a map of maps returns only then
-/// (`maybe_wait_bpf_programs` in `kernel/bpf/syscall.c`). `membarrier` does not do: it waits for nobody where
-/// one processor is online, and a program can be preempted there too.
-pub struct Grace {
-    rings: HashOfMaps<MapData, u32, RingBuf<MapData>>,
-    idle: RingBuf<MapData>,
-}
-
-/// The key in `RINGS` that no agent has.
-const NOBODY: u32 = 0;
-
-/// Bytes of the ring buffer that is written there: the least that there is.
-const IDLE_BYTES: u32 = 4096;
-
-impl Grace {
-    /// Over the maps that are pinned at `pins`.
-    pub fn open(pins: &Pins) -> Result<Self, InstallError> {
-        let rings = pins.map("RINGS").map_err(in_map("RINGS"))?;
-        Ok(Self { rings, idle: new_ring(IDLE_BYTES)? })
-    }
-
-    fn wait(&mut self) -> Result<(), InstallError> {
-        self.rings.insert(NOBODY, &self.idle, 0).map_err(in_map("RINGS"))
-    }
-}
-
-/// A ring buffer of which is told when something is in it.
-///
-/// # Errors
-/// What the system said.
-pub fn readable(ring: RingBuf<MapData>) -> anyhow::Result<AsyncFd<RingBuf<MapData>>> {
-    // SAFETY: the descriptor belongs to the map that moves into the `AsyncFd`, and closes with it.
-    unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
-        .context("watching the ring buffer")
-}
-
-/// Makes a ring buffer.
-pub fn new_ring(bytes: u32) -> Result<RingBuf<MapData>, InstallError> {
-    let ring = || {
-        let shape = aya_obj::Map::new_from_params(RINGBUF, 0, 0, bytes, 0);
-        RingBuf::try_from(Map::from_map_data(MapData::create(shape, "events", None)?)?)
-    };
-    ring().map_err(in_map("RINGS"))
 }
 
 #[cfg(test)]

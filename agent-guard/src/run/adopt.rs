@@ -17,9 +17,9 @@ use crate::{
     event::{EventLog, Notice},
     guard::Guard,
     handover::{self, Handover, Held, Keeper},
-    kernel::tables::readable,
+    kernel::rings::{drain, readable},
     mounts::MountTable,
-    workload::{AgentNames, Reporter},
+    workload::{AgentNames, MountNames, Reporter},
 };
 use anyhow::Context as _;
 
@@ -100,11 +100,12 @@ async fn adopt_one(held: Held) -> anyhow::Result<()> {
 /// Reads the agent's events until no process of it is left, and removes its cgroup.
 async fn follow(handover: &Handover, guard: &Guard) -> anyhow::Result<()> {
     let mounts = MountTable::open()?.read().context("reading the mount table")?;
-    let names = AgentNames::new(handover.context(), handover.rules(), &mounts);
+    let names = AgentNames::new(handover.context(), handover.rules(), MountNames::new(&mounts));
     let log = handover.log.as_deref().map(EventLog::open).transpose()?;
     let mut reporter = Reporter::new(names, Terminal::new(log));
     let counts = || guard.counts(handover.agent_id, &handover.skipped, &guard.skips()?);
-    let mut ring = readable(guard.tables.ring(handover.agent_id)?)?;
+    let ring = guard.tables.agent(handover.agent_id)?.ring;
+    let mut ring = readable(guard.tables.ring(ring)?)?;
 
     reporter.notice(Notice::Adopted);
     reporter.account(&counts()?);
@@ -113,17 +114,13 @@ async fn follow(handover: &Handover, guard: &Guard) -> anyhow::Result<()> {
         tokio::select! {
             ready = ring.readable_mut() => {
                 let mut ready = ready?;
-                while let Some(entry) = ready.get_inner_mut().next() {
-                    reporter.take(&entry);
-                }
+                drain(ready.get_inner_mut(), usize::MAX, |entry| reporter.take(entry));
                 ready.clear_ready();
             }
             _ = ticks.tick() => reporter.account(&counts()?),
         }
     }
-    while let Some(entry) = ring.get_mut().next() {
-        reporter.take(&entry);
-    }
+    drain(ring.get_mut(), usize::MAX, |entry| reporter.take(entry));
     reporter.finish(&counts()?).finish();
     cgroup::end(&handover.cgroup)?;
     Ok(())

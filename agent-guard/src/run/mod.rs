@@ -11,6 +11,7 @@ use std::{
     ffi::OsString,
     io::{self, IsTerminal},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -25,13 +26,13 @@ use crate::{
     event::EventLog,
     guard::{Guard, TierChoice},
     handover::Held,
-    kernel::tables::readable,
+    kernel::rings::{drain, readable},
     mounts::{Mount, MountTable},
     oom,
     policy::{Mode, compile::Compiled},
     signals::Signals,
     tier::Tier,
-    workload::{Terms, Workload, compile},
+    workload::{Installed, MountNames, Terms, Workload, compile},
 };
 
 /// How often losses are looked for while nothing else happens.
@@ -137,11 +138,18 @@ async fn under_guard(
     terms.lacks(guard.tier).map_err(|refusal| anyhow!("{}{refusal}", weaker(guard)))?;
     let has_names = !compiled.names.is_empty();
     let (cgroup, mounts) = (place.cgroup, place.mounts);
-    let mut workload = Workload::prepare(terms, guard, cgroup, compiled, mounts, output).await?;
+    let installed = Installed::write(guard, compiled, cgroup.id())?;
+    let names = MountNames::new(mounts);
+    let policy = Arc::clone(&installed);
+    let prepared = Workload::prepare(terms, guard, cgroup, policy, names, None, output).await;
+    if prepared.is_err() {
+        installed.discard(guard);
+    }
+    let mut workload = prepared?;
     place.agent = Some(workload.handover.agent_id);
     let log = settings.events.as_deref().filter(|path| *path != Path::new("-"));
     workload.handover.log = log.map(std::path::absolute).transpose()?;
-    let ring = guard.tables.make_ring(workload.handover.agent_id)?;
+    let ring = guard.tables.ring(workload.row.ring)?;
     place.held.write(&workload.handover).context("writing the handover")?;
     let privileges = Privileges::of(guard.tier, &workload.row)?;
     announce(settings, guard, &privileges);
@@ -186,9 +194,7 @@ async fn under_guard(
         }
         Err(error) => {
             let mut ring = ring;
-            while let Some(entry) = ring.next() {
-                workload.reporter.take(&entry);
-            }
+            drain(&mut ring, usize::MAX, |entry| workload.reporter.take(entry));
             workload.finish(guard)?.finish();
             say(format_args!("agent-guard: {error}"));
             error.exit_code()
@@ -223,10 +229,8 @@ impl Session<'_> {
                 status = child.wait() => return status,
                 ready = self.ring.readable_mut() => {
                     let mut ready = ready?;
-                    let ring = ready.get_inner_mut();
-                    while let Some(entry) = ring.next() {
-                        self.workload.reporter.take(&entry);
-                    }
+                    let reporter = &mut self.workload.reporter;
+                    drain(ready.get_inner_mut(), usize::MAX, |entry| reporter.take(entry));
                     ready.clear_ready();
                 }
                 changed = mounts.ready(Interest::PRIORITY) => {
@@ -254,10 +258,7 @@ impl Session<'_> {
         }
         cgroup::kill(self.cgroup.path())?;
         self.workload.end_lookups();
-        let ring = self.ring.get_mut();
-        while let Some(entry) = ring.next() {
-            self.workload.reporter.take(&entry);
-        }
+        drain(self.ring.get_mut(), usize::MAX, |entry| self.workload.reporter.take(entry));
         self.workload.finish(self.guard)?.finish();
         Ok(())
     }

@@ -25,14 +25,17 @@ const KEY_DRAWS: usize = 4;
 pub fn for_mounts(policy: &Policy, mounts: &[Mount]) -> anyhow::Result<Compiled> {
     let filesystems = Filesystems::from_table(mounts);
     let links = HostLinks::default();
-    let environment = Environment { filesystems: &filesystems, links: &links };
+    in_environment(policy, &Environment { filesystems: &filesystems, links: &links })
+}
+
+fn in_environment(policy: &Policy, environment: &Environment<'_>) -> anyhow::Result<Compiled> {
     let policy = guarding_itself(policy)?;
     for _ in 0..KEY_DRAWS {
-        match compile(&policy, &environment, draw_key()?) {
+        match compile(&policy, environment, draw_key()?) {
             Err(CompileError::HashCollision) => {}
             compiled => {
                 let mut compiled = compiled?;
-                aliases::find(&policy, &environment, &mut compiled);
+                aliases::find(&policy, environment, &mut compiled);
                 return Ok(compiled);
             }
         }
@@ -65,10 +68,10 @@ const OWN_STATE: &str = "state-of-the-guard";
 /// # Errors
 /// It exceeds a bound, or a file is not the one that it pins.
 pub fn as_loaded(policy: &Policy, mounts: &[Mount]) -> anyhow::Result<Compiled> {
-    let mut compiled = for_mounts(policy, mounts)?;
     let filesystems = Filesystems::from_table(mounts);
     let links = HostLinks::default();
     let environment = Environment { filesystems: &filesystems, links: &links };
+    let mut compiled = in_environment(policy, &environment)?;
     pinned::take(policy, &environment, &mut compiled).map_err(|error| with_remedy(&error))?;
     Ok(compiled)
 }

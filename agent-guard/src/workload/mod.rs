@@ -2,19 +2,21 @@
 //! told of it. `run` has one for its command, the daemon one for each cgroup that a policy selects.
 
 pub mod compile;
+mod installed;
 mod names;
 mod proxy;
 mod report;
 
 use std::{net::SocketAddr, sync::Arc};
 
-use agent_guard_common::table::{Agent, AgentFlag, ChangeTime};
+use agent_guard_common::table::{Agent, AgentFlag, NO_RING};
 use ipnet::IpNet;
 use tokio::sync::mpsc;
 
 use self::proxy::Plan;
 pub use self::{
-    names::AgentNames,
+    installed::Installed,
+    names::{AgentNames, MountNames},
     report::{Output, Reporter},
 };
 use crate::{
@@ -22,12 +24,12 @@ use crate::{
     dns::Told,
     event::{Notice, Rule},
     guard::{Guard, TierError},
-    handover::{Handover, Keeper, PolicyName, RuleName},
+    handover::{Handover, Keeper, PolicyName},
     identity::Container,
     kernel::{counters::Skips, tables::InstallError},
     lack::Lack,
     mounts::Mount,
-    policy::{Policy, compile::Compiled},
+    policy::Policy,
     tier::Tier,
 };
 
@@ -38,8 +40,8 @@ pub struct Terms {
     pub agent: String,
     /// The container that it is in, where that is known.
     pub container: Option<Container>,
-    /// The policy.
-    pub policy: Policy,
+    /// The policy, which all workloads under it share.
+    pub policy: Arc<Policy>,
     /// How the policy is called in messages and events: its file.
     pub policy_file: String,
     /// What the tier may lack although the policy asks for it.
@@ -71,17 +73,25 @@ impl Terms {
     }
 
     fn policy_name(&self) -> PolicyName {
-        let Policy { name, revision, .. } = &self.policy;
+        let Policy { name, revision, .. } = &*self.policy;
         PolicyName::new(name.to_string(), revision.clone(), self.policy_file.clone())
     }
 
-    /// The agent's row under `policy`.
-    fn row(&self, compiled: &Compiled, cgroup: u64, policy: u32, dns_ports: [u16; 2]) -> Agent {
-        let mut agent = Agent { dns_ports, ..compiled.agent(cgroup, policy) };
+    /// The row of the agent with this cgroup under `installed`, with what is the agent's own.
+    fn row(&self, installed: &Installed, cgroup: u64, ring: u32, dns_ports: [u16; 2]) -> Agent {
+        let mut agent = Agent { cgroup, ring, dns_ports, ..installed.row };
         if self.tell_allowed {
             agent.flags |= AgentFlag::LOG_ALLOWED;
         }
         agent
+    }
+
+    /// Who resolves names for the agent, where the policy has it need somebody.
+    async fn plan(&self, guard: &Guard, installed: &Installed) -> anyhow::Result<Option<Plan>> {
+        match guard.tier {
+            Tier::Lsm | Tier::Trace => Plan::new(self, installed).await,
+            Tier::Observe => Ok(None),
+        }
     }
 }
 
@@ -96,65 +106,49 @@ pub struct Workload<O> {
     /// Who tells of it.
     pub reporter: Reporter<O>,
     proxy: Option<proxy::Running>,
-    /// Taken once: what changes while the agent runs is not pinned anew.
-    pins: Vec<((u32, u64), ChangeTime)>,
+    /// `None` where another guard has written it.
+    installed: Option<Arc<Installed>>,
 }
 
-/// A policy that is written to the tables, and that no agent has yet.
-struct Draft {
-    row: Agent,
-    plan: Option<Plan>,
-    rules: Vec<Arc<Rule>>,
-    pins: Vec<((u32, u64), ChangeTime)>,
+/// A policy that a workload is about to be under.
+pub struct Swap {
+    /// Which agent it is for.
+    pub agent: u32,
+    /// The agent's row, to be made current.
+    pub row: Agent,
+    terms: Terms,
+    proxy: Option<proxy::Running>,
+    installed: Arc<Installed>,
     degraded: Vec<String>,
 }
 
-impl Draft {
-    async fn write(
-        terms: &Terms,
-        guard: &mut Guard,
-        cgroup: u64,
-        compiled: Compiled,
-    ) -> anyhow::Result<Self> {
-        let lacks = terms.lacks(guard.tier).map_err(anyhow::Error::msg)?;
-        let plan = match guard.tier {
-            Tier::Lsm | Tier::Trace => Plan::new(terms, &compiled).await?,
-            Tier::Observe => None,
-        };
-        let dns_ports = plan.as_ref().map_or([0; 2], Plan::ports);
-        let policy = guard.tables.write_policy(&compiled, cgroup)?;
-        Ok(Self {
-            row: terms.row(&compiled, cgroup, policy, dns_ports),
-            plan,
-            rules: names::rules(&compiled.rules),
-            pins: compiled.pins,
-            degraded: lacks.iter().map(|lack| lack.name().to_owned()).collect(),
-        })
-    }
+fn named(lacks: &[Lack]) -> Vec<String> {
+    lacks.iter().map(|lack| lack.name().to_owned()).collect()
 }
 
 impl<O: Output> Workload<O> {
-    /// Puts the agent and `compiled`, which is made of the terms' policy, into the kernel's tables. Nobody is
-    /// under it before [`Self::put_in_force`].
+    /// Puts an agent under `installed`, which is made of the terms' policy, into the kernel's tables. Its events go
+    /// to the ring buffer with the key `ring`, or to one of its own. Nobody is under it before
+    /// [`Self::put_in_force`].
     ///
     /// # Errors
-    /// The tier lacks what the policy asks for, there is no room, or no name server. Nothing of it stays.
+    /// The tier lacks what the policy asks for, there is no room, or no name server. Nothing of the agent stays.
     pub async fn prepare(
         terms: Terms,
         guard: &mut Guard,
         cgroup: &Cgroup,
-        compiled: Compiled,
-        mounts: &[Mount],
+        installed: Arc<Installed>,
+        mounts: Arc<MountNames>,
+        ring: Option<u32>,
         output: O,
     ) -> anyhow::Result<Self> {
-        let Draft { row, plan, rules, pins, degraded } =
-            Draft::write(&terms, guard, cgroup.id(), compiled).await?;
-        let id = match guard.tables.add_agent(row) {
-            Ok(id) => id,
-            Err(error) => {
-                guard.tables.remove_policy(row.policy);
-                return Err(error.into());
-            }
+        let lacks = terms.lacks(guard.tier).map_err(anyhow::Error::msg)?;
+        let plan = terms.plan(guard, &installed).await?;
+        let dns_ports = plan.as_ref().map_or([0; 2], Plan::ports);
+        let row = terms.row(&installed, cgroup.id(), ring.unwrap_or(NO_RING), dns_ports);
+        let (id, ring) = match ring {
+            Some(ring) => (guard.tables.add_agent(row)?, ring),
+            None => guard.tables.add_agent_with_ring(row)?,
         };
         let start = || {
             let proxy = plan.map(|plan| plan.start(guard.pins(), cgroup.id())).transpose()?;
@@ -176,70 +170,68 @@ impl<O: Output> Workload<O> {
             cgroup: cgroup.path().to_owned(),
             tier: guard.tier,
             mode: terms.policy.mode,
-            degraded,
+            degraded: named(&lacks),
             policy: terms.policy_name(),
-            rules: rules.iter().map(|rule| RuleName::from(&**rule)).collect(),
+            rules: Arc::clone(&installed.rule_names),
             skipped: skips,
             log: None,
             keeper: Keeper::Run,
         };
-        let mut names = AgentNames::new(handover.context(), rules, mounts);
+        let mut names = AgentNames::new(handover.context(), Arc::clone(&installed.rules), mounts);
         if let Some(proxy) = &proxy {
             names.set_leases(Arc::clone(&proxy.book));
         }
-        let reporter = Reporter::new(names, output);
-        Ok(Self { terms, handover, row, reporter, proxy, pins })
+        let (row, reporter) = (Agent { ring, ..row }, Reporter::new(names, output));
+        Ok(Self { terms, handover, row, reporter, proxy, installed: Some(installed) })
     }
 
-    /// Takes an agent over that another guard has left, under the policy of `terms`, which `compiled` is made of.
+    /// Takes an agent over that another guard has left, as it is; its `rules` are those of the handover. It is to
+    /// be put under the policy of `terms` next.
     ///
     /// # Errors
-    /// As for [`Self::prepare`]. The policy in force stays.
-    pub async fn adopt(
+    /// The agent is not there.
+    pub fn adopt(
         terms: Terms,
         handover: Handover,
-        guard: &mut Guard,
-        compiled: Compiled,
-        mounts: &[Mount],
+        guard: &Guard,
+        rules: Arc<[Arc<Rule>]>,
+        mounts: Arc<MountNames>,
         output: O,
     ) -> anyhow::Result<Self> {
         let row = guard.tables.agent(handover.agent_id)?;
-        let names = AgentNames::new(handover.context(), handover.rules(), mounts);
-        let reporter = Reporter::new(names, output);
-        let mut workload = Self { terms, handover, row, reporter, proxy: None, pins: Vec::new() };
-        workload.reporter.notice(Notice::Adopted);
-        workload.set_policy(workload.terms.clone(), guard, compiled).await?;
-        Ok(workload)
+        let names = AgentNames::new(handover.context(), rules, mounts);
+        let mut reporter = Reporter::new(names, output);
+        reporter.notice(Notice::Adopted);
+        Ok(Self { terms, handover, row, reporter, proxy: None, installed: None })
     }
 
-    /// Swaps the policy of `terms` in, which `compiled` is made of, whole.
+    /// What it takes to put the workload under `installed`, which is made of the policy of `terms`, with its events
+    /// going to `ring`. The policy in force stays until the swap's row is current, of which [`Self::swapped`] is to
+    /// be told.
     ///
     /// # Errors
-    /// As for [`Self::prepare`], and then the policy in force stays; or what host names have opened under it could
-    /// not be taken away.
-    pub async fn set_policy(
-        &mut self,
+    /// As for [`Self::prepare`].
+    pub async fn swap(
+        &self,
         terms: Terms,
-        guard: &mut Guard,
-        compiled: Compiled,
-    ) -> anyhow::Result<()> {
+        guard: &Guard,
+        installed: Arc<Installed>,
+        ring: u32,
+    ) -> anyhow::Result<Swap> {
         let Handover { agent_id, cgroup_id, .. } = self.handover;
-        let Draft { row, plan, rules, pins, degraded } =
-            Draft::write(&terms, guard, cgroup_id, compiled).await?;
+        let lacks = terms.lacks(guard.tier).map_err(anyhow::Error::msg)?;
+        let plan = terms.plan(guard, &installed).await?;
+        let dns_ports = plan.as_ref().map_or([0; 2], Plan::ports);
+        let row = terms.row(&installed, cgroup_id, ring, dns_ports);
         // Nobody is sent to it before the agent's row says so.
-        let start = || {
-            let proxy = plan.map(|plan| plan.start(guard.pins(), cgroup_id)).transpose()?;
-            guard.tables.set_agent(agent_id, row)?;
-            anyhow::Ok(proxy)
-        };
-        let proxy = match start() {
-            Ok(proxy) => proxy,
-            Err(error) => {
-                guard.tables.remove_policy(row.policy);
-                return Err(error);
-            }
-        };
-        // What it is under from here on is known to everybody, whatever fails below.
+        let proxy = plan.map(|plan| plan.start(guard.pins(), cgroup_id)).transpose()?;
+        Ok(Swap { agent: agent_id, row, terms, proxy, installed, degraded: named(&lacks) })
+    }
+
+    /// Takes note of a swap that has come into force. What host names have opened under the policy before it is
+    /// still to be taken away.
+    pub fn swapped(&mut self, swap: Swap) {
+        let Swap { row, terms, proxy, installed, degraded, .. } = swap;
         self.end_lookups();
         let before = std::mem::replace(&mut self.row, row).policy;
         let replaces = self.handover.policy.revision().to_owned();
@@ -248,19 +240,17 @@ impl<O: Output> Workload<O> {
         self.handover.mode = terms.policy.mode;
         self.handover.degraded = degraded;
         self.handover.policy = terms.policy_name();
-        self.handover.rules = rules.iter().map(|rule| RuleName::from(&**rule)).collect();
+        self.handover.rules = Arc::clone(&installed.rule_names);
         let names = self.reporter.names();
-        names.set_policy(self.handover.context(), rules, before);
+        names.set_policy(self.handover.context(), Arc::clone(&installed.rules), before);
         if let Some(proxy) = &proxy {
             names.set_leases(Arc::clone(&proxy.book));
         }
-        (self.terms, self.proxy, self.pins) = (terms, proxy, pins);
+        (self.terms, self.proxy, self.installed) = (terms, proxy, Some(installed));
         self.reporter.notice(Notice::PolicyLoaded { replaces: Some(replaces) });
         if !self.handover.degraded.is_empty() {
             self.reporter.notice(Notice::Degraded);
         }
-        // What the old policy's names have opened.
-        Ok(guard.tables.remove_leases(cgroup_id)?)
     }
 
     /// Puts whoever is in the cgroup, and comes to be, under the agent, and tells of it.
@@ -277,19 +267,41 @@ impl<O: Output> Workload<O> {
         Ok(())
     }
 
+    /// The policy that it is under, where this guard has written it.
+    pub fn installed(&self) -> Option<&Arc<Installed>> {
+        self.installed.as_ref()
+    }
+
+    /// Its row under `installed`, which is its own policy for other mounts.
+    pub fn row_under(&self, installed: &Installed) -> Agent {
+        let Agent { cgroup, ring, dns_ports, .. } = self.row;
+        self.terms.row(installed, cgroup, ring, dns_ports)
+    }
+
+    /// Takes note of other mounts, and of its policy for them, which has come into force.
+    pub fn remounted(&mut self, installed: Arc<Installed>, mounts: Arc<MountNames>) {
+        self.row = self.row_under(&installed);
+        self.installed = Some(installed);
+        self.reporter.names().set_mounts(mounts);
+    }
+
     /// Compiles the policy for other mounts, and swaps it in whole.
     ///
     /// # Errors
     /// There is no room. The policy in force stays: it denies what lies on mounts that it does not know.
     pub fn follow_mounts(&mut self, guard: &mut Guard, mounts: &[Mount]) -> anyhow::Result<()> {
         let mut compiled = compile::for_mounts(&self.terms.policy, mounts)?;
-        compiled.pins.clone_from(&self.pins);
-        let Handover { agent_id, cgroup_id, .. } = self.handover;
-        let policy = guard.tables.write_policy(&compiled, cgroup_id)?;
-        let row = self.terms.row(&compiled, cgroup_id, policy, self.row.dns_ports);
-        guard.tables.set_agent(agent_id, row)?;
-        self.row = row;
-        self.reporter.names().set_mounts(mounts);
+        if let Some(installed) = &self.installed {
+            installed.pin_in(&mut compiled);
+        }
+        let installed = Installed::write(guard, compiled, self.handover.cgroup_id)?;
+        if let Err(error) =
+            guard.tables.set_agent(self.handover.agent_id, self.row_under(&installed))
+        {
+            installed.discard(guard);
+            return Err(error.into());
+        }
+        self.remounted(installed, MountNames::new(mounts));
         Ok(())
     }
 

@@ -21,7 +21,7 @@ pub struct AgentNames {
     policy: PolicyNames,
     /// What was in force before, of which events may still come, with its id.
     before: Option<(u32, PolicyNames)>,
-    mounts: HashMap<u32, Vec<NamedMount>>,
+    mounts: Arc<MountNames>,
     leases: Option<Arc<Mutex<LeaseBook>>>,
     boot_time_ns: u64,
 }
@@ -29,34 +29,44 @@ pub struct AgentNames {
 /// Names under one policy.
 struct PolicyNames {
     context: Arc<Context>,
-    rules: Vec<Arc<Rule>>,
+    rules: Arc<[Arc<Rule>]>,
 }
 
-impl AgentNames {
-    /// Names for the events of an agent in `context` under these rules, by id. The ids depend on the
-    /// policy file alone, so they outlive a change of mounts.
-    pub fn new(context: Arc<Context>, rules: Vec<Arc<Rule>>, mounts: &[Mount]) -> Self {
-        let mut names = Self {
-            policy: PolicyNames { context, rules },
-            before: None,
-            mounts: HashMap::new(),
-            leases: None,
-            boot_time_ns: boot_time_ns(),
-        };
-        names.set_mounts(mounts);
-        names
-    }
+/// Where each file system is mounted, by `s_dev`, for all agents that are told of.
+#[derive(Debug, Default)]
+pub struct MountNames(HashMap<u32, Vec<NamedMount>>);
 
-    /// Takes a changed mount table over.
-    pub fn set_mounts(&mut self, mounts: &[Mount]) {
-        self.mounts.clear();
+impl MountNames {
+    /// Of a mount table.
+    pub fn new(mounts: &[Mount]) -> Arc<Self> {
+        let mut names: HashMap<u32, Vec<NamedMount>> = HashMap::new();
         for mount in mounts {
             let named = NamedMount {
                 root: mount.root.as_os_str().as_bytes().to_vec(),
                 point: mount.mount_point.as_os_str().as_bytes().to_vec(),
             };
-            self.mounts.entry(mount.dev).or_default().push(named);
+            names.entry(mount.dev).or_default().push(named);
         }
+        Arc::new(Self(names))
+    }
+}
+
+impl AgentNames {
+    /// Names for the events of an agent in `context` under these rules, by id. The ids depend on the
+    /// policy file alone, so they outlive a change of mounts.
+    pub fn new(context: Arc<Context>, rules: Arc<[Arc<Rule>]>, mounts: Arc<MountNames>) -> Self {
+        Self {
+            policy: PolicyNames { context, rules },
+            before: None,
+            mounts,
+            leases: None,
+            boot_time_ns: boot_time_ns(),
+        }
+    }
+
+    /// Takes a changed mount table over.
+    pub fn set_mounts(&mut self, mounts: Arc<MountNames>) {
+        self.mounts = mounts;
     }
 
     /// Takes over what tells which host an address was leased for.
@@ -70,7 +80,7 @@ impl AgentNames {
     }
 
     /// Takes over another policy, in place of the one that has the id `before`.
-    pub fn set_policy(&mut self, context: Arc<Context>, rules: Vec<Arc<Rule>>, before: u32) {
+    pub fn set_policy(&mut self, context: Arc<Context>, rules: Arc<[Arc<Rule>]>, before: u32) {
         let policy = std::mem::replace(&mut self.policy, PolicyNames { context, rules });
         self.before = Some((before, policy));
     }
@@ -84,7 +94,7 @@ impl AgentNames {
 }
 
 /// Compiled rules, as events call them.
-pub fn rules(compiled: &[RuleInfo]) -> Vec<Arc<Rule>> {
+pub fn rules(compiled: &[RuleInfo]) -> Arc<[Arc<Rule>]> {
     let rule = |rule: &RuleInfo| Rule {
         label: rule.label.clone(),
         line: u32::try_from(rule.line).ok().filter(|line| *line > 0),
@@ -108,7 +118,7 @@ impl Names for AgentNames {
     }
 
     fn mounts(&self, dev: u32) -> &[NamedMount] {
-        self.mounts.get(&dev).map_or(&[], Vec::as_slice)
+        self.mounts.0.get(&dev).map_or(&[], Vec::as_slice)
     }
 
     fn boot_time_ns(&self) -> u64 {

@@ -9,12 +9,12 @@ use std::{
 use ipnet::IpNet;
 use tokio::{sync::mpsc, task::JoinSet};
 
-use super::Terms;
+use super::{Installed, Terms};
 use crate::{
     clock,
     dns::{self, LeaseBook, Proxy, Resolver, Told, nameservers},
     kernel::{leases::LeaseMap, pins::Pins},
-    policy::{Effect, Host, Mode, Policy, compile::Compiled},
+    policy::{Effect, Host, Mode, Policy},
 };
 
 /// Where the host's name servers stand.
@@ -30,14 +30,14 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Opens a proxy's sockets where `compiled` names hosts.
-    pub async fn new(terms: &Terms, compiled: &Compiled) -> anyhow::Result<Option<Self>> {
-        if compiled.names.is_empty() {
+    /// Opens a proxy's sockets where the policy names hosts.
+    pub async fn new(terms: &Terms, installed: &Installed) -> anyhow::Result<Option<Self>> {
+        if installed.names.is_empty() {
             return Ok(None);
         }
         let policy = &terms.policy;
         let resolver = dns::Settings {
-            names: compiled.names.clone(),
+            names: installed.names.clone(),
             default_allow: policy.egress.default == Effect::Allow,
             enforce: policy.mode == Mode::Enforce,
             listed: listed(policy),

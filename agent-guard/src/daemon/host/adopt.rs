@@ -1,21 +1,48 @@
 //! Taking over what another daemon has left: its workloads stay under guard meanwhile.
 
-use agent_guard_common::limits::RING_BYTES;
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
 use anyhow::Context as _;
 use aya::maps::{MapData, RingBuf};
 
-use super::{Guarded, Host, forward};
+use super::{Guarded, Host, reconcile::Due};
 use crate::{
     cgroup,
     daemon::{
         alive, kept,
         policies::{Loaded, Policies},
     },
-    handover::{self, Held, Keeper},
-    kernel::tables,
+    event::Rule,
+    handover::{self, Handover, Held, Keeper, RuleName},
     policy::Policy,
-    workload::{Workload, compile},
+    workload::Workload,
 };
+
+/// The rules of handovers, by name and revision of the policy: each once, for all who were under it.
+#[derive(Default)]
+struct Rules(HashMap<(String, String), Same>);
+
+struct Same {
+    names: Arc<[RuleName]>,
+    rules: Arc<[Arc<Rule>]>,
+}
+
+impl Rules {
+    /// Lets `handover` share the names of its rules, and returns them as events call them.
+    fn share(&mut self, handover: &mut Handover) -> Arc<[Arc<Rule>]> {
+        let policy = (handover.policy.name().to_owned(), handover.policy.revision().to_owned());
+        let same = self.0.entry(policy).or_insert_with(|| Same {
+            names: Arc::clone(&handover.rules),
+            rules: handover.rules(),
+        });
+        handover.rules = Arc::clone(&same.names);
+        Arc::clone(&same.rules)
+    }
+}
 
 impl Host {
     /// Takes over what another daemon has left, and returns the ring buffer that all events go to.
@@ -23,42 +50,54 @@ impl Host {
     /// # Errors
     /// The kernel refused. Of one agent that could not be taken over it is told, and it stays confined.
     pub async fn adopt(&mut self, policies: &Policies) -> anyhow::Result<RingBuf<MapData>> {
-        let mut ring = None;
+        let (mut due, mut rules) = (Vec::new(), Rules::default());
         for held in handover::abandoned(Keeper::Daemon).context("looking for abandoned agents")? {
             alive();
             let path = held.read().ok().flatten().map(|handover| handover.cgroup);
             let id = held.id.clone();
-            if let Err(error) = self.adopt_one(held, policies, &mut ring).await {
-                let problem = format!(
-                    "it stays confined as a daemon left it, and nobody reads its events: {error:#}; end it, and start it again"
-                );
-                tracing::error!("{id}: {problem}");
-                if let Some(path) = path {
-                    self.left_alone.insert(path, problem);
-                }
+            match self.take_over(held, policies, &mut rules) {
+                Ok(taken) => due.extend(taken),
+                Err(error) => self.leave_alone(&id, path, &error),
             }
         }
-        match ring {
-            Some(ring) => Ok(ring),
-            None => Ok(tables::new_ring(RING_BYTES as u32)?),
+        let ring = self.guarded.values().next().map(|guarded| guarded.workload.row.ring);
+        self.ring = self.guard.hold_ring(ring)?;
+        for (path, swapped) in self.swap(due).await {
+            if let Err(error) = swapped
+                && let Some(guarded) = self.guarded.remove(&path)
+            {
+                self.by_agent.remove(&guarded.workload.handover.agent_id);
+                self.leave_alone(&guarded.held.id, Some(path), &error);
+            }
+        }
+        Ok(self.guard.tables.ring(self.ring)?)
+    }
+
+    fn leave_alone(&mut self, id: &str, path: Option<PathBuf>, error: &anyhow::Error) {
+        let problem = format!(
+            "it stays confined as a daemon left it, and nobody reads its events: {error:#}; end it, and start it again"
+        );
+        tracing::error!("{id}: {problem}");
+        if let Some(path) = path {
+            self.left_alone.insert(path, problem);
         }
     }
 
-    async fn adopt_one(
+    /// Takes one over as it is. What comes back is what it is to be put under; nothing, where it has ended.
+    fn take_over(
         &mut self,
         held: Held,
         policies: &Policies,
-        ring: &mut Option<RingBuf<MapData>>,
-    ) -> anyhow::Result<()> {
-        let Some(handover) = held.read()? else {
-            return held.finish().context("removing the handover");
-        };
+        rules: &mut Rules,
+    ) -> anyhow::Result<Option<Due>> {
+        let finish = |held: Held| held.finish().context("removing the handover").map(|()| None);
+        let Some(mut handover) = held.read()? else { return finish(held) };
         let agent = handover.agent_id;
         if cgroup::is_gone(&handover.cgroup, handover.cgroup_id) {
             if handover.programs == self.guard.programs() {
                 self.guard.let_go(handover.cgroup_id, agent)?;
             }
-            return held.finish().context("removing the handover");
+            return finish(held);
         }
         anyhow::ensure!(
             handover.programs == self.guard.programs(),
@@ -66,11 +105,6 @@ impl Host {
             handover.programs,
             self.guard.programs()
         );
-        match ring {
-            Some(ring) => self.guard.tables.set_ring(agent, ring)?,
-            None => *ring = Some(self.guard.tables.ring(agent)?),
-        }
-        let path = handover.cgroup.clone();
         let name = handover.policy.name();
         let stands_in = name == Policy::NOTHING;
         let loaded = match policies.get(name) {
@@ -79,18 +113,22 @@ impl Host {
             None => kept::get(name),
         };
         let loaded = loaded.context("neither its policy nor the copy of it is there")?;
-        let terms = self.terms(&self.name(&path), handover.container.clone(), &loaded);
-        let compiled = compile::as_loaded(&terms.policy, &self.mounts)?;
-        let (guard, mounts) = (&mut self.guard, &self.mounts);
-        let links = guard.taken_in(handover.cgroup_id)?;
-        let mut workload =
-            Workload::adopt(terms, handover, guard, compiled, mounts, self.stream.clone()).await?;
-        forward(&self.lookups, &mut workload);
+        let rules = rules.share(&mut handover);
+        let container = handover.container.clone();
+        let terms = self.terms(&self.name(&handover.cgroup), container.clone(), &loaded);
+        let links = self.guard.taken_in(handover.cgroup_id)?;
+        let path = handover.cgroup.clone();
+        let (mounts, stream) = (Arc::clone(&self.mount_names), self.stream.clone());
+        let workload = Workload::adopt(terms, handover, &self.guard, rules, mounts, stream)?;
         let problem = stands_in.then(|| "its policy could not be put in force".to_owned());
-        let mut guarded = Guarded { workload, held, problem, stands_in, links };
-        guarded.held.write(&guarded.workload.handover).context("writing the handover")?;
-        self.by_agent.insert(agent, path.clone());
-        self.guarded.insert(path, guarded);
-        Ok(())
+        let guarded = Guarded { workload, held, problem, stands_in, links };
+        self.keep(&path, guarded);
+        Ok(Some((path, container, loaded)))
+    }
+
+    /// Keeps a workload that is in the kernel's tables.
+    pub(super) fn keep(&mut self, path: &Path, guarded: Guarded) {
+        self.by_agent.insert(guarded.workload.handover.agent_id, path.to_owned());
+        self.guarded.insert(path.to_owned(), guarded);
     }
 }

@@ -1,12 +1,9 @@
 //! Putting the cgroups that come under the policies that are for them.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use anyhow::Context as _;
-use aya::{
-    maps::{MapData, RingBuf},
-    programs::links::FdLink,
-};
+use aya::programs::links::FdLink;
 
 use super::{Guarded, Host, Known, forward, shown};
 use crate::{
@@ -20,7 +17,7 @@ use crate::{
     event::Notice,
     handover::{Held, Keeper},
     identity::{Container, Identity},
-    workload::{Workload, compile},
+    workload::{Installed, Workload},
 };
 
 /// What stands against putting a cgroup under a policy of its own.
@@ -50,17 +47,11 @@ impl Host {
 
     /// Puts the cgroup at `path` under the policy that is for it, if one is, and lets go on who was `held` for that.
     /// Where it can not be, nothing is allowed to who is in it; and where not even that can be, nobody in it runs on.
-    pub async fn arrive(
-        &mut self,
-        path: &Path,
-        held: Option<Frozen>,
-        policies: &Policies,
-        ring: &RingBuf<MapData>,
-    ) {
+    pub async fn arrive(&mut self, path: &Path, held: Option<Frozen>, policies: &Policies) {
         if let Some(held) = held.or_else(|| self.frozen.remove(path)) {
             self.frozen.insert(path.to_owned(), held);
         }
-        match self.settle(path, policies, ring).await {
+        match self.settle(path, policies).await {
             Ok(()) => {
                 self.refused.remove(path);
             }
@@ -73,12 +64,7 @@ impl Host {
     }
 
     /// As [`Self::arrive`], without what was held for it. What comes back is why it is not under guard.
-    async fn settle(
-        &mut self,
-        path: &Path,
-        policies: &Policies,
-        ring: &RingBuf<MapData>,
-    ) -> Result<(), String> {
+    async fn settle(&mut self, path: &Path, policies: &Policies) -> Result<(), String> {
         self.stopped.remove(path);
         if path.starts_with(self.home.path()) {
             return Ok(());
@@ -116,7 +102,7 @@ impl Host {
             Conflict::Problem(problem) => return Err(problem),
         }
         let put = match chosen {
-            Ok(loaded) => self.put_under(path, container.clone(), loaded, ring).await,
+            Ok(loaded) => self.put_under(path, container.clone(), loaded).await,
             Err(problem) => Err(anyhow::Error::msg(problem)),
         };
         let Err(error) = put else { return Ok(()) };
@@ -128,7 +114,7 @@ impl Host {
             "{} is not under its policy, and nothing is allowed to it: {problem}",
             shown(&name)
         );
-        match self.put_under(path, container, &Loaded::stand_in(), ring).await {
+        match self.put_under(path, container, &Loaded::stand_in()).await {
             Ok(()) => {
                 if let Some(guarded) = self.guarded.get_mut(path) {
                     (guarded.stands_in, guarded.problem) = (true, Some(problem));
@@ -220,16 +206,14 @@ impl Host {
         path: &Path,
         container: Option<Container>,
         loaded: &Loaded,
-        ring: &RingBuf<MapData>,
     ) -> anyhow::Result<()> {
         let cgroup = Cgroup::existing(path, &self.mounts)?;
         let mut held =
             Held::create(&format!("daemon-{}", cgroup.id())).context("making the handover")?;
-        match self.guard_it(&cgroup, container, loaded, ring, &mut held).await {
+        match self.guard_it(&cgroup, container, loaded, &mut held).await {
             Ok((workload, links)) => {
-                self.by_agent.insert(workload.handover.agent_id, path.to_owned());
                 let guarded = Guarded { workload, held, problem: None, stands_in: false, links };
-                self.guarded.insert(path.to_owned(), guarded);
+                self.keep(path, guarded);
                 Ok(())
             }
             Err(error) => {
@@ -244,15 +228,28 @@ impl Host {
         cgroup: &Cgroup,
         container: Option<Container>,
         loaded: &Loaded,
-        ring: &RingBuf<MapData>,
         held: &mut Held,
     ) -> anyhow::Result<(Workload<Stream>, Vec<FdLink>)> {
-        let compiled = compile::as_loaded(&loaded.policy, &self.mounts)?;
+        let installed = self.install(loaded)?;
+        let put = self.put_in_force(cgroup, container, loaded, &installed, held).await;
+        self.give_back(installed);
+        put
+    }
+
+    async fn put_in_force(
+        &mut self,
+        cgroup: &Cgroup,
+        container: Option<Container>,
+        loaded: &Loaded,
+        installed: &Arc<Installed>,
+        held: &mut Held,
+    ) -> anyhow::Result<(Workload<Stream>, Vec<FdLink>)> {
         let terms = self.terms(&self.name(cgroup.path()), container, loaded);
         let links = self.guard.take_in(cgroup, &self.mounts)?;
-        let (guard, mounts) = (&mut self.guard, &self.mounts);
+        let (mounts, stream) = (Arc::clone(&self.mount_names), self.stream.clone());
+        let (guard, installed, ring) = (&mut self.guard, Arc::clone(installed), Some(self.ring));
         let prepared =
-            Workload::prepare(terms, guard, cgroup, compiled, mounts, self.stream.clone()).await;
+            Workload::prepare(terms, guard, cgroup, installed, mounts, ring, stream).await;
         let mut workload = match prepared {
             Ok(workload) => workload,
             Err(error) => {
@@ -263,7 +260,6 @@ impl Host {
         workload.handover.keeper = Keeper::Daemon;
         let agent = workload.handover.agent_id;
         let mut put = || {
-            guard.tables.set_ring(agent, ring)?;
             held.write(&workload.handover).context("writing the handover")?;
             anyhow::Ok(workload.put_in_force(guard)?)
         };

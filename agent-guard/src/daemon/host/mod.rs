@@ -3,21 +3,24 @@
 mod adopt;
 mod arrive;
 mod reconcile;
+mod shared;
 mod totals;
 mod views;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Instant,
 };
 
+use agent_guard_common::table::NO_RING;
 use anyhow::Context as _;
 use aya::programs::links::FdLink;
 use clap::ValueEnum as _;
 use tokio::{sync::mpsc, task::spawn_local};
 
-use self::totals::Totals;
+use self::{shared::Shared, totals::Totals};
 use super::{config::Config, frozen::Frozen, policies::Loaded, runtimes, stream::Stream};
 use crate::{
     cgroup::{self, Cgroup},
@@ -30,7 +33,7 @@ use crate::{
     lack::Lack,
     mounts::{self, Mount},
     policy::Policy,
-    workload::{Terms, Workload, compile},
+    workload::{Installed, MountNames, Terms, Workload, compile},
 };
 
 /// Everything that is under guard.
@@ -41,10 +44,14 @@ pub struct Host {
     /// Where the canary goes.
     home: Cgroup,
     mounts: Vec<Mount>,
+    mount_names: Arc<MountNames>,
     /// Where the cgroup tree is mounted.
     tree: PathBuf,
     stream: Stream,
     lookups: mpsc::Sender<(u32, Told)>,
+    /// The key of the ring buffer that all events go to, once [`Self::adopt`] has one.
+    ring: u32,
+    shared: Shared,
     /// By the directory of its cgroup.
     guarded: BTreeMap<PathBuf, Guarded>,
     /// Cgroups that a policy is for, and why they are not under it.
@@ -101,7 +108,7 @@ impl Host {
         let tree =
             mounts::cgroup2(&mounts).context("no cgroup2 file system is mounted")?.to_owned();
         let home = Cgroup::create(&mounts, &format!("daemon-{}", std::process::id()))?;
-        let guard = match Guard::establish(config.tier.into(), &home, &mounts) {
+        let mut guard = match Guard::establish(config.tier.into(), &home, &mounts) {
             Ok(guard) => guard,
             Err(error) => {
                 home.remove()?;
@@ -109,15 +116,19 @@ impl Host {
             }
         };
         let bindings = Bindings::open(guard.pins(), &tree)?;
+        guard.vouch()?;
         Ok(Self {
             config,
             guard,
             bindings,
             home,
+            mount_names: MountNames::new(&mounts),
             mounts,
             tree,
             stream,
             lookups,
+            ring: NO_RING,
+            shared: Shared::default(),
             guarded: BTreeMap::new(),
             refused: BTreeMap::new(),
             left_alone: BTreeMap::new(),
@@ -136,7 +147,7 @@ impl Host {
         Terms {
             agent: agent_name(cgroup, container.as_ref()),
             container,
-            policy: loaded.policy.as_ref().clone(),
+            policy: Arc::clone(&loaded.policy),
             policy_file: loaded.file.display().to_string(),
             // What allows nothing is the best that there is on every tier.
             allow_degraded: match *loaded.policy.name == *Policy::NOTHING {
@@ -193,16 +204,65 @@ impl Host {
 
     /// Compiles every policy anew, for mounts that have changed.
     pub fn follow_mounts(&mut self, mounts: Vec<Mount>) {
-        self.mounts = mounts;
-        for (path, guarded) in &mut self.guarded {
+        (self.mount_names, self.mounts) = (MountNames::new(&mounts), mounts);
+        self.shared.doubt();
+        let mut under: BTreeMap<u32, Vec<PathBuf>> = BTreeMap::new();
+        for (path, guarded) in &self.guarded {
+            under.entry(guarded.workload.row.policy).or_default().push(path.clone());
+        }
+        let mut moves = Vec::new();
+        for paths in under.into_values() {
             super::alive();
-            if let Err(error) = guarded.workload.follow_mounts(&mut self.guard, &self.mounts) {
-                tracing::error!(
-                    "the mounts changed, and the policy of {} could not be adapted; files on new mounts stay denied: {error:#}",
-                    path.display()
-                );
+            match paths.first().map(|first| self.remount(first)) {
+                Some(Ok(installed)) => {
+                    moves.extend(paths.into_iter().map(|path| (path, Arc::clone(&installed))));
+                }
+                Some(Err(error)) => paths.iter().for_each(|path| tell_stale(path, &error)),
+                None => {}
             }
         }
+        self.move_to(moves);
+    }
+
+    /// The policy of the workload at `path`, installed for the mounts as they are now.
+    fn remount(&mut self, path: &Path) -> anyhow::Result<Arc<Installed>> {
+        let workload = &self.guarded.get(path).context("it has left")?.workload;
+        let policy = Arc::clone(&workload.terms.policy);
+        let mut compiled = compile::for_mounts(&policy, &self.mounts)?;
+        if let Some(installed) = workload.installed() {
+            installed.pin_in(&mut compiled);
+        }
+        let installed = Installed::write(&mut self.guard, compiled, self.home.id())?;
+        self.shared.remounted(&policy, &installed);
+        Ok(installed)
+    }
+
+    /// Puts workloads under their policies for other mounts, all at once.
+    fn move_to(&mut self, moves: Vec<(PathBuf, Arc<Installed>)>) {
+        let row = |(path, installed): &(PathBuf, Arc<Installed>)| {
+            let workload = &self.guarded.get(path)?.workload;
+            Some((workload.handover.agent_id, workload.row_under(installed)))
+        };
+        let rows: Vec<_> = moves.iter().filter_map(row).collect();
+        match self.guard.tables.set_agents(&rows) {
+            Ok(set) => {
+                for ((path, installed), set) in moves.iter().zip(set) {
+                    match (set, self.guarded.get_mut(path)) {
+                        (Ok(()), Some(Guarded { workload, .. })) => {
+                            let names = Arc::clone(&self.mount_names);
+                            workload.remounted(Arc::clone(installed), names);
+                        }
+                        (Err(error), _) => tell_stale(path, &error.into()),
+                        (Ok(()), None) => {}
+                    }
+                }
+            }
+            Err(error) => {
+                let error = error.into();
+                moves.iter().for_each(|(path, _)| tell_stale(path, &error));
+            }
+        }
+        moves.into_iter().for_each(|(_, installed)| self.give_back(installed));
     }
 
     /// Takes an entry of the ring buffer.
@@ -238,6 +298,17 @@ impl Host {
         for guarded in self.guarded.values_mut() {
             guarded.workload.tick(&self.guard, &skips);
         }
+        // One whose cgroup has just gone has still to be told of.
+        let own: HashSet<u64> =
+            self.guarded.values().map(|guarded| guarded.workload.handover.cgroup_id).collect();
+        if let Err(error) = self.guard.tidy(&self.mounts, |id| own.contains(&id)) {
+            tracing::error!("what other guards left can not be taken out: {error}");
+        }
+    }
+
+    /// Where the cgroup tree is mounted.
+    pub fn tree(&self) -> &Path {
+        &self.tree
     }
 
     /// Which cgroups are agents', of whatever guard.
@@ -253,7 +324,7 @@ impl Host {
     /// # Errors
     /// It came through.
     pub fn prove(&mut self) -> anyhow::Result<()> {
-        Ok(self.guard.send_canary(&self.home, &self.mounts)?)
+        Ok(self.guard.prove_again(&self.home, &self.mounts)?)
     }
 
     /// Leaves everybody confined as they are, to the next daemon.
@@ -285,6 +356,13 @@ impl Host {
             .iter()
             .filter(move |(_, guarded)| guarded.workload.handover.policy.name() == name)
     }
+}
+
+fn tell_stale(path: &Path, error: &anyhow::Error) {
+    tracing::error!(
+        "the mounts changed, and the policy of {} could not be adapted; files on new mounts stay denied: {error:#}",
+        path.display()
+    );
 }
 
 /// Passes on what the workload's proxy tells.

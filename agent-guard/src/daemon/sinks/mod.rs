@@ -21,7 +21,6 @@ mod filter;
 mod http;
 mod kafka;
 mod ledger;
-mod ledger;
 mod otlp;
 mod queue;
 mod secret;

@@ -39,7 +39,7 @@ pub fn build(globs: &[ComponentGlob]) -> Result<Globs, CompileError> {
         start: 0,
         next: [0; LEXER_CELLS],
         accept: [0; LEXER_STATES],
-        cgroup: 0,
+        writer: 0,
     });
     if globs.is_empty() {
         return Ok(Globs { lexer, classes: vec![Vec::new()] });

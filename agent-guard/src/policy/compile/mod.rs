@@ -23,8 +23,8 @@ mod verdict;
 use agent_guard_common::{
     hash::name_symbol,
     table::{
-        ACCESS_KINDS, Agent, AgentFlag, Alias, ChangeTime, Effect, Interval, Lexer, OPERATIONS,
-        State, Verdict,
+        ACCESS_KINDS, Agent, AgentFlag, Alias, ChangeTime, Effect, Interval, Lexer, NO_RING,
+        OPERATIONS, State, Verdict,
     },
 };
 
@@ -127,7 +127,8 @@ impl Compiled {
             default_egress: self.default_egress as u8,
             default_listen: self.default_listen as u8,
             dns_ports: [0; 2],
-            reserved: [0; 6],
+            reserved: [0; 2],
+            ring: NO_RING,
             operations: self.operations,
         }
     }
