@@ -17,7 +17,7 @@ use agent_guard_common::{
 
 use crate::{
     emit::{self, Enforcement, Judged},
-    kernel::{Facts, Object, enforcing},
+    kernel::{Facts, Object, Reach, enforcing},
     maps::{self, KernelTables, Scratch},
     scope, terminal,
     walk::{self, End},
@@ -109,13 +109,13 @@ impl Ask {
 
 /// Decides what is asked of a file.
 #[inline(always)]
-pub fn file(caller: Caller, object: &Object, ask: Ask) -> Verdict {
+pub fn file<R: Reach>(caller: Caller, object: &Object<R>, ask: Ask) -> Verdict {
     file_outcome(caller, object, ask).into()
 }
 
 /// As [`file`], where it matters whether the policy allows it.
 #[inline(always)]
-pub fn file_outcome(caller: Caller, object: &Object, ask: Ask) -> Outcome {
+pub fn file_outcome<R: Reach>(caller: Caller, object: &Object<R>, ask: Ask) -> Outcome {
     let Some(scratch) = maps::scratch() else {
         return match without_memory(caller) {
             Verdict::Proceed | Verdict::Divert => Outcome::Observed,
@@ -132,17 +132,20 @@ pub fn file_outcome(caller: Caller, object: &Object, ask: Ask) -> Outcome {
 /// Closes an object that no path leads to and that is not known to be harmless. The event calls it by
 /// the name that the kernel gave it.
 #[inline(always)]
-pub fn anonymous(caller: Caller, object: &Object) -> Verdict {
+pub fn anonymous<R: Reach>(caller: Caller, object: &Object<R>) -> Verdict {
     let Some(scratch) = maps::scratch() else {
         return without_memory(caller);
     };
     let agent = maps::agent(caller.agent);
     // SAFETY: this program holds the slot; nobody else has a reference.
-    unsafe { (*scratch).facts.begin(object) };
-    let reason = match (agent, examine(scratch)) {
+    let examined = unsafe {
+        (*scratch).facts.begin(object);
+        (*scratch).facts.examine(object)
+    };
+    let reason = match (agent, examined) {
         (None, _) => Reason::NoPolicy,
-        (Some(_), 0) => Reason::Interface,
-        (Some(_), _) => Reason::Failed,
+        (Some(_), Ok(())) => Reason::Interface,
+        (Some(_), Err(_)) => Reason::Failed,
     };
     walk::name(scratch, object.dentry);
     let judged = Judged::new(scratch, Decision::deny(reason));
@@ -165,7 +168,12 @@ pub enum Refusal {
 /// Decides a rename or link between two places. The event names the old one, or the new one where that
 /// is denied.
 #[inline(always)]
-pub fn two_places(caller: Caller, action: Action, old: &Object, new: &Object) -> Option<Refusal> {
+pub fn two_places<R: Reach>(
+    caller: Caller,
+    action: Action,
+    old: &Object<R>,
+    new: &Object<R>,
+) -> Option<Refusal> {
     let Some(scratch) = maps::scratch() else {
         return match without_memory(caller) {
             Verdict::Proceed | Verdict::Divert => None,
@@ -204,10 +212,10 @@ pub fn two_places(caller: Caller, action: Action, old: &Object, new: &Object) ->
 
 /// Judges `object`. Afterwards `scratch` holds its facts, its path, and the state that its verdict is of.
 #[inline(always)]
-pub fn judge_object(
+pub fn judge_object<R: Reach>(
     scratch: *mut Scratch,
     agent: Option<&'static Agent>,
-    object: &Object,
+    object: &Object<R>,
     request: Request,
 ) -> Judged {
     // SAFETY: this program holds the slot; nobody else has a reference.
@@ -216,7 +224,14 @@ pub fn judge_object(
         (*scratch).state = DEAD;
         (*scratch).facts.begin(object);
     }
-    let agent = agent.map_or(core::ptr::null(), core::ptr::from_ref);
+    let Some(agent) = agent else {
+        return Judged::of(judge(scratch, core::ptr::null(), request as u64));
+    };
+    if R::BY_ADDRESS {
+        look_by_address(scratch, agent);
+    } else {
+        look(scratch, agent, object);
+    }
     Judged::of(judge(scratch, agent, request as u64))
 }
 
@@ -240,12 +255,9 @@ extern "C" fn judge(scratch: *mut Scratch, agent: *const Agent, request: u64) ->
         5 => Request::Connect,
         _ => Request::ReadWrite,
     };
-    if examine(memory) != 0 {
-        return Decision::deny(Reason::Failed).pack();
-    }
     let facts = memory.facts;
     let runs = matches!(request, Request::Exec | Request::Load);
-    let decision = match walk::walk(scratch, agent, &facts) {
+    let decision = match walk::descend(scratch, agent) {
         // What has no name is nobody's path any more, whatever it was called.
         End::State(..) if runs && facts.links == 0 => Decision::deny(Reason::Detached),
         End::State(state, other_process) => {
@@ -269,13 +281,27 @@ extern "C" fn judge(scratch: *mut Scratch, agent: *const Agent, request: u64) ->
 /// What is said of pipes and anonymous memory.
 const ANONYMOUS: Decision = Decision { effect: Effect::Allow, rule: NO_RULE, reason: Reason::Pipe };
 
-/// Reads the facts; not 0 where that failed. Apart for the same reason as [`judge`].
+/// Reads the facts of `object`, with which those in `scratch` begin, and its path.
+#[inline(always)]
+fn look<R: Reach>(scratch: *mut Scratch, agent: &Agent, object: &Object<R>) {
+    // SAFETY: the caller holds the slot; nobody else has a reference.
+    match unsafe { (*scratch).facts.examine(object) } {
+        Ok(()) => walk::climb(scratch, agent, object),
+        Err(_) => walk::fail(scratch),
+    }
+}
+
+/// As [`look`], apart for the same reason as [`judge`].
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn examine(scratch: *mut Scratch) -> u64 {
+extern "C" fn look_by_address(scratch: *mut Scratch, agent: *const Agent) -> u64 {
     // SAFETY: as in `judge`.
-    let Some(memory) = (unsafe { scratch.as_mut() }) else { return 1 };
-    u64::from(memory.facts.examine().is_err())
+    let (Some(memory), Some(agent)) = (unsafe { (scratch.as_mut(), agent.as_ref()) }) else {
+        return 1;
+    };
+    let object = memory.facts.object();
+    look(scratch, agent, &object);
+    0
 }
 
 /// Looks at the file itself only where its name leads to a rule that pins it.

@@ -107,10 +107,6 @@ pub struct Scratch {
     pub components: [Component; MAX_DEPTH],
     /// What the decision is about.
     pub facts: Facts,
-    /// State of the walk: the dentry to look at next, and where it must end.
-    pub dentry: u64,
-    /// `s_root` of the file system.
-    pub root: u64,
     /// Bytes used in `path`.
     pub path_len: u64,
     /// Entries used in `components`.

@@ -4,8 +4,10 @@
 //! where a glob can matter, lexed. Down: the automaton is fed from the root to the object. A walk
 //! inside one file system gives the same answer under every mount, symlink and chroot.
 //!
-//! All state between two rounds lives in [`Scratch`]: what the verifier reads from map memory is
+//! All state between two rounds but the dentry lives in [`Scratch`]: what the verifier reads from map memory is
 //! unknown to it in every round, so it checks each callback once.
+
+use core::marker::PhantomData;
 
 use agent_guard_common::{
     decide::{Component, Reason, Tables, step},
@@ -19,7 +21,7 @@ use agent_guard_common::{
 use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_kernel, bpf_probe_read_kernel_str};
 
 use crate::{
-    kernel::{Facts, PIPE_MAGIC, PROC_MAGIC, offset, read},
+    kernel::{Object, PIPE_MAGIC, PROC_MAGIC, Reach, offset, read},
     maps::{self, KernelTables, Scratch},
     process,
 };
@@ -39,46 +41,73 @@ pub enum End {
     Unknown(Reason),
 }
 
+/// Notes that what is judged could not be read.
+#[inline(always)]
+pub fn fail(scratch: *mut Scratch) {
+    // SAFETY: the caller holds the slot; nobody else has a reference.
+    unsafe { (*scratch).status = FAILED + Reason::Failed as u32 };
+}
+
+/// On the way up. In the caller's stack, where the verifier does not forget the type of a pointer.
+struct Climb<R> {
+    scratch: *mut Scratch,
+    agent: *const Agent,
+    /// What to look at next, and where it must end.
+    dentry: u64,
+    root: u64,
+    reach: PhantomData<R>,
+}
+
+/// Climbs from `object`, whose facts are in `scratch`, to the root of its file system. Afterwards
+/// `scratch.path[..path_len]` holds the names, also where it failed on its way.
+#[inline(always)]
+pub fn climb<R: Reach>(scratch: *mut Scratch, agent: &Agent, object: &Object<R>) {
+    // SAFETY: the caller holds the slot; nobody else has a reference.
+    let memory = unsafe { &mut *scratch };
+    memory.path_len = 0;
+    memory.depth = 0;
+    memory.status = GOING;
+    memory.is_proc = u32::from(memory.facts.magic == PROC_MAGIC);
+    memory.other_process = 0;
+    if memory.facts.magic == PIPE_MAGIC {
+        memory.status = ARRIVED;
+        return;
+    }
+    let root = memory.facts.root;
+    let mut climb =
+        Climb { scratch, agent, dentry: object.dentry, root, reach: PhantomData::<R> };
+    let context = (&raw mut climb).cast();
+    // SAFETY: the callback has the prototype that the helper asks for, and the context outlives it.
+    unsafe { bpf_loop(MAX_DEPTH as u32 + 1, up::<R> as *mut _, context, 0) };
+}
+
 struct Round {
     scratch: *mut Scratch,
     agent: *const Agent,
 }
 
-/// Walks from `object` to a state. Afterwards `scratch.path[..path_len]` holds the names, also where
-/// the walk failed on its way.
+/// Goes down from the root to a state, by the names that [`climb`] found.
 #[inline(always)]
-pub fn walk(scratch: *mut Scratch, agent: &Agent, object: &Facts) -> End {
-    // SAFETY: the caller holds the slot; nobody else has a reference.
+pub fn descend(scratch: *mut Scratch, agent: &Agent) -> End {
+    // SAFETY: as in `climb`.
     let memory = unsafe { &mut *scratch };
-    memory.dentry = object.dentry;
-    memory.root = object.root;
-    memory.path_len = 0;
-    memory.depth = 0;
-    memory.status = GOING;
-    memory.is_proc = u32::from(object.magic == PROC_MAGIC);
-    memory.other_process = 0;
-
-    if object.magic == PIPE_MAGIC {
-        return End::Pipe;
-    }
-    let mut round = Round { scratch, agent };
-    let context = (&raw mut round).cast();
-    // SAFETY: the callback has the prototype that the helper asks for, and the context outlives it.
-    unsafe { bpf_loop(MAX_DEPTH as u32 + 1, up as *mut _, context, 0) };
     match memory.status {
         ARRIVED => {}
         GOING => return End::Unknown(Reason::TooDeep),
         failed => return End::Unknown(reason(failed)),
     }
-
+    if memory.facts.magic == PIPE_MAGIC {
+        return End::Pipe;
+    }
     let tables = KernelTables { policy: agent.policy };
-    let Some(start) = tables.start(object.dev) else {
+    let Some(start) = tables.start(memory.facts.dev) else {
         return End::Unknown(Reason::UnknownFilesystem);
     };
     memory.state = start;
     memory.status = GOING;
-    // SAFETY: as above.
-    unsafe { bpf_loop(MAX_DEPTH as u32 + 1, down as *mut _, context, 0) };
+    let mut round = Round { scratch, agent };
+    // SAFETY: as in `climb`.
+    unsafe { bpf_loop(MAX_DEPTH as u32 + 1, down as *mut _, (&raw mut round).cast(), 0) };
     match memory.status {
         ARRIVED => End::State(memory.state, memory.other_process != 0),
         GOING => End::Unknown(Reason::Failed),
@@ -86,11 +115,11 @@ pub fn walk(scratch: *mut Scratch, agent: &Agent, object: &Facts) -> End {
     }
 }
 
-/// Puts the name of an object that hangs in no tree where [`walk`] puts a path; nothing where it can not
+/// Puts the name of an object that hangs in no tree where [`climb`] puts a path; nothing where it can not
 /// be read.
 #[inline(always)]
 pub fn name(scratch: *mut Scratch, dentry: u64) {
-    // SAFETY: as in `walk`.
+    // SAFETY: as in `climb`.
     let memory = unsafe { &mut *scratch };
     memory.path_len = 0;
     let Ok(name) = read::<u64>(dentry, offset!(dentry_name)) else { return };
@@ -119,12 +148,12 @@ fn reason(status: u32) -> Reason {
 }
 
 /// One component up. Returns 1 to stop.
-unsafe extern "C" fn up(_index: u32, context: *mut Round) -> i64 {
-    // SAFETY: `walk` passes its own live `Round`.
-    let round = unsafe { &*context };
-    // SAFETY: as in `walk`.
-    let (memory, agent) = unsafe { (&mut *round.scratch, &*round.agent) };
-    memory.status = match one_up(memory, agent) {
+unsafe extern "C" fn up<R: Reach>(_index: u32, context: *mut Climb<R>) -> i64 {
+    // SAFETY: `climb` passes its own live `Climb`.
+    let climb = unsafe { &mut *context };
+    // SAFETY: as in `climb`.
+    let (memory, agent) = unsafe { (&mut *climb.scratch, &*climb.agent) };
+    memory.status = match one_up(memory, agent, climb) {
         Ok(false) => GOING,
         Ok(true) => ARRIVED,
         Err(reason) => FAILED + reason as u32,
@@ -133,12 +162,16 @@ unsafe extern "C" fn up(_index: u32, context: *mut Round) -> i64 {
 }
 
 #[inline(always)]
-fn one_up(memory: &mut Scratch, agent: &Agent) -> Result<bool, Reason> {
-    let dentry = memory.dentry;
-    if dentry == memory.root {
+fn one_up<R: Reach>(
+    memory: &mut Scratch,
+    agent: &Agent,
+    climb: &mut Climb<R>,
+) -> Result<bool, Reason> {
+    let dentry = climb.dentry;
+    if dentry == climb.root {
         return Ok(true);
     }
-    let parent: u64 = read(dentry, offset!(dentry_parent))?;
+    let parent: u64 = R::member(dentry, offset!(dentry_parent))?;
     if parent == dentry {
         return Err(Reason::Detached);
     }
@@ -150,7 +183,7 @@ fn one_up(memory: &mut Scratch, agent: &Agent) -> Result<bool, Reason> {
     if start > PATH_BYTES as u64 {
         return Err(Reason::TooLong);
     }
-    let name: u64 = read(dentry, offset!(dentry_name))?;
+    let name: u64 = R::member(dentry, offset!(dentry_name))?;
     // SAFETY: `start` leaves room for a whole name, and the helper writes no more than it is told.
     let copied = unsafe {
         let to = memory.path.as_mut_ptr().add(start as usize);
@@ -167,7 +200,7 @@ fn one_up(memory: &mut Scratch, agent: &Agent) -> Result<bool, Reason> {
         let lexer = maps::lexer(agent.policy).ok_or(Reason::Failed)?;
         component.class = glob_class(memory, start, len, lexer);
     }
-    if memory.is_proc != 0 && parent == memory.root {
+    if memory.is_proc != 0 && parent == climb.root {
         match process_entry(dentry, agent)? {
             Entry::NoProcess => {}
             Entry::Own => component = Component { literal: agent.self_symbol, class: 0 },
@@ -178,7 +211,7 @@ fn one_up(memory: &mut Scratch, agent: &Agent) -> Result<bool, Reason> {
     unsafe { *memory.components.as_mut_ptr().add(depth as usize) = component };
     memory.depth = depth + 1;
     memory.path_len = (start + len + PATH_ALIGN as u64) & !(PATH_ALIGN as u64 - 1);
-    memory.dentry = parent;
+    climb.dentry = parent;
     Ok(false)
 }
 
@@ -297,9 +330,9 @@ fn process_entry(dentry: u64, agent: &Agent) -> Result<Entry, Reason> {
 
 /// One component down. Returns 1 to stop.
 unsafe extern "C" fn down(_index: u32, context: *mut Round) -> i64 {
-    // SAFETY: `walk` passes its own live `Round`.
+    // SAFETY: `descend` passes its own live `Round`.
     let round = unsafe { &*context };
-    // SAFETY: as in `walk`.
+    // SAFETY: as in `climb`.
     let (memory, agent) = unsafe { (&mut *round.scratch, &*round.agent) };
     let Some(depth) = memory.depth.checked_sub(1) else {
         memory.status = ARRIVED;

@@ -13,7 +13,7 @@ use super::lsm_result;
 use crate::{
     emit::Enforcement,
     guard::{self, Ask, Caller, Telling},
-    kernel::{Object, offset, read},
+    kernel::{Object, Probed, Typed, offset, read, typed},
     scope,
 };
 
@@ -35,7 +35,7 @@ fn bprm_check(ctx: LsmContext) -> i32 {
     }
     let Some(caller) = Caller::current(Hook::BprmCheck, Enforcement::Refuse) else { return 0 };
     let bprm: u64 = ctx.arg(0);
-    let object = Object::of_file(read(bprm, offset!(bprm_file)).unwrap_or(0));
+    let object = Object::<Typed>::of_file(typed(bprm, offset!(bprm_file)));
     lsm_result(guard::file(caller, &object, Ask::open(Request::Exec, Telling::AfterEarly)))
 }
 
@@ -91,7 +91,7 @@ fn map(hook: Hook, file: Result<u64, Reason>) -> i32 {
     if is_private(file) == Ok(true) {
         return 0;
     }
-    let object = Object::of_file(file);
+    let object = Object::<Probed>::of_file(file);
     if is_own_program(file) == Ok(true) {
         // Where it is only observed, its exec has told of it.
         scope::foretold(object.dentry);

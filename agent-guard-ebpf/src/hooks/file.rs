@@ -12,7 +12,7 @@ use crate::{
     cache::Question,
     emit::Enforcement,
     guard::{self, Ask, Caller, Telling},
-    kernel::{Object, is_of_overlay, is_pidfd, offset, read, typed},
+    kernel::{Object, Typed, is_of_overlay, is_pidfd, offset, read, typed},
     scope,
 };
 
@@ -104,7 +104,7 @@ fn open(ctx: &LsmContext) -> i32 {
         return 0;
     }
     let telling = if request == Request::Load { Telling::Early } else { Telling::AfterEarly };
-    let outcome = guard::file_outcome(caller, &Object::of_file(file), Ask::open(request, telling));
+    let outcome = guard::file_outcome(caller, &Object::<Typed>::of_file(file), Ask::open(request, telling));
     if let (Outcome::Allowed, Some(question)) = (outcome, question) {
         question.remember(file);
     }

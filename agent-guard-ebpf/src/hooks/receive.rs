@@ -12,7 +12,7 @@ use super::{
 use crate::{
     emit::Enforcement,
     guard::{self, Ask, Caller, Target, Telling, Verdict},
-    kernel::{ANONYMOUS_MAGIC, Object, PIDFS_MAGIC, SOCKET_MAGIC, offset, read},
+    kernel::{ANONYMOUS_MAGIC, Object, PIDFS_MAGIC, Reach, SOCKET_MAGIC, Typed, offset, read},
 };
 
 /// `int file_receive(struct file *file)`
@@ -24,7 +24,7 @@ fn file_receive(ctx: LsmContext) -> i32 {
     }
     let Some(caller) = Caller::current(Hook::FileReceive, Enforcement::Refuse) else { return 0 };
     let file: u64 = ctx.arg(0);
-    let object = Object::of_file(file);
+    let object = Object::<Typed>::of_file(file);
     // 0 is no file system's, and so is judged as a file that can not be read.
     lsm_result(match object.magic().unwrap_or(0) {
         SOCKET_MAGIC => socket(caller, file),
@@ -38,7 +38,7 @@ fn file_receive(ctx: LsmContext) -> i32 {
 /// Whether an anonymous inode only counts or waits, by the name that the kernel gave it: no file, process
 /// or part of the kernel is reached through it. What is not known is not harmless.
 #[inline(always)]
-fn is_harmless(object: &Object) -> bool {
+fn is_harmless<R: Reach>(object: &Object<R>) -> bool {
     const EVENT: [u64; 2] = words(b"[eventfd]\0\0\0\0\0\0\0");
     const TIMER: [u64; 2] = words(b"[timerfd]\0\0\0\0\0\0\0");
     const POLL: [u64; 2] = words(b"[eventpoll]\0\0\0\0\0");
