@@ -12,12 +12,14 @@ use agent_guard_common::{
     hook::Hook,
     mode::{FORMAT, REGULAR},
     socket::{AF_INET, AF_INET6, AF_UNSPEC},
-    table::{Agent, AgentFlag, Counter, DEAD, Effect, Family, NO_RULE},
+    table::{Agent, AgentFlag, Counter, DEAD, Effect, Family, Label, NO_RULE},
 };
+use aya_ebpf::bindings::task_struct;
 
 use crate::{
+    cache::Question,
     emit::{self, Enforcement, Judged},
-    kernel::{Facts, Object, Reach, enforcing},
+    kernel::{Facts, Object, Reach, Typed, enforcing},
     maps::{self, KernelTables, Scratch},
     scope, terminal,
     walk::{self, End},
@@ -45,6 +47,8 @@ impl From<Outcome> for Verdict {
 #[derive(Clone, Copy)]
 pub struct Caller {
     pub agent: u32,
+    /// The label of the current task, where it was found by that.
+    pub label: Option<*mut Label>,
     pub hook: Hook,
     pub enforcement: Enforcement,
 }
@@ -53,13 +57,28 @@ impl Caller {
     /// The agent that the current task belongs to, if any.
     #[inline(always)]
     pub fn current(hook: Hook, enforcement: Enforcement) -> Option<Self> {
-        Self::of(scope::agent_of(scope::current()), hook, enforcement)
+        let task = scope::current();
+        if scope::is_outside(task) { None } else { Self::inside(task, hook, enforcement) }
     }
 
-    /// The agent with this id, if it is one's.
+    /// As [`Self::current`], of the current task that is not known to be outside.
     #[inline(always)]
-    pub fn of(agent: u32, hook: Hook, enforcement: Enforcement) -> Option<Self> {
-        if agent == 0 { None } else { Some(Self { agent, hook, enforcement }) }
+    pub fn inside(task: *mut task_struct, hook: Hook, enforcement: Enforcement) -> Option<Self> {
+        let (agent, label) = match scope::labelled(task) {
+            Some((agent, label)) => (agent, Some(label)),
+            None => (scope::agent_by_cgroup(task), None),
+        };
+        if agent == 0 { None } else { Some(Self { agent, label, hook, enforcement }) }
+    }
+
+    /// Remembers the dentry of which the task's call was told, and returns the one before.
+    #[inline(always)]
+    fn foretold(&self, dentry: u64) -> u64 {
+        match self.label {
+            // SAFETY: as `scope::labelled` says.
+            Some(label) => unsafe { core::mem::replace(&mut (*label).foretold, dentry) },
+            None => scope::foretold(dentry),
+        }
     }
 }
 
@@ -110,23 +129,35 @@ impl Ask {
 /// Decides what is asked of a file.
 #[inline(always)]
 pub fn file<R: Reach>(caller: Caller, object: &Object<R>, ask: Ask) -> Verdict {
-    file_outcome(caller, object, ask).into()
-}
-
-/// As [`file`], where it matters whether the policy allows it.
-#[inline(always)]
-pub fn file_outcome<R: Reach>(caller: Caller, object: &Object<R>, ask: Ask) -> Outcome {
     let Some(scratch) = maps::scratch() else {
-        return match without_memory(caller) {
-            Verdict::Proceed | Verdict::Divert => Outcome::Observed,
-            Verdict::Stop => Outcome::Denied,
-        };
+        return without_memory(caller);
     };
     let agent = maps::agent(caller.agent);
     let judged = judge_object(scratch, agent, object, ask.request);
     let outcome = tell_file(scratch, caller, agent, ask, judged);
     maps::release(scratch);
-    outcome
+    outcome.into()
+}
+
+/// As [`file`], of a `struct file` that the verifier trusts; what was allowed is remembered for those who ask
+/// the same `question`.
+#[inline(always)]
+pub fn opened(caller: Caller, file: u64, ask: Ask, question: Option<Question>) -> Verdict {
+    let Some(scratch) = maps::scratch() else {
+        return without_memory(caller);
+    };
+    let agent = maps::agent(caller.agent);
+    let judged = judge_object(scratch, agent, &Object::<Typed>::of_file(file), ask.request);
+    let outcome = tell_file(scratch, caller, agent, ask, judged);
+    // SAFETY: this program holds the slot; nobody else has a reference.
+    let pinned = unsafe { (*scratch).pinned };
+    maps::release(scratch);
+    if let (Outcome::Allowed, Some(question)) = (outcome, question)
+        && pinned == 0
+    {
+        question.remember(file);
+    }
+    outcome.into()
 }
 
 /// Closes an object that no path leads to and that is not known to be harmless. The event calls it by
@@ -222,6 +253,7 @@ pub fn judge_object<R: Reach>(
     unsafe {
         (*scratch).path_len = 0;
         (*scratch).state = DEAD;
+        (*scratch).pinned = 0;
         (*scratch).facts.begin(object);
     }
     let Some(agent) = agent else {
@@ -269,6 +301,7 @@ extern "C" fn judge(scratch: *mut Scratch, agent: *const Agent, request: u64) ->
             let guarded = other_process | facts.is_guarded(request) | (whose == terminal::OTHERS);
             let tables = KernelTables { policy: agent.policy };
             let by_name = decide_file(&tables, agent, state, request, guarded);
+            memory.pinned = u32::from(by_name.reason == Reason::Changed);
             by_any_name(agent, &facts, request, by_pin(agent, &facts, by_name))
         }
         End::Pipe => ANONYMOUS,
@@ -339,14 +372,14 @@ pub fn tell_file(
 ) -> Outcome {
     // SAFETY: this program holds the slot; nobody else has a reference.
     let memory = unsafe { &mut *scratch };
-    let told = scope::foretold(0);
+    let told = caller.foretold(0);
     let outcome = judged.outcome(agent, caller.enforcement);
     let silent = match (ask.telling, outcome) {
         (Telling::Early, Outcome::Allowed) => true,
         (Telling::Early, _) => {
             // A denied program ends the call.
             if outcome == Outcome::Observed || ask.action == Action::Create {
-                scope::foretold(memory.facts.dentry);
+                caller.foretold(memory.facts.dentry);
             }
             // What is mapped as code may have been told of when it was run.
             ask.action == Action::Map && told != 0 && memory.facts.dentry == told

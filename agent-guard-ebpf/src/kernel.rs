@@ -112,6 +112,16 @@ pub fn typed<T>(base: u64, offset: u32) -> T {
     unsafe { core::ptr::read_volatile((base + u64::from(offset)) as *const T) }
 }
 
+/// How far the kernel object at `pointer` lies from `place` in a map: a number that stands for its address, which the
+/// verifier lets nobody compute with.
+#[inline(always)]
+pub fn distance(pointer: u64, place: u64) -> u64 {
+    let mut distance = pointer;
+    // SAFETY: subtracts. In assembly, because the compiler would do sums first with what is a pointer.
+    unsafe { core::arch::asm!("{0} -= {1}", inout(reg) distance, in(reg) place) };
+    distance
+}
+
 /// How members of what a hook is about are read.
 pub trait Reach: Copy {
     /// Whether an address will do, which any function can be given.

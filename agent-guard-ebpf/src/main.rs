@@ -7,6 +7,7 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod asked;
 mod cache;
 mod emit;
 mod guard;

@@ -124,6 +124,8 @@ pub struct Scratch {
     pub is_proc: u32,
     /// The path leads through another process's entry in it.
     pub other_process: u32,
+    /// A rule with a pin allows it, or would: what is said holds for the file as it now is.
+    pub pinned: u32,
 }
 
 const TASK_STORAGE: usize = BPF_MAP_TYPE_TASK_STORAGE as usize;

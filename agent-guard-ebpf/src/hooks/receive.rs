@@ -12,7 +12,7 @@ use super::{
 use crate::{
     emit::Enforcement,
     guard::{self, Ask, Caller, Target, Telling, Verdict},
-    kernel::{ANONYMOUS_MAGIC, Object, PIDFS_MAGIC, Reach, SOCKET_MAGIC, Typed, offset, read},
+    kernel::{ANONYMOUS_MAGIC, Object, PIDFS_MAGIC, Probed, Reach, SOCKET_MAGIC, Typed, offset, read},
 };
 
 /// `int file_receive(struct file *file)`
@@ -62,7 +62,7 @@ const fn words(name: &[u8; 16]) -> [u64; 2] {
 fn socket(caller: Caller, file: u64) -> Verdict {
     let socket = read(file, offset!(file_private)).unwrap_or(0);
     // What can not be read is nobody's, and faults below.
-    if Socket::new(socket).and_then(|socket| socket.is_own(caller)) == Ok(true) {
+    if Socket::new::<Probed>(socket).and_then(|socket| socket.is_own(caller)) == Ok(true) {
         return Verdict::Proceed;
     }
     match receive_socket(socket, u64::from(caller.agent)) {
@@ -79,8 +79,8 @@ fn socket(caller: Caller, file: u64) -> Verdict {
 #[unsafe(no_mangle)]
 extern "C" fn receive_socket(socket: u64, agent: u64) -> u64 {
     let (hook, enforcement) = (Hook::FileReceive, Enforcement::Refuse);
-    let caller = Caller { agent: agent as u32, hook, enforcement };
-    let verdict = match Socket::new(socket).and_then(Socket::held_target) {
+    let caller = Caller { agent: agent as u32, label: None, hook, enforcement };
+    let verdict = match Socket::new::<Probed>(socket).and_then(Socket::held_target) {
         Ok(None) => return 0,
         Ok(Some(target)) => guard::connect(caller, Action::Connect, &target),
         Err(reason) => guard::connect(caller, Action::Connect, &Target::unreadable(reason)),
