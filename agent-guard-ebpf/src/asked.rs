@@ -5,7 +5,7 @@
 
 use core::cell::UnsafeCell;
 
-use crate::kernel::distance;
+use crate::kernel::{distance, scatter};
 
 /// Places for files.
 const PLACES: u64 = 4096;
@@ -33,10 +33,4 @@ pub fn before(inode: u64, policy: u32) -> bool {
         place.write_volatile(word);
         before
     }
-}
-
-/// Inodes lie some hundreds of bytes apart.
-#[inline(always)]
-fn scatter(address: u64) -> u64 {
-    address.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40
 }

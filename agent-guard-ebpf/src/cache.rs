@@ -155,7 +155,7 @@ impl Question {
             && typed::<u64>(dentry, offset!(dentry_hashed)) != 0
             && renames() == Some(self.renames)
             && maps::generation() == self.generation;
-        if !stands || !keeps_its_name(inode) {
+        if !stands || !keeps_its_name(inode, REGULAR) {
             return;
         }
         let Some(known) = self.memory(inode) else { return };
@@ -217,7 +217,7 @@ fn policy_of(agent: u32, label: *mut Label, generation: u32) -> u32 {
 
 /// The count of renames, where none goes on.
 #[inline(always)]
-fn renames() -> Option<u32> {
+pub fn renames() -> Option<u32> {
     let lock = rename_lock();
     if lock == 0 {
         return None;
@@ -225,13 +225,13 @@ fn renames() -> Option<u32> {
     read(lock, 0).ok().filter(|count: &u32| count & 1 == 0)
 }
 
-/// Whether the name of a file with this inode, a pointer that the verifier trusts, changes by nothing but what
-/// is counted or marked here. It is so for as long as the inode lives.
+/// Whether the name of a file of this `format` with this inode, a pointer of a type that the verifier knows, changes
+/// by nothing but what is counted or marked here. It is so for as long as the inode lives.
 #[inline(always)]
-fn keeps_its_name(inode: u64) -> bool {
+pub fn keeps_its_name(inode: u64, format: u16) -> bool {
     let sb: u64 = typed(inode, offset!(inode_sb));
     let encoding = offset!(sb_encoding);
-    typed::<u16>(inode, offset!(inode_mode)) & FORMAT == REGULAR
+    typed::<u16>(inode, offset!(inode_mode)) & FORMAT == format
         && typed::<u32>(inode, offset!(inode_flags)) & (S_PRIVATE | S_ENCRYPTED) == 0
         && LOCAL.contains(&typed::<u64>(sb, offset!(sb_magic)))
         && (encoding == ABSENT || typed::<u64>(sb, encoding) == 0)
@@ -241,7 +241,7 @@ fn keeps_its_name(inode: u64) -> bool {
 /// where memory ran out.
 #[inline(always)]
 pub fn mark_linked(inode: u64) -> bool {
-    if !keeps_its_name(inode) {
+    if !keeps_its_name(inode, REGULAR) {
         return true;
     }
     for _ in 0..TRIES {

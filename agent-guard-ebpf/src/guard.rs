@@ -394,6 +394,9 @@ pub fn tell_file(
         memory.header.dev = memory.facts.dev;
         memory.header.inode = memory.facts.number;
         forget_target(&mut memory.header);
+        if outcome != Outcome::Allowed {
+            walk::read_rest(scratch);
+        }
         emit::tell(scratch, caller, agent, ask.action, judged, outcome);
     }
     outcome

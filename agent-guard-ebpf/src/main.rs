@@ -9,6 +9,7 @@
 
 mod asked;
 mod cache;
+mod directories;
 mod emit;
 mod guard;
 mod hooks;

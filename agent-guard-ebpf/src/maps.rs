@@ -32,7 +32,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 
-use crate::{cache::Remembered, kernel::Facts};
+use crate::{cache::Remembered, directories::Terms, kernel::Facts};
 
 /// A number that user space writes. In a section of its own, which is a map of its own: a program reads it
 /// without a look-up.
@@ -114,8 +114,17 @@ pub struct Scratch {
     /// Next byte of `path` for the glob automaton, and its state.
     pub lexed: u64,
     pub lexer_state: u64,
-    /// State of the path automaton.
+    /// Components and bytes of the path above those that were read.
+    pub depth_above: u64,
+    pub bytes_above: u64,
+    /// The directory that the object is in, by [`crate::directories::number`], where the way to it is to be
+    /// remembered; else 0. Under which terms, and the bytes of the object's own name.
+    pub directory: u64,
+    pub terms: Terms,
+    pub last_bytes: u64,
+    /// State of the path automaton, and the one before the last component.
     pub state: u32,
+    pub state_before: u32,
     /// The decision, for [`crate::emit::Judged`].
     pub judged: u64,
     /// How the walk ended: see the constants of [`crate::walk`].

@@ -10,7 +10,9 @@ use super::{earlier_at, lsm_result, number};
 use crate::{
     emit::Enforcement,
     guard::{self, Ask, Caller, Telling},
-    kernel::{self, Object, Probed, Typed, acts_for_itself, is_of_overlay, is_on_stack, offset, read},
+    kernel::{
+        self, Object, Probed, Typed, acts_for_itself, is_of_overlay, is_on_stack, offset, read,
+    },
 };
 
 /// `int path_truncate(const struct path *path)`

@@ -16,7 +16,7 @@ use super::lsm_result;
 use crate::{
     emit::Enforcement,
     guard::{self, Caller, Target},
-    kernel::{Reach, Reads, Typed, offset, read},
+    kernel::{Reach, Reads, Typed, checked, offset, read},
     maps,
     scope::{self, is_within},
 };
@@ -120,6 +120,10 @@ impl Socket {
     #[inline(always)]
     pub fn new<R: Reach>(socket: u64) -> Result<Self, Reason> {
         let sk: u64 = R::member(socket, offset!(socket_sk))?;
+        if sk == 0 {
+            return Err(Reason::Failed);
+        }
+        let sk = checked(sk);
         Ok(Self {
             sk,
             family: R::member(sk, offset!(sock_family))?,
@@ -343,11 +347,8 @@ impl Address {
             return given;
         }
         // With the port and the IPv4 address, where there is one.
-        let word: u64 = if len < V4_LEN {
-            reads.get::<u16>(address, 0).into()
-        } else {
-            reads.get(address, 0)
-        };
+        let word: u64 =
+            if len < V4_LEN { reads.get::<u16>(address, 0).into() } else { reads.get(address, 0) };
         given.family = word as u16;
         let holds = match given.family {
             AF_INET => V4_LEN,

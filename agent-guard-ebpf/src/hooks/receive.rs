@@ -12,7 +12,9 @@ use super::{
 use crate::{
     emit::Enforcement,
     guard::{self, Ask, Caller, Target, Telling, Verdict},
-    kernel::{ANONYMOUS_MAGIC, Object, PIDFS_MAGIC, Probed, Reach, SOCKET_MAGIC, Typed, offset, read},
+    kernel::{
+        ANONYMOUS_MAGIC, Object, PIDFS_MAGIC, Probed, Reach, SOCKET_MAGIC, Typed, offset, read,
+    },
 };
 
 /// `int file_receive(struct file *file)`
