@@ -24,7 +24,7 @@ use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_kernel, bpf_probe_re
 use crate::{
     cache::keeps_its_name,
     directories::{self, Terms, Way},
-    kernel::{Object, PIPE_MAGIC, PROC_MAGIC, Reach, offset, read, typed},
+    kernel::{Object, PIPE_MAGIC, PROC_MAGIC, Reach, checked, offset, read, typed},
     maps::{self, KernelTables, Scratch},
     process,
 };
@@ -277,6 +277,10 @@ fn is_known<R: Reach>(memory: &mut Scratch, agent: &Agent, climb: &Climb<R>) -> 
         return false;
     }
     let inode: u64 = typed(climb.dentry, offset!(dentry_inode));
+    if inode == 0 {
+        return false;
+    }
+    let inode = checked(inode);
     let directory = directories::number(inode);
     if depth == 1 {
         let terms = Terms::now(agent);
