@@ -467,8 +467,9 @@ fn interval_of(tables: &impl Tables, way: Way, endpoint: &Endpoint) -> Result<In
     // taken is computed and not branched on: the kernel's verifier would follow both ways of every step,
     // 2^11 in all.
     let port = u64::from(endpoint.port);
-    let mut below = 0u64;
-    let mut step = u64::from(MAX_INTERVALS.next_power_of_two());
+    // Most have one, which the look-up behind the steps is about.
+    let mut below = u64::from(set.count == 1);
+    let mut step = if below == 1 { 0 } else { u64::from(MAX_INTERVALS.next_power_of_two()) };
     while step > 0 {
         let inside = is_less(below + step - 1, u64::from(set.count));
         let index = (below + step - 1) * inside;
@@ -484,7 +485,8 @@ fn interval_of(tables: &impl Tables, way: Way, endpoint: &Endpoint) -> Result<In
     let Some(interval) = tables.interval(set.first.wrapping_add(below as u32 - 1)) else {
         return Err(Reason::Failed);
     };
-    Ok(if port > u64::from(interval.high) { SILENT } else { interval })
+    let inside = (u64::from(interval.low)..=u64::from(interval.high)).contains(&port);
+    Ok(if inside { interval } else { SILENT })
 }
 
 /// 1 where `left` is less than `right`, else 0, both below 2^63.

@@ -89,6 +89,9 @@ hooks! {
     InodeUnlink: Lsm Required "inode_unlink" program "inode_unlink" ("dir", "dentry")
         decides "removing a message queue; of a file with several names it makes the guard forget what it knew"
         without "message queues could be removed whatever the policy says";
+    InodeFree: Lsm Required "inode_free_security" program "inode_free" ("inode")
+        decides "nothing: it makes the guard forget what it knew of a directory"
+        without "a directory could be taken for one that was removed";
     FileOpen: Lsm Required "file_open" program "file_open" ("file")
         decides "opening a file"
         without "files could be opened whatever the policy says";

@@ -1,5 +1,5 @@
-//! Verdicts that are remembered in the inode: an open that was allowed, and asks for the same again, is
-//! allowed without a walk.
+//! Verdicts that are remembered in the inode: what was allowed, and is asked again, is allowed without a walk: an
+//! open, running a file, mapping it as code.
 //!
 //! What is remembered is the verdict on the only name that a regular file has. It holds while that is so and
 //! the name is the same:
@@ -18,7 +18,8 @@
 //! - Mounts do not matter: a walk ends at the root of the file system.
 //!
 //! A verdict is forgotten after [`REMEMBERED_TICKS`], too, long before 32 bits have counted so many renames that they
-//! begin again. Only allowed opens of which nobody is to be told are remembered.
+//! begin again. Only what was allowed, and of which nobody is to be told, is remembered; and
+//! nothing that a rule with a pin allowed, which speaks of the file as it is.
 
 use core::{
     ffi::c_void,
@@ -35,14 +36,16 @@ use agent_guard_common::{
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 
 use crate::{
+    asked,
+    guard::Caller,
     kernel::{offset, read, rename_lock, typed},
     maps,
 };
 
 /// Policies whose verdicts one inode holds. One that finds its place taken takes it.
 const WAYS: usize = 2;
-/// Kinds of [`Request`] that are remembered: reading, writing, both.
-const KINDS: usize = 3;
+/// Kinds of [`Request`] that are remembered: reading, writing, both, running, and loading to run.
+const KINDS: usize = 5;
 
 /// Tries at marking an inode, for each of which another processor may be making storage of the same inode: for
 /// this map, and for that of another build.
@@ -92,15 +95,18 @@ pub struct Question {
 }
 
 impl Question {
-    /// That of a task of `agent`, whose label this is. `None` where nothing is to be remembered.
+    /// What the caller asks of a file. `None` where nothing is to be remembered.
     #[inline(always)]
-    pub fn new(agent: u32, label: *mut Label, request: Request) -> Option<Self> {
+    pub fn new(caller: Caller, request: Request) -> Option<Self> {
         let kind = match request {
             Request::Read => 0,
             Request::Write => 1,
             Request::ReadWrite => 2,
-            Request::Exec | Request::Load | Request::Connect => return None,
+            Request::Exec => 3,
+            Request::Load => 4,
+            Request::Connect => return None,
         };
+        let label = caller.label?;
         // SAFETY: the label of the running task, as `scope::labelled` says.
         let foretold = unsafe { (*label).foretold };
         // A denial that was told of early is judged once more, to be forgotten.
@@ -108,7 +114,7 @@ impl Question {
             return None;
         }
         let generation = maps::generation();
-        let policy = policy_of(agent, label, generation);
+        let policy = policy_of(caller.agent, label, generation);
         if policy == 0 {
             return None;
         }
@@ -149,10 +155,10 @@ impl Question {
             && typed::<u64>(dentry, offset!(dentry_hashed)) != 0
             && renames() == Some(self.renames)
             && maps::generation() == self.generation;
-        if !stands || !keeps_its_name(inode) {
+        if !stands || !keeps_its_name(inode, REGULAR) {
             return;
         }
-        let Some(known) = maps::remembered_or_create(inode as *mut c_void) else { return };
+        let Some(known) = self.memory(inode) else { return };
         let allowed = self.place(known);
         // SAFETY: as in `is_answered`.
         unsafe {
@@ -162,6 +168,16 @@ impl Question {
             write_volatile(&raw mut (*allowed).of, self.word());
             write_volatile(&raw mut (*allowed).since, self.now);
         }
+    }
+
+    /// Where to remember. Storage is made for what is asked a second time: to make it takes longer than to judge.
+    #[inline(always)]
+    fn memory(&self, inode: u64) -> Option<*mut Remembered> {
+        let there = maps::remembered(inode as *mut c_void);
+        if there.is_some() || !asked::before(inode, self.policy) {
+            return there;
+        }
+        maps::remembered_or_create(inode as *mut c_void)
     }
 
     #[inline(always)]
@@ -201,7 +217,7 @@ fn policy_of(agent: u32, label: *mut Label, generation: u32) -> u32 {
 
 /// The count of renames, where none goes on.
 #[inline(always)]
-fn renames() -> Option<u32> {
+pub fn renames() -> Option<u32> {
     let lock = rename_lock();
     if lock == 0 {
         return None;
@@ -209,13 +225,13 @@ fn renames() -> Option<u32> {
     read(lock, 0).ok().filter(|count: &u32| count & 1 == 0)
 }
 
-/// Whether the name of a file with this inode, a pointer that the verifier trusts, changes by nothing but what
-/// is counted or marked here. It is so for as long as the inode lives.
+/// Whether the name of a file of this `format` with this inode, a pointer of a type that the verifier knows, changes
+/// by nothing but what is counted or marked here. It is so for as long as the inode lives.
 #[inline(always)]
-fn keeps_its_name(inode: u64) -> bool {
+pub fn keeps_its_name(inode: u64, format: u16) -> bool {
     let sb: u64 = typed(inode, offset!(inode_sb));
     let encoding = offset!(sb_encoding);
-    typed::<u16>(inode, offset!(inode_mode)) & FORMAT == REGULAR
+    typed::<u16>(inode, offset!(inode_mode)) & FORMAT == format
         && typed::<u32>(inode, offset!(inode_flags)) & (S_PRIVATE | S_ENCRYPTED) == 0
         && LOCAL.contains(&typed::<u64>(sb, offset!(sb_magic)))
         && (encoding == ABSENT || typed::<u64>(sb, encoding) == 0)
@@ -225,7 +241,7 @@ fn keeps_its_name(inode: u64) -> bool {
 /// where memory ran out.
 #[inline(always)]
 pub fn mark_linked(inode: u64) -> bool {
-    if !keeps_its_name(inode) {
+    if !keeps_its_name(inode, REGULAR) {
         return true;
     }
     for _ in 0..TRIES {

@@ -12,12 +12,14 @@ use agent_guard_common::{
     hook::Hook,
     mode::{FORMAT, REGULAR},
     socket::{AF_INET, AF_INET6, AF_UNSPEC},
-    table::{Agent, AgentFlag, Counter, DEAD, Effect, Family, NO_RULE},
+    table::{Agent, AgentFlag, Counter, DEAD, Effect, Family, Label, NO_RULE},
 };
+use aya_ebpf::bindings::task_struct;
 
 use crate::{
+    cache::Question,
     emit::{self, Enforcement, Judged},
-    kernel::{Facts, Object, enforcing},
+    kernel::{Facts, Object, Reach, Typed, enforcing},
     maps::{self, KernelTables, Scratch},
     scope, terminal,
     walk::{self, End},
@@ -45,6 +47,8 @@ impl From<Outcome> for Verdict {
 #[derive(Clone, Copy)]
 pub struct Caller {
     pub agent: u32,
+    /// The label of the current task, where it was found by that.
+    pub label: Option<*mut Label>,
     pub hook: Hook,
     pub enforcement: Enforcement,
 }
@@ -53,13 +57,28 @@ impl Caller {
     /// The agent that the current task belongs to, if any.
     #[inline(always)]
     pub fn current(hook: Hook, enforcement: Enforcement) -> Option<Self> {
-        Self::of(scope::agent_of(scope::current()), hook, enforcement)
+        let task = scope::current();
+        if scope::is_outside(task) { None } else { Self::inside(task, hook, enforcement) }
     }
 
-    /// The agent with this id, if it is one's.
+    /// As [`Self::current`], of the current task that is not known to be outside.
     #[inline(always)]
-    pub fn of(agent: u32, hook: Hook, enforcement: Enforcement) -> Option<Self> {
-        if agent == 0 { None } else { Some(Self { agent, hook, enforcement }) }
+    pub fn inside(task: *mut task_struct, hook: Hook, enforcement: Enforcement) -> Option<Self> {
+        let (agent, label) = match scope::labelled(task) {
+            Some((agent, label)) => (agent, Some(label)),
+            None => (scope::agent_by_cgroup(task), None),
+        };
+        if agent == 0 { None } else { Some(Self { agent, label, hook, enforcement }) }
+    }
+
+    /// Remembers the dentry of which the task's call was told, and returns the one before.
+    #[inline(always)]
+    fn foretold(&self, dentry: u64) -> u64 {
+        match self.label {
+            // SAFETY: as `scope::labelled` says.
+            Some(label) => unsafe { core::mem::replace(&mut (*label).foretold, dentry) },
+            None => scope::foretold(dentry),
+        }
     }
 }
 
@@ -109,40 +128,55 @@ impl Ask {
 
 /// Decides what is asked of a file.
 #[inline(always)]
-pub fn file(caller: Caller, object: &Object, ask: Ask) -> Verdict {
-    file_outcome(caller, object, ask).into()
-}
-
-/// As [`file`], where it matters whether the policy allows it.
-#[inline(always)]
-pub fn file_outcome(caller: Caller, object: &Object, ask: Ask) -> Outcome {
+pub fn file<R: Reach>(caller: Caller, object: &Object<R>, ask: Ask) -> Verdict {
     let Some(scratch) = maps::scratch() else {
-        return match without_memory(caller) {
-            Verdict::Proceed | Verdict::Divert => Outcome::Observed,
-            Verdict::Stop => Outcome::Denied,
-        };
+        return without_memory(caller);
     };
     let agent = maps::agent(caller.agent);
     let judged = judge_object(scratch, agent, object, ask.request);
     let outcome = tell_file(scratch, caller, agent, ask, judged);
     maps::release(scratch);
-    outcome
+    outcome.into()
+}
+
+/// As [`file`], of a `struct file` that the verifier trusts; what was allowed is remembered for those who ask
+/// the same `question`.
+#[inline(always)]
+pub fn opened(caller: Caller, file: u64, ask: Ask, question: Option<Question>) -> Verdict {
+    let Some(scratch) = maps::scratch() else {
+        return without_memory(caller);
+    };
+    let agent = maps::agent(caller.agent);
+    let judged = judge_object(scratch, agent, &Object::<Typed>::of_file(file), ask.request);
+    let outcome = tell_file(scratch, caller, agent, ask, judged);
+    // SAFETY: this program holds the slot; nobody else has a reference.
+    let pinned = unsafe { (*scratch).pinned };
+    maps::release(scratch);
+    if let (Outcome::Allowed, Some(question)) = (outcome, question)
+        && pinned == 0
+    {
+        question.remember(file);
+    }
+    outcome.into()
 }
 
 /// Closes an object that no path leads to and that is not known to be harmless. The event calls it by
 /// the name that the kernel gave it.
 #[inline(always)]
-pub fn anonymous(caller: Caller, object: &Object) -> Verdict {
+pub fn anonymous<R: Reach>(caller: Caller, object: &Object<R>) -> Verdict {
     let Some(scratch) = maps::scratch() else {
         return without_memory(caller);
     };
     let agent = maps::agent(caller.agent);
     // SAFETY: this program holds the slot; nobody else has a reference.
-    unsafe { (*scratch).facts.begin(object) };
-    let reason = match (agent, examine(scratch)) {
+    let examined = unsafe {
+        (*scratch).facts.begin(object);
+        (*scratch).facts.examine(object)
+    };
+    let reason = match (agent, examined) {
         (None, _) => Reason::NoPolicy,
-        (Some(_), 0) => Reason::Interface,
-        (Some(_), _) => Reason::Failed,
+        (Some(_), Ok(())) => Reason::Interface,
+        (Some(_), Err(_)) => Reason::Failed,
     };
     walk::name(scratch, object.dentry);
     let judged = Judged::new(scratch, Decision::deny(reason));
@@ -165,7 +199,12 @@ pub enum Refusal {
 /// Decides a rename or link between two places. The event names the old one, or the new one where that
 /// is denied.
 #[inline(always)]
-pub fn two_places(caller: Caller, action: Action, old: &Object, new: &Object) -> Option<Refusal> {
+pub fn two_places<R: Reach>(
+    caller: Caller,
+    action: Action,
+    old: &Object<R>,
+    new: &Object<R>,
+) -> Option<Refusal> {
     let Some(scratch) = maps::scratch() else {
         return match without_memory(caller) {
             Verdict::Proceed | Verdict::Divert => None,
@@ -204,19 +243,27 @@ pub fn two_places(caller: Caller, action: Action, old: &Object, new: &Object) ->
 
 /// Judges `object`. Afterwards `scratch` holds its facts, its path, and the state that its verdict is of.
 #[inline(always)]
-pub fn judge_object(
+pub fn judge_object<R: Reach>(
     scratch: *mut Scratch,
     agent: Option<&'static Agent>,
-    object: &Object,
+    object: &Object<R>,
     request: Request,
 ) -> Judged {
     // SAFETY: this program holds the slot; nobody else has a reference.
     unsafe {
         (*scratch).path_len = 0;
         (*scratch).state = DEAD;
+        (*scratch).pinned = 0;
         (*scratch).facts.begin(object);
     }
-    let agent = agent.map_or(core::ptr::null(), core::ptr::from_ref);
+    let Some(agent) = agent else {
+        return Judged::of(judge(scratch, core::ptr::null(), request as u64));
+    };
+    if R::BY_ADDRESS {
+        look_by_address(scratch, agent);
+    } else {
+        look(scratch, agent, object);
+    }
     Judged::of(judge(scratch, agent, request as u64))
 }
 
@@ -240,12 +287,9 @@ extern "C" fn judge(scratch: *mut Scratch, agent: *const Agent, request: u64) ->
         5 => Request::Connect,
         _ => Request::ReadWrite,
     };
-    if examine(memory) != 0 {
-        return Decision::deny(Reason::Failed).pack();
-    }
     let facts = memory.facts;
     let runs = matches!(request, Request::Exec | Request::Load);
-    let decision = match walk::walk(scratch, agent, &facts) {
+    let decision = match walk::descend(scratch, agent) {
         // What has no name is nobody's path any more, whatever it was called.
         End::State(..) if runs && facts.links == 0 => Decision::deny(Reason::Detached),
         End::State(state, other_process) => {
@@ -257,6 +301,7 @@ extern "C" fn judge(scratch: *mut Scratch, agent: *const Agent, request: u64) ->
             let guarded = other_process | facts.is_guarded(request) | (whose == terminal::OTHERS);
             let tables = KernelTables { policy: agent.policy };
             let by_name = decide_file(&tables, agent, state, request, guarded);
+            memory.pinned = u32::from(by_name.reason == Reason::Changed);
             by_any_name(agent, &facts, request, by_pin(agent, &facts, by_name))
         }
         End::Pipe => ANONYMOUS,
@@ -269,13 +314,27 @@ extern "C" fn judge(scratch: *mut Scratch, agent: *const Agent, request: u64) ->
 /// What is said of pipes and anonymous memory.
 const ANONYMOUS: Decision = Decision { effect: Effect::Allow, rule: NO_RULE, reason: Reason::Pipe };
 
-/// Reads the facts; not 0 where that failed. Apart for the same reason as [`judge`].
+/// Reads the facts of `object`, with which those in `scratch` begin, and its path.
+#[inline(always)]
+fn look<R: Reach>(scratch: *mut Scratch, agent: &Agent, object: &Object<R>) {
+    // SAFETY: the caller holds the slot; nobody else has a reference.
+    match unsafe { (*scratch).facts.examine(object) } {
+        Ok(()) => walk::climb(scratch, agent, object),
+        Err(_) => walk::fail(scratch),
+    }
+}
+
+/// As [`look`], apart for the same reason as [`judge`].
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn examine(scratch: *mut Scratch) -> u64 {
+extern "C" fn look_by_address(scratch: *mut Scratch, agent: *const Agent) -> u64 {
     // SAFETY: as in `judge`.
-    let Some(memory) = (unsafe { scratch.as_mut() }) else { return 1 };
-    u64::from(memory.facts.examine().is_err())
+    let (Some(memory), Some(agent)) = (unsafe { (scratch.as_mut(), agent.as_ref()) }) else {
+        return 1;
+    };
+    let object = memory.facts.object();
+    look(scratch, agent, &object);
+    0
 }
 
 /// Looks at the file itself only where its name leads to a rule that pins it.
@@ -313,14 +372,14 @@ pub fn tell_file(
 ) -> Outcome {
     // SAFETY: this program holds the slot; nobody else has a reference.
     let memory = unsafe { &mut *scratch };
-    let told = scope::foretold(0);
+    let told = caller.foretold(0);
     let outcome = judged.outcome(agent, caller.enforcement);
     let silent = match (ask.telling, outcome) {
         (Telling::Early, Outcome::Allowed) => true,
         (Telling::Early, _) => {
             // A denied program ends the call.
             if outcome == Outcome::Observed || ask.action == Action::Create {
-                scope::foretold(memory.facts.dentry);
+                caller.foretold(memory.facts.dentry);
             }
             // What is mapped as code may have been told of when it was run.
             ask.action == Action::Map && told != 0 && memory.facts.dentry == told
@@ -335,6 +394,9 @@ pub fn tell_file(
         memory.header.dev = memory.facts.dev;
         memory.header.inode = memory.facts.number;
         forget_target(&mut memory.header);
+        if outcome != Outcome::Allowed {
+            walk::read_rest(scratch);
+        }
         emit::tell(scratch, caller, agent, ask.action, judged, outcome);
     }
     outcome

@@ -1,6 +1,8 @@
 //! The only place that reads kernel memory. Offsets come from the running kernel's BTF
 //! ([`agent_guard_common::offsets`]); a read that fails is an error that its caller turns into a denial.
 
+use core::marker::PhantomData;
+
 use agent_guard_common::{
     decide::{Reason, Request},
     guarded::{self, Node},
@@ -110,6 +112,67 @@ pub fn typed<T>(base: u64, offset: u32) -> T {
     unsafe { core::ptr::read_volatile((base + u64::from(offset)) as *const T) }
 }
 
+/// A pointer that was found not to be null. From here on: the compiler would else do sums with it before, which the
+/// verifier refuses.
+#[inline(always)]
+pub fn checked(pointer: u64) -> u64 {
+    let mut pointer = pointer;
+    // SAFETY: changes nothing.
+    unsafe { core::arch::asm!("{0} = {0}", inout(reg) pointer) };
+    pointer
+}
+
+/// How far the kernel object at `pointer` lies from `place` in a map: a number that stands for its address, which the
+/// verifier lets nobody compute with.
+#[inline(always)]
+pub fn distance(pointer: u64, place: u64) -> u64 {
+    let mut distance = pointer;
+    // SAFETY: subtracts. In assembly, because the compiler would do sums first with what is a pointer.
+    unsafe { core::arch::asm!("{0} -= {1}", inout(reg) distance, in(reg) place) };
+    distance
+}
+
+/// Spreads what [`distance`] says of objects, which lie some hundreds of bytes apart, over places.
+#[inline(always)]
+pub fn scatter(distance: u64) -> u64 {
+    distance.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40
+}
+
+/// How members of what a hook is about are read.
+pub trait Reach: Copy {
+    /// Whether an address will do, which any function can be given.
+    const BY_ADDRESS: bool;
+
+    /// Reads a `T` at `base + offset`.
+    fn member<T>(base: u64, offset: u32) -> Result<T, Reason>;
+}
+
+/// By pointers whose types the verifier knows, as [`typed`] does.
+#[derive(Clone, Copy)]
+pub struct Typed;
+
+/// By addresses, as [`read`] does.
+#[derive(Clone, Copy)]
+pub struct Probed;
+
+impl Reach for Typed {
+    const BY_ADDRESS: bool = false;
+
+    #[inline(always)]
+    fn member<T>(base: u64, offset: u32) -> Result<T, Reason> {
+        Ok(typed(base, offset))
+    }
+}
+
+impl Reach for Probed {
+    const BY_ADDRESS: bool = true;
+
+    #[inline(always)]
+    fn member<T>(base: u64, offset: u32) -> Result<T, Reason> {
+        read(base, offset)
+    }
+}
+
 /// Reads of which any may fail: what could not be read is zero, and `fault` says so.
 pub struct Reads {
     pub fault: Option<Reason>,
@@ -131,41 +194,46 @@ impl Reads {
 /// What is asked about: a `struct dentry`, and the `struct inode` behind it. An address that could not be
 /// read is [`UNREAD`], and whatever is read from there fails.
 #[derive(Clone, Copy)]
-pub struct Object {
+pub struct Object<R> {
     pub dentry: u64,
     /// 0 where there is none yet.
     pub inode: u64,
     /// Mode and device number that a file without an inode is to have.
     pub made: (u32, u32),
+    /// An open file has an inode: without one it is not to pass for a name that has none yet.
+    opened: bool,
+    reach: PhantomData<R>,
 }
 
 /// No address of the kernel's.
 const UNREAD: u64 = u64::MAX / 2;
 
-impl Object {
+impl Object<Probed> {
     /// None at all.
-    pub const NONE: Self = Self { dentry: 0, inode: 0, made: (0, 0) };
+    pub const NONE: Self =
+        Self { dentry: 0, inode: 0, made: (0, 0), opened: false, reach: PhantomData };
+}
 
+impl<R: Reach> Object<R> {
     /// The object that `struct file` has open.
     #[inline(always)]
     pub fn of_file(file: u64) -> Self {
-        let dentry = read(file, offset!(file_dentry)).unwrap_or(UNREAD);
-        let inode = read(file, offset!(file_inode)).unwrap_or(UNREAD);
-        // An open file has an inode: without one it is not to pass for a name that has none yet.
-        Self { dentry, inode: if inode == 0 { UNREAD } else { inode }, made: (0, 0) }
+        let dentry = R::member(file, offset!(file_dentry)).unwrap_or(UNREAD);
+        let inode = R::member(file, offset!(file_inode)).unwrap_or(UNREAD);
+        Self { dentry, inode, made: (0, 0), opened: true, reach: PhantomData }
     }
 
     /// The object that a `struct path` leads to.
     #[inline(always)]
     pub fn of_path(path: u64) -> Self {
-        Self::of_dentry(read(path, offset!(path_dentry)).unwrap_or(UNREAD))
+        Self::of_dentry(R::member(path, offset!(path_dentry)).unwrap_or(UNREAD))
     }
 
     /// The object that a name stands for, or a place where there is none yet.
     #[inline(always)]
     pub fn of_dentry(dentry: u64) -> Self {
-        let inode = read(dentry, offset!(dentry_inode)).unwrap_or(UNREAD);
-        Self { dentry, inode, made: (0, 0) }
+        let inode = R::member(dentry, offset!(dentry_inode)).unwrap_or(UNREAD);
+        Self { dentry, inode, made: (0, 0), opened: false, reach: PhantomData }
     }
 
     /// Whether it is part of a cgroup tree.
@@ -177,7 +245,7 @@ impl Object {
     /// `s_magic` of its file system.
     #[inline(always)]
     pub fn magic(&self) -> Result<u64, Reason> {
-        read(read(self.dentry, offset!(dentry_sb))?, offset!(sb_magic))
+        R::member(R::member(self.dentry, offset!(dentry_sb))?, offset!(sb_magic))
     }
 
     /// The name that the kernel gave it, where it hangs in no tree: the first 16 bytes; what follows the NUL
@@ -193,10 +261,10 @@ fn kernel_name(dentry: u64) -> Result<[u64; 2], Reason> {
     read(read(dentry, offset!(dentry_name))?, 0)
 }
 
-/// Whether a file is a process descriptor: from 6.9 on a file system of its own.
+/// Whether a file, an argument of the hook, is a process descriptor: from 6.9 on a file system of its own.
 #[inline(always)]
 pub fn is_pidfd(file: u64) -> bool {
-    Object::of_file(file).magic() == Ok(PIDFS_MAGIC)
+    Object::<Typed>::of_file(file).magic() == Ok(PIDFS_MAGIC)
 }
 
 /// What a decision needs to know of an [`Object`], its file system and its inode.
@@ -213,7 +281,10 @@ pub struct Facts {
     pub links: u32,
     pub generation: u32,
     pub mode: u32,
-    pub unused: u32,
+    /// 1 where it is an open file.
+    opened: u32,
+    /// The dentry from which on the names of the path were not read, or 0.
+    pub rest: u64,
 }
 
 /// `s_magic` of the file systems that are treated apart (`include/uapi/linux/magic.h`).
@@ -232,29 +303,47 @@ const MEMFD_BYTES: u64 = 0xffff_ffff_ffff;
 impl Facts {
     /// Writes down what is to be examined.
     #[inline(always)]
-    pub fn begin(&mut self, object: &Object) {
+    pub fn begin<R>(&mut self, object: &Object<R>) {
         self.dentry = object.dentry;
         self.inode = object.inode;
+        self.opened = u32::from(object.opened);
         (self.mode, self.rdev) = object.made;
         (self.number, self.dev, self.links, self.generation) = (0, 0, 0, 0);
+        self.rest = 0;
+    }
+
+    /// What was begun with, by its addresses.
+    #[inline(always)]
+    pub fn object(&self) -> Object<Probed> {
+        Object {
+            dentry: self.dentry,
+            inode: self.inode,
+            made: (self.mode, self.rdev),
+            opened: self.opened != 0,
+            reach: PhantomData,
+        }
     }
 
     /// Reads the rest.
     #[inline(always)]
-    pub fn examine(&mut self) -> Result<(), Reason> {
-        let (dentry, inode) = (self.dentry, self.inode);
-        let sb: u64 = read(dentry, offset!(dentry_sb))?;
-        self.root = read(sb, offset!(sb_root))?;
-        self.magic = read(sb, offset!(sb_magic))?;
-        self.dev = read(sb, offset!(sb_dev))?;
+    pub fn examine<R: Reach>(&mut self, object: &Object<R>) -> Result<(), Reason> {
+        let (dentry, inode) = (object.dentry, object.inode);
+        let sb: u64 = R::member(dentry, offset!(dentry_sb))?;
+        self.root = R::member(sb, offset!(sb_root))?;
+        self.magic = R::member(sb, offset!(sb_magic))?;
+        self.dev = R::member(sb, offset!(sb_dev))?;
+        if self.root == 0 || object.opened && inode == 0 {
+            return Err(Reason::Failed);
+        }
         if inode == 0 {
             return Ok(());
         }
-        self.number = read(inode, offset!(inode_ino))?;
-        self.mode = u32::from(read::<u16>(inode, offset!(inode_mode))?);
-        self.rdev = read(inode, offset!(inode_rdev))?;
-        self.links = read(inode, offset!(inode_links))?;
-        self.generation = read(inode, offset!(inode_generation))?;
+        let inode = checked(inode);
+        self.number = R::member(inode, offset!(inode_ino))?;
+        self.mode = u32::from(R::member::<u16>(inode, offset!(inode_mode))?);
+        self.rdev = R::member(inode, offset!(inode_rdev))?;
+        self.links = R::member(inode, offset!(inode_links))?;
+        self.generation = R::member(inode, offset!(inode_generation))?;
         Ok(())
     }
 
@@ -299,7 +388,7 @@ const SB_KERNMOUNT: u64 = 1 << 22;
 /// `MNT_NS_INTERNAL`, which is `ERR_PTR(-EINVAL)`.
 const MNT_NS_INTERNAL: u64 = -22_i64 as u64;
 
-/// Whether an overlay opens this file of a layer, for an open of its own that was judged.
+/// Whether an overlay opens this file of a layer, an argument of the hook, for an open of its own that was judged.
 ///
 /// From 6.5 on, and for copying up and reading directories on every kernel, the file's mount is a private
 /// clone of the layer's (`clone_private_mount`), which no process can reach: it is in no namespace and
@@ -309,22 +398,15 @@ const MNT_NS_INTERNAL: u64 = -22_i64 as u64;
 /// would say it in one bit, which 6.14 moved to where others were.
 #[inline(always)]
 pub fn is_of_overlay(file: u64) -> bool {
-    layer_file(file).unwrap_or(false)
-}
-
-#[inline(always)]
-fn layer_file(file: u64) -> Result<bool, Reason> {
-    let dentry: u64 = read(file, offset!(file_dentry))?;
-    let inode: u64 = read(file, offset!(file_inode))?;
-    let sb: u64 = read(dentry, offset!(dentry_sb))?;
-    if read::<u64>(dentry, offset!(dentry_inode))? != inode {
-        return Ok(read::<u64>(sb, offset!(sb_magic))? == OVERLAY_MAGIC);
+    let dentry: u64 = typed(file, offset!(file_dentry));
+    let sb: u64 = typed(dentry, offset!(dentry_sb));
+    if typed::<u64>(dentry, offset!(dentry_inode)) != typed(file, offset!(file_inode)) {
+        return typed::<u64>(sb, offset!(sb_magic)) == OVERLAY_MAGIC;
     }
-    let mount = read::<u64>(file, offset!(file_mount))? - u64::from(offset!(mount_vfs));
-    if read::<u64>(mount, offset!(mount_namespace))? != MNT_NS_INTERNAL {
-        return Ok(false);
-    }
-    Ok(read::<u64>(sb, offset!(sb_flags))? & SB_KERNMOUNT == 0)
+    // What lies around the member that is pointed to has no type.
+    let mount = typed::<u64>(file, offset!(file_mount)) - u64::from(offset!(mount_vfs));
+    read(mount, offset!(mount_namespace)) == Ok(MNT_NS_INTERNAL)
+        && typed::<u64>(sb, offset!(sb_flags)) & SB_KERNMOUNT == 0
 }
 
 /// `thread_info.status` bit of a 32-bit call; the x32 bit of a call's number.

@@ -8,7 +8,7 @@ use agent_guard_common::{
 use crate::{
     emit::Judged,
     guard::{self, Ask, Caller, Telling, Verdict, without_memory},
-    kernel::{Object, offset, read},
+    kernel::{Object, Probed, offset, read},
     maps::{self, KernelTables, Scratch},
     scope,
     walk::{self, End},
@@ -40,9 +40,12 @@ fn connect_with(scratch: *mut Scratch, caller: Caller, other: u64) -> Verdict {
     let agent = maps::agent(caller.agent);
     // Also where it is the agent's own: the event tells which it was.
     let judged = match name(other) {
-        Ok(Name::Path(dentry)) => {
-            guard::judge_object(scratch, agent, &Object::of_dentry(dentry), Request::Connect)
-        }
+        Ok(Name::Path(dentry)) => guard::judge_object(
+            scratch,
+            agent,
+            &Object::<Probed>::of_dentry(dentry),
+            Request::Connect,
+        ),
         Ok(Name::Abstract(bytes, len)) => judge_abstract(scratch, agent, bytes, len),
         // No rule can name it; the default holds.
         Ok(Name::None) => judge_abstract(scratch, agent, 0, 0),

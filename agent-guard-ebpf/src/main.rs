@@ -7,7 +7,9 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod asked;
 mod cache;
+mod directories;
 mod emit;
 mod guard;
 mod hooks;

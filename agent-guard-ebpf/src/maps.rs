@@ -32,7 +32,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 
-use crate::{cache::Remembered, kernel::Facts};
+use crate::{cache::Remembered, directories::Terms, kernel::Facts};
 
 /// A number that user space writes. In a section of its own, which is a map of its own: a program reads it
 /// without a look-up.
@@ -108,10 +108,6 @@ pub struct Scratch {
     pub components: [Component; MAX_DEPTH],
     /// What the decision is about.
     pub facts: Facts,
-    /// State of the walk: the dentry to look at next, and where it must end.
-    pub dentry: u64,
-    /// `s_root` of the file system.
-    pub root: u64,
     /// Bytes used in `path`.
     pub path_len: u64,
     /// Entries used in `components`.
@@ -119,8 +115,17 @@ pub struct Scratch {
     /// Next byte of `path` for the glob automaton, and its state.
     pub lexed: u64,
     pub lexer_state: u64,
-    /// State of the path automaton.
+    /// Components and bytes of the path above those that were read.
+    pub depth_above: u64,
+    pub bytes_above: u64,
+    /// The directory that the object is in, by [`crate::directories::number`], where the way to it is to be
+    /// remembered; else 0. Under which terms, and the bytes of the object's own name.
+    pub directory: u64,
+    pub terms: Terms,
+    pub last_bytes: u64,
+    /// State of the path automaton, and the one before the last component.
     pub state: u32,
+    pub state_before: u32,
     /// The decision, for [`crate::emit::Judged`].
     pub judged: u64,
     /// How the walk ended: see the constants of [`crate::walk`].
@@ -129,6 +134,8 @@ pub struct Scratch {
     pub is_proc: u32,
     /// The path leads through another process's entry in it.
     pub other_process: u32,
+    /// A rule with a pin allows it, or would: what is said holds for the file as it now is.
+    pub pinned: u32,
 }
 
 const TASK_STORAGE: usize = BPF_MAP_TYPE_TASK_STORAGE as usize;

@@ -4,8 +4,10 @@
 //! where a glob can matter, lexed. Down: the automaton is fed from the root to the object. A walk
 //! inside one file system gives the same answer under every mount, symlink and chroot.
 //!
-//! All state between two rounds lives in [`Scratch`]: what the verifier reads from map memory is
+//! All state between two rounds but the dentry lives in [`Scratch`]: what the verifier reads from map memory is
 //! unknown to it in every round, so it checks each callback once.
+
+use core::marker::PhantomData;
 
 use agent_guard_common::{
     decide::{Component, Reason, Tables, step},
@@ -14,12 +16,15 @@ use agent_guard_common::{
     limits::{
         ABSTRACT_NAME_MAX, LEXER_CELLS, LEXER_STATES, MAX_DEPTH, NAME_MAX, PATH_ALIGN, PATH_BYTES,
     },
+    mode::DIRECTORY,
     table::{ABSTRACT_DEV, Agent, AgentFlag, Lexer},
 };
 use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_kernel, bpf_probe_read_kernel_str};
 
 use crate::{
-    kernel::{Facts, PIPE_MAGIC, PROC_MAGIC, offset, read},
+    cache::keeps_its_name,
+    directories::{self, Terms, Way},
+    kernel::{Object, PIPE_MAGIC, PROC_MAGIC, Reach, checked, offset, read, typed},
     maps::{self, KernelTables, Scratch},
     process,
 };
@@ -39,46 +44,89 @@ pub enum End {
     Unknown(Reason),
 }
 
+/// Notes that what is judged could not be read.
+#[inline(always)]
+pub fn fail(scratch: *mut Scratch) {
+    // SAFETY: the caller holds the slot; nobody else has a reference.
+    unsafe { (*scratch).status = FAILED + Reason::Failed as u32 };
+}
+
+/// On the way up. In the caller's stack, where the verifier does not forget the type of a pointer.
+struct Climb<R> {
+    scratch: *mut Scratch,
+    agent: *const Agent,
+    object: u64,
+    /// What to look at next, and where it must end.
+    dentry: u64,
+    root: u64,
+    reach: PhantomData<R>,
+}
+
+/// Climbs from `object`, whose facts are in `scratch`, to the root of its file system, or to a directory of which it is
+/// known how the root leads there. Afterwards `scratch.path[..path_len]` holds the names, also where it failed on its
+/// way.
+#[inline(always)]
+pub fn climb<R: Reach>(scratch: *mut Scratch, agent: &Agent, object: &Object<R>) {
+    // SAFETY: the caller holds the slot; nobody else has a reference.
+    let memory = unsafe { &mut *scratch };
+    memory.path_len = 0;
+    memory.depth = 0;
+    memory.status = GOING;
+    memory.is_proc = u32::from(memory.facts.magic == PROC_MAGIC);
+    memory.other_process = 0;
+    memory.directory = 0;
+    memory.terms = Terms::NONE;
+    (memory.depth_above, memory.bytes_above) = (0, 0);
+    if memory.facts.magic == PIPE_MAGIC {
+        memory.status = ARRIVED;
+        return;
+    }
+    let root = memory.facts.root;
+    let dentry = object.dentry;
+    let mut climb = Climb { scratch, agent, object: dentry, dentry, root, reach: PhantomData::<R> };
+    let context = (&raw mut climb).cast();
+    // SAFETY: the callback has the prototype that the helper asks for, and the context outlives it.
+    unsafe { bpf_loop(MAX_DEPTH as u32 + 1, up::<R> as *mut _, context, 0) };
+}
+
 struct Round {
     scratch: *mut Scratch,
     agent: *const Agent,
 }
 
-/// Walks from `object` to a state. Afterwards `scratch.path[..path_len]` holds the names, also where
-/// the walk failed on its way.
+/// Goes down from the root to a state, by the names that [`climb`] found.
 #[inline(always)]
-pub fn walk(scratch: *mut Scratch, agent: &Agent, object: &Facts) -> End {
-    // SAFETY: the caller holds the slot; nobody else has a reference.
+pub fn descend(scratch: *mut Scratch, agent: &Agent) -> End {
+    // SAFETY: as in `climb`.
     let memory = unsafe { &mut *scratch };
-    memory.dentry = object.dentry;
-    memory.root = object.root;
-    memory.path_len = 0;
-    memory.depth = 0;
-    memory.status = GOING;
-    memory.is_proc = u32::from(object.magic == PROC_MAGIC);
-    memory.other_process = 0;
-
-    if object.magic == PIPE_MAGIC {
-        return End::Pipe;
-    }
-    let mut round = Round { scratch, agent };
-    let context = (&raw mut round).cast();
-    // SAFETY: the callback has the prototype that the helper asks for, and the context outlives it.
-    unsafe { bpf_loop(MAX_DEPTH as u32 + 1, up as *mut _, context, 0) };
     match memory.status {
         ARRIVED => {}
         GOING => return End::Unknown(Reason::TooDeep),
         failed => return End::Unknown(reason(failed)),
     }
-
-    let tables = KernelTables { policy: agent.policy };
-    let Some(start) = tables.start(object.dev) else {
-        return End::Unknown(Reason::UnknownFilesystem);
-    };
-    memory.state = start;
+    if memory.facts.magic == PIPE_MAGIC {
+        return End::Pipe;
+    }
+    if memory.facts.rest == 0 {
+        let tables = KernelTables { policy: agent.policy };
+        let Some(start) = tables.start(memory.facts.dev) else {
+            return End::Unknown(Reason::UnknownFilesystem);
+        };
+        memory.state = start;
+    }
+    let walked = memory.depth;
     memory.status = GOING;
-    // SAFETY: as above.
-    unsafe { bpf_loop(MAX_DEPTH as u32 + 1, down as *mut _, context, 0) };
+    let mut round = Round { scratch, agent };
+    // SAFETY: as in `climb`.
+    unsafe { bpf_loop(MAX_DEPTH as u32 + 1, down as *mut _, (&raw mut round).cast(), 0) };
+    if memory.status == ARRIVED && memory.directory != 0 {
+        let way = Way {
+            state: memory.state_before,
+            depth: memory.depth_above + walked - 1,
+            bytes: memory.bytes_above + memory.path_len - memory.last_bytes,
+        };
+        directories::remember(memory.directory, memory.terms, way);
+    }
     match memory.status {
         ARRIVED => End::State(memory.state, memory.other_process != 0),
         GOING => End::Unknown(Reason::Failed),
@@ -86,26 +134,66 @@ pub fn walk(scratch: *mut Scratch, agent: &Agent, object: &Facts) -> End {
     }
 }
 
-/// Puts the name of an object that hangs in no tree where [`walk`] puts a path; nothing where it can not
+/// Puts the name of an object that hangs in no tree where [`climb`] puts a path; nothing where it can not
 /// be read.
 #[inline(always)]
 pub fn name(scratch: *mut Scratch, dentry: u64) {
-    // SAFETY: as in `walk`.
+    // SAFETY: as in `climb`.
     let memory = unsafe { &mut *scratch };
     memory.path_len = 0;
     let Ok(name) = read::<u64>(dentry, offset!(dentry_name)) else { return };
-    // SAFETY: the path has room for a whole name, and the helper writes no more than it is told.
+    memory.path_len = padded(copy_name(memory, 0, name));
+}
+
+/// Copies the name at this address to `path[start..]`, which has room for the longest. Returns its length, or 0 where
+/// it could not be read.
+#[inline(always)]
+fn copy_name(memory: &mut Scratch, start: u64, name: u64) -> u64 {
+    // SAFETY: by the caller there is room for a whole name, and the helper writes no more than it is told.
     let copied = unsafe {
-        bpf_probe_read_kernel_str(
-            memory.path.as_mut_ptr().cast(),
-            NAME_MAX as u32 + 1,
-            name as *const _,
-        )
+        let to = memory.path.as_mut_ptr().add(start as usize);
+        bpf_probe_read_kernel_str(to.cast(), NAME_MAX as u32 + 1, name as *const _)
     };
     // The count includes the NUL.
-    if (2..=NAME_MAX as i64 + 1).contains(&copied) {
-        memory.path_len = (copied as u64 - 1 + PATH_ALIGN as u64) & !(PATH_ALIGN as u64 - 1);
+    if (2..=NAME_MAX as i64 + 1).contains(&copied) { copied as u64 - 1 } else { 0 }
+}
+
+/// Bytes of a name of this length, with its NUL and what is padded; none of no name.
+#[inline(always)]
+fn padded(len: u64) -> u64 {
+    if len == 0 { 0 } else { (len + PATH_ALIGN as u64) & !(PATH_ALIGN as u64 - 1) }
+}
+
+/// Reads the names that [`climb`] left out, to tell of them. A global function for the verifier, as is
+/// [`hash_name`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn read_rest(scratch: *mut Scratch) -> u64 {
+    // SAFETY: the caller holds the slot; the verifier has the null case looked at.
+    let Some(memory) = (unsafe { scratch.as_mut() }) else { return 1 };
+    let mut context = scratch;
+    if memory.facts.rest != 0 {
+        let context = (&raw mut context).cast();
+        // SAFETY: as in `climb`.
+        unsafe { bpf_loop(MAX_DEPTH as u32, name_above as *mut _, context, 0) };
     }
+    0
+}
+
+/// One more name. Returns 1 to stop.
+unsafe extern "C" fn name_above(_index: u32, context: *mut *mut Scratch) -> i64 {
+    // SAFETY: `read_rest` passes its own live variable, which points to the caller's slot.
+    let memory = unsafe { &mut **context };
+    let (dentry, start) = (memory.facts.rest, memory.path_len);
+    let parent = read::<u64>(dentry, offset!(dentry_parent));
+    let name = read::<u64>(dentry, offset!(dentry_name));
+    let (Ok(parent), Ok(name)) = (parent, name) else { return 1 };
+    if dentry == memory.facts.root || start > PATH_BYTES as u64 {
+        return 1;
+    }
+    memory.path_len = start + padded(copy_name(memory, start, name));
+    memory.facts.rest = parent;
+    0
 }
 
 #[inline(always)]
@@ -119,12 +207,12 @@ fn reason(status: u32) -> Reason {
 }
 
 /// One component up. Returns 1 to stop.
-unsafe extern "C" fn up(_index: u32, context: *mut Round) -> i64 {
-    // SAFETY: `walk` passes its own live `Round`.
-    let round = unsafe { &*context };
-    // SAFETY: as in `walk`.
-    let (memory, agent) = unsafe { (&mut *round.scratch, &*round.agent) };
-    memory.status = match one_up(memory, agent) {
+unsafe extern "C" fn up<R: Reach>(_index: u32, context: *mut Climb<R>) -> i64 {
+    // SAFETY: `climb` passes its own live `Climb`.
+    let climb = unsafe { &mut *context };
+    // SAFETY: as in `climb`.
+    let (memory, agent) = unsafe { (&mut *climb.scratch, &*climb.agent) };
+    memory.status = match one_up(memory, agent, climb) {
         Ok(false) => GOING,
         Ok(true) => ARRIVED,
         Err(reason) => FAILED + reason as u32,
@@ -133,12 +221,16 @@ unsafe extern "C" fn up(_index: u32, context: *mut Round) -> i64 {
 }
 
 #[inline(always)]
-fn one_up(memory: &mut Scratch, agent: &Agent) -> Result<bool, Reason> {
-    let dentry = memory.dentry;
-    if dentry == memory.root {
+fn one_up<R: Reach>(
+    memory: &mut Scratch,
+    agent: &Agent,
+    climb: &mut Climb<R>,
+) -> Result<bool, Reason> {
+    let dentry = climb.dentry;
+    if dentry == climb.root || !R::BY_ADDRESS && is_known(memory, agent, climb) {
         return Ok(true);
     }
-    let parent: u64 = read(dentry, offset!(dentry_parent))?;
+    let parent: u64 = R::member(dentry, offset!(dentry_parent))?;
     if parent == dentry {
         return Err(Reason::Detached);
     }
@@ -150,24 +242,19 @@ fn one_up(memory: &mut Scratch, agent: &Agent) -> Result<bool, Reason> {
     if start > PATH_BYTES as u64 {
         return Err(Reason::TooLong);
     }
-    let name: u64 = read(dentry, offset!(dentry_name))?;
-    // SAFETY: `start` leaves room for a whole name, and the helper writes no more than it is told.
-    let copied = unsafe {
-        let to = memory.path.as_mut_ptr().add(start as usize);
-        bpf_probe_read_kernel_str(to.cast(), NAME_MAX as u32 + 1, name as *const _)
-    };
-    // The count includes the NUL.
-    if copied < 2 || copied > NAME_MAX as i64 + 1 {
+    let name: u64 = R::member(dentry, offset!(dentry_name))?;
+    // `start` leaves room for a whole name.
+    let len = copy_name(memory, start, name);
+    if len == 0 {
         return Err(Reason::Failed);
     }
-    let len = copied as u64 - 1;
 
     let mut component = Component { literal: hash_name(memory, start, len, agent), class: 0 };
     if depth == 0 || agent.flags & AgentFlag::INNER_GLOBS != 0 {
         let lexer = maps::lexer(agent.policy).ok_or(Reason::Failed)?;
         component.class = glob_class(memory, start, len, lexer);
     }
-    if memory.is_proc != 0 && parent == memory.root {
+    if memory.is_proc != 0 && parent == climb.root {
         match process_entry(dentry, agent)? {
             Entry::NoProcess => {}
             Entry::Own => component = Component { literal: agent.self_symbol, class: 0 },
@@ -177,9 +264,52 @@ fn one_up(memory: &mut Scratch, agent: &Agent) -> Result<bool, Reason> {
     // SAFETY: `depth` is below the length.
     unsafe { *memory.components.as_mut_ptr().add(depth as usize) = component };
     memory.depth = depth + 1;
-    memory.path_len = (start + len + PATH_ALIGN as u64) & !(PATH_ALIGN as u64 - 1);
-    memory.dentry = parent;
+    memory.path_len = start + padded(len);
+    climb.dentry = parent;
     Ok(false)
+}
+
+/// Whether the walk has come to a directory to which the way is known; and notes the first that it comes to.
+#[inline(always)]
+fn is_known<R: Reach>(memory: &mut Scratch, agent: &Agent, climb: &Climb<R>) -> bool {
+    let depth = memory.depth;
+    if depth == 0 {
+        return false;
+    }
+    let inode: u64 = typed(climb.dentry, offset!(dentry_inode));
+    if inode == 0 {
+        return false;
+    }
+    let inode = checked(inode);
+    let directory = directories::number(inode);
+    if depth == 1 {
+        let terms = Terms::now(agent);
+        // Looked at again under these terms: as long as they hold the object lies in this directory, and keeps it.
+        if typed::<u64>(climb.object, offset!(dentry_parent)) == climb.dentry
+            && keeps_its_name(inode, DIRECTORY)
+        {
+            memory.terms = terms;
+            memory.directory = directory;
+            memory.last_bytes = memory.path_len;
+        }
+    }
+    let terms = memory.terms;
+    if terms.are_none() {
+        memory.directory = 0;
+        return false;
+    }
+    let Some(way) = directories::way_to(directory, terms) else { return false };
+    // What is beyond a bound is walked to where it is met.
+    if depth + way.depth > MAX_DEPTH as u64 || memory.path_len + way.bytes > PATH_BYTES as u64 {
+        return false;
+    }
+    if depth == 1 {
+        memory.directory = 0;
+    }
+    memory.state = way.state;
+    (memory.depth_above, memory.bytes_above) = (way.depth, way.bytes);
+    memory.facts.rest = climb.dentry;
+    true
 }
 
 /// Words of the longest name.
@@ -297,9 +427,9 @@ fn process_entry(dentry: u64, agent: &Agent) -> Result<Entry, Reason> {
 
 /// One component down. Returns 1 to stop.
 unsafe extern "C" fn down(_index: u32, context: *mut Round) -> i64 {
-    // SAFETY: `walk` passes its own live `Round`.
+    // SAFETY: `descend` passes its own live `Round`.
     let round = unsafe { &*context };
-    // SAFETY: as in `walk`.
+    // SAFETY: as in `climb`.
     let (memory, agent) = unsafe { (&mut *round.scratch, &*round.agent) };
     let Some(depth) = memory.depth.checked_sub(1) else {
         memory.status = ARRIVED;
@@ -308,6 +438,9 @@ unsafe extern "C" fn down(_index: u32, context: *mut Round) -> i64 {
     if depth >= MAX_DEPTH as u64 {
         memory.status = FAILED + Reason::TooDeep as u32;
         return 1;
+    }
+    if depth == 0 {
+        memory.state_before = memory.state;
     }
     // SAFETY: `depth` is below the length.
     let component = unsafe { *memory.components.as_ptr().add(depth as usize) };

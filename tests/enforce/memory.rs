@@ -9,8 +9,8 @@ use agent_guard_common::table::Agent;
 use aya::maps::{Array, HashMap, InodeStorage, Map, MapData, MapError};
 
 /// What is remembered of one file: 1 once it had, or was about to have, several names; then for reading, writing
-/// and both, and each of two policies, which and since when, or zeros.
-type Words = [u64; 13];
+/// both, running and loading, and each of two policies, which and since when, or zeros.
+type Words = [u64; 21];
 
 /// What is remembered of one file.
 #[derive(Debug)]

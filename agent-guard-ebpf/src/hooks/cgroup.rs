@@ -95,10 +95,14 @@ fn judge(
     endpoint: fn(&SockAddrContext, u16, Transport) -> Endpoint,
     divert: fn(&SockAddrContext, &Agent) -> Option<()>,
 ) -> i32 {
-    let id = scope::agent_of_current_cgroup();
     let port = u16::from_be(field!(ctx.user_port) as u16);
+    // An LSM program has judged it, and it goes where it was sent.
+    if lsm_judges() && port != DNS_PORT {
+        return PASS;
+    }
+    let id = scope::agent_of_current_cgroup();
     if id == 0 {
-        return if lsm_judges() && port == DNS_PORT { REFUSE } else { PASS };
+        return if lsm_judges() { REFUSE } else { PASS };
     }
     let protocol = field!(ctx.protocol) as u16;
     let endpoint = transport(field!(ctx.type_) as u16, protocol)
@@ -113,7 +117,7 @@ fn judge(
             _ => Verdict::Proceed,
         }
     } else {
-        let caller = Caller { agent: id, hook, enforcement: Enforcement::Refuse };
+        let caller = Caller { agent: id, label: None, hook, enforcement: Enforcement::Refuse };
         guard::connect(caller, action, &Target { family, protocol, endpoint, divertible: true })
     };
     match (verdict, agent) {

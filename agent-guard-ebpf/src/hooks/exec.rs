@@ -11,9 +11,10 @@ use aya_ebpf::{
 
 use super::lsm_result;
 use crate::{
+    cache::Question,
     emit::Enforcement,
     guard::{self, Ask, Caller, Telling},
-    kernel::{Object, offset, read},
+    kernel::{Object, Probed, offset, read, typed},
     scope,
 };
 
@@ -35,8 +36,13 @@ fn bprm_check(ctx: LsmContext) -> i32 {
     }
     let Some(caller) = Caller::current(Hook::BprmCheck, Enforcement::Refuse) else { return 0 };
     let bprm: u64 = ctx.arg(0);
-    let object = Object::of_file(read(bprm, offset!(bprm_file)).unwrap_or(0));
-    lsm_result(guard::file(caller, &object, Ask::open(Request::Exec, Telling::AfterEarly)))
+    let file: u64 = typed(bprm, offset!(bprm_file));
+    let question = Question::new(caller, Request::Exec);
+    if question.is_some_and(|question| question.is_answered(file)) {
+        return 0;
+    }
+    let ask = Ask::open(Request::Exec, Telling::AfterEarly);
+    lsm_result(guard::opened(caller, file, ask, question))
 }
 
 /// `int mmap_file(struct file *file, unsigned long reqprot, unsigned long prot, unsigned long flags)`
@@ -54,8 +60,36 @@ fn mmap_file(ctx: LsmContext) -> i32 {
     if prot & PROT_EXEC == 0 {
         return 0;
     }
-    map(Hook::MmapFile, read(ctx.as_ptr() as u64, 0))
+    match read::<u64>(ctx.as_ptr() as u64, 0) {
+        Ok(0) => 0,
+        Ok(_) => map_file(ctx.arg(0)),
+        // A fault, and denied as one.
+        Err(_) => map(Hook::MmapFile, Err(Reason::Failed)),
+    }
 }
+
+/// Judges the file that is to be mapped, which the verifier trusts once it was looked at.
+#[inline(always)]
+fn map_file(file: u64) -> i32 {
+    if file == 0 {
+        return 0;
+    }
+    let Some(caller) = Caller::current(Hook::MmapFile, Enforcement::Refuse) else { return 0 };
+    let question = Question::new(caller, Request::Load);
+    if question.is_some_and(|question| question.is_answered(file)) {
+        return 0;
+    }
+    if typed::<u32>(typed(file, offset!(file_inode)), offset!(inode_flags)) & S_PRIVATE != 0 {
+        return 0;
+    }
+    if is_own_program(file) == Ok(true) {
+        // Where it is only observed, its exec has told of it.
+        scope::foretold(typed(file, offset!(file_dentry)));
+    }
+    lsm_result(guard::opened(caller, file, LOAD, question))
+}
+
+const LOAD: Ask = Ask { request: Request::Load, action: Action::Map, telling: Telling::Early };
 
 /// `int file_mprotect(struct vm_area_struct *vma, unsigned long reqprot, unsigned long prot)`
 ///
@@ -91,13 +125,12 @@ fn map(hook: Hook, file: Result<u64, Reason>) -> i32 {
     if is_private(file) == Ok(true) {
         return 0;
     }
-    let object = Object::of_file(file);
+    let object = Object::<Probed>::of_file(file);
     if is_own_program(file) == Ok(true) {
         // Where it is only observed, its exec has told of it.
         scope::foretold(object.dentry);
     }
-    let ask = Ask { request: Request::Load, action: Action::Map, telling: Telling::Early };
-    lsm_result(guard::file(caller, &object, ask))
+    lsm_result(guard::file(caller, &object, LOAD))
 }
 
 #[inline(always)]

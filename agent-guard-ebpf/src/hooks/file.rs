@@ -2,7 +2,6 @@
 
 use agent_guard_common::{
     decide::{Reason, Request},
-    event::Outcome,
     hook::Hook,
 };
 use aya_ebpf::{macros::lsm, programs::LsmContext};
@@ -12,7 +11,7 @@ use crate::{
     cache::Question,
     emit::Enforcement,
     guard::{self, Ask, Caller, Telling},
-    kernel::{Object, is_of_overlay, is_pidfd, offset, read, typed},
+    kernel::{is_of_overlay, is_pidfd, offset, read, typed},
     scope,
 };
 
@@ -88,15 +87,12 @@ fn file_open(ctx: LsmContext) -> i32 {
 /// registers that are used on any of its ways, and everybody's opens come by there.
 #[inline(never)]
 fn open(ctx: &LsmContext) -> i32 {
-    let task = scope::current();
-    let (agent, label) = match scope::labelled(task) {
-        Some((agent, label)) => (agent, Some(label)),
-        None => (scope::agent_by_cgroup(task), None),
+    let Some(caller) = Caller::inside(scope::current(), Hook::FileOpen, Enforcement::Refuse) else {
+        return 0;
     };
-    let Some(caller) = Caller::of(agent, Hook::FileOpen, Enforcement::Refuse) else { return 0 };
     let file: u64 = ctx.arg(0);
     let request = request_of(typed(file, offset!(file_mode)), typed(file, offset!(file_flags)));
-    let question = label.and_then(|label| Question::new(agent, label, request));
+    let question = Question::new(caller, request);
     if question.is_some_and(|question| question.is_answered(file)) {
         return 0;
     }
@@ -104,9 +100,5 @@ fn open(ctx: &LsmContext) -> i32 {
         return 0;
     }
     let telling = if request == Request::Load { Telling::Early } else { Telling::AfterEarly };
-    let outcome = guard::file_outcome(caller, &Object::of_file(file), Ask::open(request, telling));
-    if let (Outcome::Allowed, Some(question)) = (outcome, question) {
-        question.remember(file);
-    }
-    lsm_result(outcome.into())
+    lsm_result(guard::opened(caller, file, Ask::open(request, telling), question))
 }

@@ -7,6 +7,7 @@ use super::{lsm_result, net::Socket};
 use crate::{
     emit::Enforcement,
     guard::{self, Caller, Target},
+    kernel::Typed,
 };
 
 /// `int socket_bind(struct socket *sock, struct sockaddr *address, int addrlen)`
@@ -20,7 +21,7 @@ fn socket_bind(ctx: LsmContext) -> i32 {
     }
     let Some(caller) = Caller::current(Hook::SocketBind, Enforcement::Refuse) else { return 0 };
     let (socket, address, len): (u64, u64, u32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
-    let target = Socket::new(socket).and_then(|socket| socket.bind_target(address, len));
+    let target = Socket::new::<Typed>(socket).and_then(|socket| socket.bind_target(address, len));
     judge(caller, Action::Listen, target)
 }
 
@@ -35,7 +36,7 @@ fn socket_listen(ctx: LsmContext) -> i32 {
     }
     let Some(caller) = Caller::current(Hook::SocketListen, Enforcement::Refuse) else { return 0 };
     let socket: u64 = ctx.arg(0);
-    judge(caller, Action::Listen, Socket::new(socket).and_then(Socket::own_target))
+    judge(caller, Action::Listen, Socket::new::<Typed>(socket).and_then(Socket::own_target))
 }
 
 /// `int socket_accept(struct socket *sock, struct socket *newsock)`
@@ -49,7 +50,7 @@ fn socket_accept(ctx: LsmContext) -> i32 {
     }
     let Some(caller) = Caller::current(Hook::SocketAccept, Enforcement::Refuse) else { return 0 };
     let socket: u64 = ctx.arg(0);
-    let target = Socket::new(socket)
+    let target = Socket::new::<Typed>(socket)
         .and_then(|socket| if socket.is_own(caller)? { Ok(None) } else { socket.own_target() });
     judge(caller, Action::Accept, target)
 }

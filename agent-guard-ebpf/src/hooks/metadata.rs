@@ -10,7 +10,9 @@ use super::{earlier_at, lsm_result, number};
 use crate::{
     emit::Enforcement,
     guard::{self, Ask, Caller, Telling},
-    kernel::{self, Object, acts_for_itself, is_of_overlay, is_on_stack, offset, read},
+    kernel::{
+        self, Object, Probed, Typed, acts_for_itself, is_of_overlay, is_on_stack, offset, read,
+    },
 };
 
 /// `int path_truncate(const struct path *path)`
@@ -48,7 +50,7 @@ fn by_path(hook: Hook, path: u64, ask: Ask, earlier: i32) -> i32 {
         return earlier;
     }
     let Some(caller) = Caller::current(hook, Enforcement::Refuse) else { return 0 };
-    lsm_result(guard::file(caller, &Object::of_path(path), ask))
+    lsm_result(guard::file(caller, &Object::<Typed>::of_path(path), ask))
 }
 
 /// `iattr.ia_valid` bits: of what a `path_*` hook of the same call has judged, mode, owner, group and
@@ -121,7 +123,7 @@ fn by_dentry(hook: Hook, dentry: u64, earlier: i32) -> i32 {
     if acts_for_itself() {
         return 0;
     }
-    lsm_result(guard::file(caller, &Object::of_dentry(dentry), SET))
+    lsm_result(guard::file(caller, &Object::<Probed>::of_dentry(dentry), SET))
 }
 
 /// Commands of ioctl(2) that need no descriptor for writing. The first four, with their 32-bit numbers,
@@ -160,5 +162,5 @@ pub fn ioctl(hook: Hook, file: u64, command: u32) -> i32 {
     if is_of_overlay(file) {
         return 0;
     }
-    lsm_result(guard::file(caller, &Object::of_file(file), SET))
+    lsm_result(guard::file(caller, &Object::<Typed>::of_file(file), SET))
 }

@@ -6,6 +6,7 @@ mod cgroup;
 mod control;
 mod exec;
 mod file;
+mod inode;
 mod listen;
 mod metadata;
 mod mount;

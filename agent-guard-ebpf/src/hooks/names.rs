@@ -13,7 +13,7 @@ use crate::{
     cache,
     emit::Enforcement,
     guard::{self, Ask, Caller, Refusal, Telling},
-    kernel::{Object, offset, read, typed},
+    kernel::{Object, Typed, offset, typed},
 };
 
 /// `-ENOMEM`
@@ -35,7 +35,7 @@ fn path_mknod(ctx: LsmContext) -> i32 {
     let (dentry, mode, device): (u64, u32, u32) = (ctx.arg(1), ctx.arg(2), ctx.arg(3));
     // Of the mode, a `umode_t`, only the lower half means anything.
     let mode = mode & 0xffff;
-    let mut object = Object::of_dentry(dentry);
+    let mut object = Object::<Typed>::of_dentry(dentry);
     object.made = (mode, kernel_device(device));
     // The open that follows tells what was allowed.
     let telling = if mode as u16 & FORMAT == REGULAR { Telling::Early } else { Telling::All };
@@ -84,11 +84,12 @@ fn message_queue(hook: Hook, action: Action, telling: Telling, dentry: u64, earl
         return earlier;
     }
     let Some(caller) = Caller::current(hook, Enforcement::Refuse) else { return 0 };
-    let magic = read(dentry, offset!(dentry_sb)).and_then(|sb| read(sb, offset!(sb_magic)));
-    if magic.is_ok_and(|magic: u64| magic != MQUEUE_MAGIC) {
+    let object = Object::<Typed>::of_dentry(dentry);
+    // What can not be read is judged.
+    if object.magic().is_ok_and(|magic| magic != MQUEUE_MAGIC && magic != 0) {
         return 0;
     }
-    lsm_result(guard::file(caller, &Object::of_dentry(dentry), Ask::change(action, telling)))
+    lsm_result(guard::file(caller, &object, Ask::change(action, telling)))
 }
 
 /// `int path_mkdir(const struct path *dir, struct dentry *dentry, umode_t mode)`
@@ -121,7 +122,7 @@ fn one_place(hook: Hook, action: Action, dentry: u64, earlier: i32) -> i32 {
         return earlier;
     }
     let Some(caller) = Caller::current(hook, Enforcement::Refuse) else { return 0 };
-    let object = Object::of_dentry(dentry);
+    let object = Object::<Typed>::of_dentry(dentry);
     lsm_result(guard::file(caller, &object, Ask::change(action, Telling::All)))
 }
 
@@ -159,7 +160,7 @@ fn two_places(hook: Hook, action: Action, [old, new]: [u64; 2], earlier: i32) ->
         return earlier;
     }
     let Some(caller) = Caller::current(hook, Enforcement::Refuse) else { return 0 };
-    let (old, new) = (Object::of_dentry(old), Object::of_dentry(new));
+    let (old, new) = (Object::<Typed>::of_dentry(old), Object::of_dentry(new));
     match guard::two_places(caller, action, &old, &new) {
         None => 0,
         Some(Refusal::Denied) => DENIED,

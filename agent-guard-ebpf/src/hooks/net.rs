@@ -16,7 +16,7 @@ use super::lsm_result;
 use crate::{
     emit::Enforcement,
     guard::{self, Caller, Target},
-    kernel::{Reads, offset, read},
+    kernel::{Reach, Reads, Typed, checked, offset, read},
     maps,
     scope::{self, is_within},
 };
@@ -43,7 +43,7 @@ fn socket_connect(ctx: LsmContext) -> i32 {
     judge(
         caller,
         Action::Connect,
-        Socket::new(socket).and_then(|socket| socket.connect_target(caller, address, len)),
+        Socket::new::<Typed>(socket).and_then(|socket| socket.connect_target(caller, address, len)),
     )
 }
 
@@ -59,7 +59,7 @@ fn socket_sendmsg(ctx: LsmContext) -> i32 {
     }
     let Some(caller) = Caller::current(Hook::SocketSendmsg, Enforcement::Refuse) else { return 0 };
     let (socket, message): (u64, u64) = (ctx.arg(0), ctx.arg(1));
-    let socket = Socket::new(socket);
+    let socket = Socket::new::<Typed>(socket);
     if socket.is_ok_and(|socket| socket.is_internet() && routes_by_itself(message)) {
         return lsm_result(guard::close_interface(caller, Action::SourceRoute));
     }
@@ -118,13 +118,17 @@ pub struct Socket {
 
 impl Socket {
     #[inline(always)]
-    pub fn new(socket: u64) -> Result<Self, Reason> {
-        let sk: u64 = read(socket, offset!(socket_sk))?;
+    pub fn new<R: Reach>(socket: u64) -> Result<Self, Reason> {
+        let sk: u64 = R::member(socket, offset!(socket_sk))?;
+        if sk == 0 {
+            return Err(Reason::Failed);
+        }
+        let sk = checked(sk);
         Ok(Self {
             sk,
-            family: read(sk, offset!(sock_family))?,
-            kind: read(socket, offset!(socket_type))?,
-            protocol: read(sk, offset!(sock_protocol))?,
+            family: R::member(sk, offset!(sock_family))?,
+            kind: R::member(socket, offset!(socket_type))?,
+            protocol: R::member(sk, offset!(sock_protocol))?,
         })
     }
 
@@ -342,7 +346,10 @@ impl Address {
             reads.fault = Some(Reason::Failed);
             return given;
         }
-        given.family = reads.get(address, 0);
+        // With the port and the IPv4 address, where there is one.
+        let word: u64 =
+            if len < V4_LEN { reads.get::<u16>(address, 0).into() } else { reads.get(address, 0) };
+        given.family = word as u16;
         let holds = match given.family {
             AF_INET => V4_LEN,
             AF_INET6 => V6_LEN,
@@ -353,8 +360,8 @@ impl Address {
             return given;
         }
         if len >= V4_LEN {
-            given.port = u16::from_be(reads.get(address, PORT));
-            given.v4 = reads.get(address, V4_ADDR);
+            given.port = u16::from_be((word >> (8 * PORT)) as u16);
+            given.v4 = (word >> (8 * V4_ADDR)) as u32;
         }
         if len >= V6_LEN {
             given.v6 = reads.get(address, V6_ADDR);

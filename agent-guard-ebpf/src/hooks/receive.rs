@@ -12,7 +12,9 @@ use super::{
 use crate::{
     emit::Enforcement,
     guard::{self, Ask, Caller, Target, Telling, Verdict},
-    kernel::{ANONYMOUS_MAGIC, Object, PIDFS_MAGIC, SOCKET_MAGIC, offset, read},
+    kernel::{
+        ANONYMOUS_MAGIC, Object, PIDFS_MAGIC, Probed, Reach, SOCKET_MAGIC, Typed, offset, read,
+    },
 };
 
 /// `int file_receive(struct file *file)`
@@ -24,7 +26,7 @@ fn file_receive(ctx: LsmContext) -> i32 {
     }
     let Some(caller) = Caller::current(Hook::FileReceive, Enforcement::Refuse) else { return 0 };
     let file: u64 = ctx.arg(0);
-    let object = Object::of_file(file);
+    let object = Object::<Typed>::of_file(file);
     // 0 is no file system's, and so is judged as a file that can not be read.
     lsm_result(match object.magic().unwrap_or(0) {
         SOCKET_MAGIC => socket(caller, file),
@@ -38,7 +40,7 @@ fn file_receive(ctx: LsmContext) -> i32 {
 /// Whether an anonymous inode only counts or waits, by the name that the kernel gave it: no file, process
 /// or part of the kernel is reached through it. What is not known is not harmless.
 #[inline(always)]
-fn is_harmless(object: &Object) -> bool {
+fn is_harmless<R: Reach>(object: &Object<R>) -> bool {
     const EVENT: [u64; 2] = words(b"[eventfd]\0\0\0\0\0\0\0");
     const TIMER: [u64; 2] = words(b"[timerfd]\0\0\0\0\0\0\0");
     const POLL: [u64; 2] = words(b"[eventpoll]\0\0\0\0\0");
@@ -62,7 +64,7 @@ const fn words(name: &[u8; 16]) -> [u64; 2] {
 fn socket(caller: Caller, file: u64) -> Verdict {
     let socket = read(file, offset!(file_private)).unwrap_or(0);
     // What can not be read is nobody's, and faults below.
-    if Socket::new(socket).and_then(|socket| socket.is_own(caller)) == Ok(true) {
+    if Socket::new::<Probed>(socket).and_then(|socket| socket.is_own(caller)) == Ok(true) {
         return Verdict::Proceed;
     }
     match receive_socket(socket, u64::from(caller.agent)) {
@@ -79,8 +81,8 @@ fn socket(caller: Caller, file: u64) -> Verdict {
 #[unsafe(no_mangle)]
 extern "C" fn receive_socket(socket: u64, agent: u64) -> u64 {
     let (hook, enforcement) = (Hook::FileReceive, Enforcement::Refuse);
-    let caller = Caller { agent: agent as u32, hook, enforcement };
-    let verdict = match Socket::new(socket).and_then(Socket::held_target) {
+    let caller = Caller { agent: agent as u32, label: None, hook, enforcement };
+    let verdict = match Socket::new::<Probed>(socket).and_then(Socket::held_target) {
         Ok(None) => return 0,
         Ok(Some(target)) => guard::connect(caller, Action::Connect, &target),
         Err(reason) => guard::connect(caller, Action::Connect, &Target::unreadable(reason)),

@@ -17,7 +17,7 @@ use super::file::{is_path_only, open_request};
 use crate::{
     emit::Enforcement,
     guard::{self, Ask, Caller, Telling, Verdict},
-    kernel::{Object, offset, read, read_user, system_call},
+    kernel::{Object, Probed, offset, read, read_user, system_call},
     maps, scope,
     terminal::{self, TIOCSPTLCK},
 };
@@ -64,7 +64,7 @@ fn sys_exit(ctx: RawTracePointContext) -> i32 {
     let verdict = match call {
         Call::Opens { truncates } => {
             let file = file_of_descriptor(returned as u64);
-            let object = Object::of_file(file.unwrap_or(0));
+            let object = Object::<Probed>::of_file(file.unwrap_or(0));
             if file.and_then(is_path_only) == Ok(true) && !object.is_cgroup() {
                 return 0;
             }
@@ -92,7 +92,7 @@ fn sys_exit(ctx: RawTracePointContext) -> i32 {
 fn sched_exec(ctx: RawTracePointContext) -> i32 {
     let Some(caller) = Caller::current(Hook::SchedExec, Enforcement::Kill) else { return 0 };
     let bprm: u64 = ctx.arg(2);
-    let object = Object::of_file(read(bprm, offset!(bprm_file)).unwrap_or(0));
+    let object = Object::<Probed>::of_file(read(bprm, offset!(bprm_file)).unwrap_or(0));
     let ask = Ask::open(Request::Exec, Telling::All);
     kill_if(caller, guard::file(caller, &object, ask))
 }

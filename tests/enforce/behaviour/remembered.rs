@@ -1,7 +1,7 @@
 //! What is remembered of a file ends with its name: an open that was allowed, and was answered from memory, is
 //! denied once the file is where the policy denies it.
 
-use std::{fs, path::PathBuf, thread};
+use std::{fs, path::PathBuf, process::Command, thread};
 
 use agent_guard::tier::Tier;
 use agent_guard_common::limits::REMEMBERED_TICKS;
@@ -32,6 +32,10 @@ pub const PROMISES: &[Behaviour] = &[
     ("what was allowed is judged again when its time is over, and not before", outlived),
     ("links that two make of one file at once are all made", two_at_once),
     ("whoever is told of everything is told of each open", told),
+    ("a file that was never opened is judged by where its directory is now", directory_moved),
+    ("a directory is not taken for one that was removed, whose memory it has", directory_removed),
+    ("a denial in a directory that is known is told with the whole path", directory_told),
+    ("what was run is denied where it is renamed to", program_renamed),
 ];
 
 /// What changes the agents of everybody, or the disk.
@@ -139,8 +143,8 @@ fn changing() {
     if tier() != Tier::Lsm {
         return;
     }
-    let opener =
-        Opener::start(2, &["open/file", "open/file", "open/file", "open/other", "open/other"]);
+    let (file, other) = ("open/file", "open/other");
+    let opener = Opener::start(2, &[file, file, file, other, other, other]);
     fs::write(opener.scratch.path("open/other"), "").unwrap();
     memory::next_generation();
     let put_back = memory::take_agents_out();
@@ -149,10 +153,12 @@ fn changing() {
     let opener = opener.goes_on_to(4);
     assert!(!opener.remembers("open/other"), "a change is under way");
     memory::next_generation();
-    let opener = opener.goes_on_to(5);
+    // Once to be noted as asked about, and once more.
+    let opener = opener.goes_on_to(5).goes_on_to(6);
     assert!(opener.remembers("open/other"), "the change is made");
     let ends: Vec<End> = opener.finish().iter().map(|report| report.end).collect();
-    assert_eq!(ends, [End::Done, End::Done, End::Errno(libc::EACCES), End::Done, End::Done]);
+    let [done, denied] = [End::Done, End::Errno(libc::EACCES)];
+    assert_eq!(ends, [done, done, denied, done, done, done]);
 }
 
 /// The key makes the names: when it comes or goes a file has another, and nobody renamed it.
@@ -220,6 +226,83 @@ fn told() {
     let path = scratch.path("open/file");
     let opens = outcome.decided().filter(|event| event.path() == path.to_str());
     assert_eq!(opens.count(), 3, "{}", outcome.stderr);
+}
+
+fn directory_moved() {
+    let files = ["open/file", "open/file", "secret/open/new"];
+    let scratch = place();
+    scratch.file("open/new", "");
+    let opener = Opener::start_at(scratch, 2, &files);
+    fs::rename(opener.scratch.path("open"), opener.scratch.path("secret/open")).unwrap();
+    let [_, known, moved] = opener.goes_on_to(3).finish().try_into().unwrap();
+    assert_eq!(known.end, End::Done);
+    assert!(is_denied_open(moved.end), "{moved:?}");
+}
+
+/// As many as it takes for the kernel to give some of the memory that was freed to the next.
+const DIRECTORIES: usize = 64;
+
+fn directory_removed() {
+    let names = |of: &str| (0..DIRECTORIES).map(|n| format!("{of}/{n}/file")).collect::<Vec<_>>();
+    let (open, secret) = (names("open"), names("secret"));
+    let files: Vec<&str> = open.iter().chain(&secret).map(String::as_str).collect();
+    let scratch = place();
+    open.iter().for_each(|file| drop(scratch.file(file, "")));
+    let mut opener = Opener::start_at(scratch, DIRECTORIES, &files);
+    for n in 0..DIRECTORIES {
+        fs::remove_dir_all(opener.scratch.path(&format!("open/{n}"))).unwrap();
+    }
+    for (n, file) in secret.iter().enumerate() {
+        opener.scratch.file(file, "");
+        opener = opener.goes_on_to(DIRECTORIES + n + 1);
+    }
+    let reports = opener.finish();
+    let (before, after) = reports.split_at(DIRECTORIES);
+    assert!(before.iter().all(|report| report.end == End::Done));
+    assert!(after.iter().all(|report| is_denied_open(report.end)), "{after:?}");
+}
+
+fn directory_told() {
+    if tier() != Tier::Lsm {
+        return;
+    }
+    let scratch = place();
+    let role = ["open-each", "2", "{root}/secret/key", "{root}/secret/key"];
+    let running = Run::under(&scratch.place.fill(DENY_SECRETS))
+        .events_to(None)
+        .start(&actor(&scratch, &role));
+    running.stdout.wait_for("opened 2");
+    running.signal(Signal::USR1);
+    let outcome = running.finish();
+    let path = scratch.path("secret/key");
+    let told = outcome.stderr.matches(path.to_str().unwrap()).count();
+    assert_eq!(told, 2, "{}", outcome.stderr);
+}
+
+fn program_renamed() {
+    const POLICY: &str = r#"
+egress: {default: allow}
+exec: {default: allow, rules: [{name: no-secrets, effect: deny, paths: ["{root}/secret/**"]}]}
+files: {default: allow}
+"#;
+    const SCRIPT: &str = r#"
+        "$0" && "$0" && "$0" || exit 3
+        echo ran
+        read -r _ < "$2"
+        "$1" && exit 4
+        exit 0"#;
+    let scratch = place();
+    let [program, moved, fifo] =
+        ["open/program", "secret/program", "fifo"].map(|name| scratch.path(name));
+    fs::copy("/bin/true", &program).unwrap();
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let words = [&program, &moved, &fifo].map(|path| path.to_str().unwrap());
+    let command = [&["/bin/sh", "-c", SCRIPT], &words[..]].concat();
+    let running = Run::under(&scratch.place.fill(POLICY)).events_to(None).start(&command);
+    running.stdout.wait_for("ran");
+    fs::rename(&program, &moved).unwrap();
+    fs::write(&fifo, "\n").unwrap();
+    running.finish().exits(0);
 }
 
 fn place() -> Scratch {
