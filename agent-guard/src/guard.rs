@@ -192,6 +192,41 @@ impl Guard {
         proven
     }
 
+    /// Fails unless the tier stops a canary in the cgroup that it was established for.
+    ///
+    /// # Errors
+    /// The canary came through, or could not be sent.
+    pub fn send_canary(&mut self, cgroup: &Cgroup, mounts: &[Mount]) -> Result<(), TierError> {
+        let is_gone = |(inner, _): &mut (Cgroup, u32)| cgroup::is_gone(inner.path(), inner.id());
+        if let Some((gone, agent)) = self.canary.take_if(is_gone) {
+            self.tables.remove_agent(gone.id(), agent)?;
+        }
+        let (inner, _) = match &mut self.canary {
+            Some(canary) => canary,
+            none => {
+                let inner = Cgroup::create_in(cgroup.path(), mounts, "canary")?;
+                let agent = self.tables.add_bound_agent(nothing_allowed(inner.id(), NO_RING))?;
+                none.insert((inner, agent))
+            }
+        };
+        Ok(canary::check(self.tier, inner.path())?)
+    }
+
+    /// The key of a ring buffer for all agents that this guard is to put under it: the one with the key `shared`, or
+    /// a new one. It stays until [`Self::end`], and then for as long as an agent has it.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn hold_ring(&mut self, shared: Option<u32>) -> Result<u32, TierError> {
+        let holder = nothing_allowed(self.cgroup, shared.unwrap_or(NO_RING));
+        let (holder, ring) = match shared {
+            Some(ring) => (self.tables.add_agent(holder)?, ring),
+            None => self.tables.add_agent_with_ring(holder)?,
+        };
+        self.holder = Some(holder);
+        Ok(ring)
+    }
+
     /// Attaches what goes to an agent's cgroup alone. It stays attached for as long as it is pinned, or what comes
     /// back is held.
     ///
