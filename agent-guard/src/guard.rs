@@ -172,24 +172,24 @@ impl Guard {
     }
 
     /// Vouches for the programs, by which a canary was just stopped, for as long as this process lives: who comes
-    /// meanwhile sends none.
-    ///
-    /// # Errors
-    /// It can not be written down.
-    pub fn vouch(&mut self) -> Result<(), TierError> {
-        Ok(self.programs.vouch().map_err(ProgramsError::from)?)
+    /// meanwhile sends none. Where that can not be written down, everybody sends their own.
+    pub fn vouch(&mut self) {
+        if let Err(error) = self.programs.vouch() {
+            tracing::warn!("others will send a canary of their own: {error}");
+        }
     }
 
     /// Sends the canary, and vouches for the programs only where it is stopped.
     ///
     /// # Errors
-    /// As for [`Self::send_canary`] and [`Self::vouch`].
+    /// As for [`Self::send_canary`].
     pub fn prove_again(&mut self, cgroup: &Cgroup, mounts: &[Mount]) -> Result<(), TierError> {
         let proven = self.send_canary(cgroup, mounts);
-        if proven.is_err() {
-            self.programs.withdraw();
+        match proven {
+            Ok(()) => self.vouch(),
+            Err(_) => self.programs.withdraw(),
         }
-        proven.and_then(|()| self.vouch())
+        proven
     }
 
     /// Fails unless the tier stops a canary in the cgroup that it was established for.

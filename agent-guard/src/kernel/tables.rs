@@ -161,12 +161,18 @@ impl Tables {
         Ok((self.insert_agent(&turn, Agent { ring, ..agent })?, ring))
     }
 
-    fn insert_agent(&mut self, _turn: &Turn, agent: Agent) -> Result<u32, InstallError> {
+    fn insert_agent(&mut self, turn: &Turn, agent: Agent) -> Result<u32, InstallError> {
         let agents = &mut self.agents;
         let id = fresh_id("AGENTS", |id| agents.insert(id, Row(agent), NO_EXIST))?;
-        for row in 0..COUNTER_ROWS {
-            let key = Row(CounterKey { agent: id, row });
-            self.counters.insert(key, Row(Counters::ZERO), 0).map_err(in_map("COUNTERS"))?;
+        let counters = &mut self.counters;
+        let counted = (0..COUNTER_ROWS).try_for_each(|row| {
+            counters.insert(Row(CounterKey { agent: id, row }), Row(Counters::ZERO), 0)
+        });
+        if let Err(error) = counted {
+            turn.begin_rest().map_err(InstallError::Turn)?;
+            self.free_counters(id)?;
+            gone(self.agents.remove(&id)).map_err(in_map("AGENTS"))?;
+            return Err(in_map("COUNTERS")(error));
         }
         Ok(id)
     }
@@ -308,6 +314,14 @@ impl Tables {
         self.take_out(agents).map(drop)
     }
 
+    /// In a turn to free.
+    fn free_counters(&mut self, agent: u32) -> Result<(), InstallError> {
+        (0..COUNTER_ROWS).try_for_each(|row| {
+            let key = Row(CounterKey { agent, row });
+            gone(self.counters.remove(&key)).map_err(in_map("COUNTERS"))
+        })
+    }
+
     /// Returns the policies that they had, and the turn in which that is so.
     fn take_out(
         &mut self,
@@ -326,12 +340,7 @@ impl Tables {
         }
         let turn = Grace::turn_to_free()?;
         // First, so that who is killed here leaves the row that all of it is found by.
-        for (_, agent) in agents {
-            for row in 0..COUNTER_ROWS {
-                let key = Row(CounterKey { agent: *agent, row });
-                gone(self.counters.remove(&key)).map_err(in_map("COUNTERS"))?;
-            }
-        }
+        agents.iter().try_for_each(|(_, agent)| self.free_counters(*agent))?;
         self.free_leases(&turn, &agents.iter().map(|(cgroup, _)| *cgroup).collect())?;
         self.change(&turn, |tables| {
             agents.iter().try_for_each(|(cgroup, id)| {
