@@ -99,9 +99,9 @@ pub fn patterns(asked: &[Asked<'_>], names: Names<'_>, moved: bool) -> Patterns 
     }
     // Code that the agent can write needs a rule under `exec`; other code is read.
     let writable = [parsed(&write), readable].concat();
-    for Asked { path, request, events, .. } in asked {
-        if !matches!(request, Request::Load) {
-        } else if covered_by(path, &writable) {
+    let code = asked.iter().filter(|asked| asked.request == Request::Load);
+    for Asked { path, events, .. } in code {
+        if covered_by(path, &writable) {
             add(&mut run, path, Use::Run, names, *events);
         } else {
             read.insert(&names.pattern(path, Use::Read), Done { reads: *events, writes: 0 });
