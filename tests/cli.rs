@@ -265,7 +265,7 @@ fn bash_completes_commands_options_and_their_values() {
     let script = files.write("completions", &output.stdout);
     let completed = |words: &[&str]| {
         let line = format!(
-            "source {}; COMP_WORDS=(agent-guard {}); COMP_CWORD={}; _agent-guard agent-guard '{}' \"${{COMP_WORDS[COMP_CWORD-1]}}\"; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+            "source {}; COMP_WORDS=(agent-guard {}); COMP_CWORD={}; _agent__guard agent-guard '{}' \"${{COMP_WORDS[COMP_CWORD-1]}}\"; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
             script.display(),
             words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" "),
             words.len(),

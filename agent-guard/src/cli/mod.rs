@@ -143,7 +143,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Events(args) => done(control::events(&args)),
         Command::Top(args) => done(top::run(&args)),
         Command::Policy(command) => policy::run(command),
-        Command::Completions(args) => done(generate::completions(&args, Cli::command())),
+        Command::Completions(args) => done(generate::completions(&args, &Cli::command())),
         Command::Man(args) => done(generate::man(&args, Cli::command())),
         Command::Canary { probe, cgroup } => Ok(canary::main(probe, &cgroup).into()),
         Command::CanaryTarget => Ok(ExitCode::SUCCESS),
