@@ -265,7 +265,7 @@ fn bash_completes_commands_options_and_their_values() {
     let script = files.write("completions", &output.stdout);
     let completed = |words: &[&str]| {
         let line = format!(
-            "source {}; COMP_WORDS=(agent-guard {}); COMP_CWORD={}; _agent-guard agent-guard '{}' \"${{COMP_WORDS[COMP_CWORD-1]}}\"; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+            "source {}; COMP_WORDS=(agent-guard {}); COMP_CWORD={}; _agent__guard agent-guard '{}' \"${{COMP_WORDS[COMP_CWORD-1]}}\"; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
             script.display(),
             words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" "),
             words.len(),
@@ -467,4 +467,78 @@ fn events_of_files_are_shown_where_they_fit() {
     refused(&run(&["events", "--from", "/no/such"]), 1, &["/no/such"]);
     refused(&run(&["events", "--since", "yesterday"]), 2, &["--since", "10m"]);
     refused(&run(&["events", "--path", "relative"]), 2, &["--path"]);
+}
+
+/// A control socket that knows one workload and one denial.
+fn control_socket(files: &Files) -> PathBuf {
+    use std::{io::Read as _, os::unix::net::UnixListener, thread, time::Duration};
+    const STATUS: &str = r#"{"version":"0.1.0","pid":1,"tier":"lsm","weaker_because":[],"hooks":[],"broken":null,
+        "agents":1,"refused":0,"policies":1,"problems":0,"events":0,"strays":0,"uptime_s":1,"canary_stopped":true,
+        "counts":[],"buffer":{"name":"events","used":0,"capacity":8},"maps":[]}"#;
+    const AGENTS: &str = r#"[{"name":"coding","cgroup":"/coding","id":1,"policy":"p","revision":"r","mode":"enforce",
+        "degraded":[],"problem":null,"decided":5,"denied":1,"lost":0,"failed":0}]"#;
+    const DENIAL: &str =
+        "{\"action_id\":2,\"activity_name\":\"Read\",\"file\":{\"path\":\"/secret\"}}\n";
+    let path = files.0.path().join("socket");
+    let listener = UnixListener::bind(&path).unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            thread::spawn(move || {
+                let mut request = [0; 1024];
+                let length = stream.read(&mut request).unwrap();
+                let request = String::from_utf8_lossy(&request[..length]).into_owned();
+                let body = match request.split(' ').nth(1).unwrap() {
+                    "/v1/status" => STATUS,
+                    "/v1/agents" => AGENTS,
+                    _ => {
+                        let _ = write!(stream, "HTTP/1.1 200 OK\r\n\r\n{DENIAL}");
+                        // As long as the test is there.
+                        return thread::sleep(Duration::from_secs(600));
+                    }
+                };
+                let length = body.len();
+                let _ = write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}");
+            });
+        }
+    });
+    path
+}
+
+#[test]
+fn top_draws_on_a_terminal_and_gives_it_back() {
+    use std::io::Read as _;
+    let files = Files::new();
+    let socket = control_socket(&files);
+    let line = format!(
+        "stty rows 24 cols 80; {} top --socket {}; stty -a | grep -o ' icanon'",
+        env!("CARGO_BIN_EXE_agent-guard"),
+        socket.display()
+    );
+    let mut script = Command::new("script");
+    script.args(["-qefc", &line, "/dev/null"]).env("TERM", "xterm");
+    script.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = script.spawn().unwrap();
+    let mut said = child.stdout.take().unwrap();
+    let mut screen = Vec::new();
+    let mut part = [0; 4096];
+    let mut pressed = false;
+    loop {
+        let length = said.read(&mut part).unwrap();
+        if length == 0 {
+            break;
+        }
+        screen.extend_from_slice(&part[..length]);
+        let text = String::from_utf8_lossy(&screen);
+        if !pressed && text.contains("coding") && text.contains("/secret") {
+            child.stdin.as_mut().unwrap().write_all(b"q").unwrap();
+            pressed = true;
+        }
+    }
+    let text = String::from_utf8_lossy(&screen).into_owned();
+    assert!(child.wait().unwrap().success(), "{text}");
+    assert!(text.contains("guard,") && text.contains("RECENT"), "{text}");
+    // The other screen was left, and the terminal reads lines again.
+    assert!(text.contains("\x1b[?1049h") && text.contains("\x1b[?1049l"), "{text}");
+    assert!(text.trim_end().ends_with("icanon"), "{text}");
 }

@@ -3,6 +3,7 @@
 mod apt;
 mod bench;
 mod build;
+mod deb;
 mod demo;
 mod fuzz;
 mod lint;
@@ -55,6 +56,12 @@ enum Task {
         kernel: Vec<Kernel>,
     },
     Bench(bench::Options),
+    /// Build the Debian package, from a release build
+    Deb {
+        /// Pack this program in place of a release build
+        #[arg(long, value_name = "FILE")]
+        program: Option<PathBuf>,
+    },
     /// What continuous integration runs: `lint`, `fuzz` for a short time, and `test`
     Ci,
     Vm(Vm),
@@ -187,6 +194,10 @@ fn main() -> ExitCode {
             (setup::setup().and_then(run).map(|()| 0), 1)
         }
         Task::Bench(options) => (options.run(), 1),
+        Task::Deb { program: Some(program) } => (deb::of(&program).map(|_| 0), 1),
+        Task::Deb { program: None } => {
+            (setup::setup().and_then(|rustc| deb::build(&rustc)).map(|_| 0), 1)
+        }
         Task::BenchStage(stage) => (stage.run().map(|()| 0), 1),
         Task::BenchWork(measure) => (measure.run().map(|()| 0), 1),
         Task::Test(test) => (test.run(), 1),

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{apt, process::say, toolchain};
 
 /// Debian packages and what each is for.
-const PACKAGES: [(&str, &str); 41] = [
+const PACKAGES: [(&str, &str); 42] = [
     ("gcc", "links every Rust program"),
     ("g++", "links bpf-linker with LLVM"),
     ("libc6-dev", "links every Rust program"),
@@ -43,6 +43,7 @@ const PACKAGES: [(&str, &str); 41] = [
     ("busybox-static", "what is in the tests' container"),
     ("bubblewrap", "what the bench holds the start of a run against"),
     ("prometheus", "its promtool checks metrics in tests; its service is masked"),
+    ("lintian", "checks the Debian package"),
     ("groff-base", "reads the manual pages in tests"),
     ("systemd", "checks the unit in tests"),
     ("qemu-system-x86", "runs the test kernels"),

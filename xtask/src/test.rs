@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow};
 
 use crate::{
-    bench, build,
+    bench, build, deb,
     process::{command, retry, run, say},
     toolchain::Rustc,
     vm::{Guest, Kernel, PROGRAMS},
@@ -62,6 +62,8 @@ pub fn run_all(rustc: &Rustc, selection: &Selection) -> Result<bool> {
             if selection.host {
                 say("Tests on this host's kernel");
                 add("host trace", on_host(&bin, &tests));
+                say("The Debian package");
+                add("host package", package(&bin));
             }
             for (place, done) in in_guests(rustc, &tests, &selection.kernels) {
                 add(&place, done);
@@ -109,6 +111,12 @@ fn on_host(bin: &Path, tests: &Path) -> Result<Outcome> {
         .env("AGENT_GUARD_SRC", &root)
         .current_dir(&root);
     counted(&mut tests)
+}
+
+/// That the package can be built, installed, upgraded over and removed is one test.
+fn package(bin: &Path) -> Result<Outcome> {
+    deb::of(bin)?;
+    Ok(Outcome { counts: Counts { passed: 1, failed: 0 }, failures: Vec::new() })
 }
 
 /// Each figure that tells soon is a test: that it adds no more than the record says.

@@ -152,7 +152,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Top(args) => done(top::run(&args)),
         Command::Policy(command) => policy::run(command),
         Command::Audit(command) => audit::run(&command),
-        Command::Completions(args) => done(shell::completions(&args, Cli::command())),
+        Command::Completions(args) => done(shell::completions(&args, &Cli::command())),
         Command::Man(args) => done(shell::man(&args, Cli::command())),
         Command::Canary { probe, cgroup } => Ok(canary::main(probe, &cgroup).into()),
         Command::CanaryTarget => Ok(ExitCode::SUCCESS),

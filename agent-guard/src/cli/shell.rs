@@ -30,11 +30,21 @@ pub struct ManArgs {
 }
 
 /// Prints the script for a shell.
-pub fn completions(args: &CompletionsArgs, mut command: Command) -> anyhow::Result<()> {
+pub fn completions(args: &CompletionsArgs, command: &Command) -> anyhow::Result<()> {
     let name = command.get_name().to_owned();
+    // Hidden commands would be offered too.
+    let shown = command.get_subcommands().filter(|command| !command.is_hide_set());
+    let mut shown = Command::new(env!("CARGO_PKG_NAME"))
+        .version(env!("CARGO_PKG_VERSION"))
+        .args(command.get_arguments())
+        .subcommands(shown);
     let mut script = Cursor::new(Vec::new());
-    clap_complete::generate(args.shell, &mut command, name, &mut script);
-    output::write(script.get_ref()).map(drop)
+    clap_complete::generate(args.shell, &mut shown, name, &mut script);
+    // For bash clap_complete takes the dash in our name for the end of a command's (4.6.11), and finds no options of
+    // any then.
+    let script = String::from_utf8(script.into_inner()).context("the script is no text")?;
+    let script = script.replace("agent__subcmd__guard", "agent__guard");
+    output::write(script.as_bytes()).map(drop)
 }
 
 /// Writes `agent-guard.1`, and `agent-guard-COMMAND.1` for each command that is not hidden.

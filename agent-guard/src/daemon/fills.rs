@@ -15,8 +15,11 @@ const FRESH: Duration = Duration::from_secs(15);
 pub struct Fills {
     /// Where the maps are; `None` where there are none.
     pins: Option<Pins>,
-    last: Arc<Mutex<Option<(Instant, Vec<Fill>)>>>,
+    last: Arc<Mutex<Option<Count>>>,
 }
+
+/// A count, and when it was made.
+type Count = (Instant, Vec<Fill>);
 
 impl Fills {
     /// Of the maps that are pinned.

@@ -76,11 +76,11 @@ pub fn start(socket: PathBuf, interval: Duration, news: SyncSender<News>) {
 /// What a line of events says; `None` where it is no denial.
 fn read(line: &[u8]) -> Option<News> {
     let event: Value = serde_json::from_slice(line).ok()?;
-    if let Some(missed) = event["missed"].as_u64() {
+    if let Some(missed) = event.get("missed").and_then(Value::as_u64) {
         return Some(News::Missed(missed));
     }
     // OCSF: `action_id` 2 is Denied, 3 is Observed, which audited denials have.
-    [2, 3].contains(&event["action_id"].as_u64()?).then_some(())?;
+    [2, 3].contains(&event.get("action_id")?.as_u64()?).then_some(())?;
     let text = |pointer: &str| event.pointer(pointer).and_then(Value::as_str);
     let target = ["/file/path", "/dst_endpoint/hostname", "/dst_endpoint/ip", "/query/hostname"]
         .into_iter()
