@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use super::{ALLOW_ALL, trial};
 use crate::{
     daemon::Daemon,
-    guard::{Decided, tier, wait},
+    guard::{Decided, tier},
 };
 
 /// Trials, of which each needs a runtime; ignored, and said to be, where it is not, as in the guests.
@@ -137,13 +137,14 @@ impl Store {
     }
 }
 
-/// A runtime's server, for as long as it is needed.
+/// A runtime's server, for as long as it is needed; also where the test fails.
 struct Server(Child);
 
-impl Server {
-    fn end(self) {
-        kill_process(Pid::from_child(&self.0), Signal::TERM).unwrap();
-        wait(self.0);
+impl Drop for Server {
+    fn drop(&mut self) {
+        // A test that fails is told of; one that fails twice ends the whole program.
+        let _ = kill_process(Pid::from_child(&self.0), Signal::TERM);
+        let _ = self.0.wait();
     }
 }
 
@@ -247,7 +248,7 @@ fn containerd() {
     let mut sandbox = pod("agents", "coding-1");
     sandbox[0].1 = "sandbox";
     assert_free(&run("c", &sandbox));
-    server.end();
+    drop(server);
     let container = container(&daemon);
     assert_eq!(container["orchestrator"], "Kubernetes");
     assert_eq!(container["image"]["name"], "ghcr.io/acme/agent:1");
@@ -293,7 +294,7 @@ fn docker() {
     if tier() != Tier::Observe {
         assert!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
     }
-    server.end();
+    drop(server);
     assert_eq!(container(&daemon)["runtime"], "docker");
 }
 
