@@ -1,11 +1,5 @@
 //! What `deploy/` ships is what the program takes.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test: what it does not expect, it fails by"
-)]
-
 use std::{
     fs,
     path::{Path, PathBuf},
