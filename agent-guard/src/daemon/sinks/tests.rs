@@ -24,7 +24,7 @@ fn config(dir: &TempDir) -> (SinkConfig, PathBuf) {
     let config = SinkConfig {
         name: "test".to_owned(),
         filter: Filter::default(),
-        encoding: Encoding::default(),
+        encoding: crate::event::Encoding::default(),
         queue_bytes: 64 << 10,
         spool_bytes: 0,
         to: To::Unix(UnixConfig { path: path.clone(), socket: Kind::Stream }),
