@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// What the guest has beside Debian's minimal base.
-const PACKAGES: [&str; 30] = [
+const PACKAGES: [&str; 34] = [
     "attr",
     "bind9-dnsutils",
     "bpftool",

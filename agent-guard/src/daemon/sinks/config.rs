@@ -114,7 +114,7 @@ const COMMON: [&str; 7] =
     ["name", "events", "agents", "kinds", "encoding", "queue_mib", "spool_mib"];
 
 /// The kinds of far ends, as they are written.
-const TYPES: [&str; 7] = ["audit", "file", "stdout", "unix", "syslog", "webhook", "splunk"];
+const TYPES: [&str; 7] = ["file", "stdout", "unix", "syslog", "webhook", "splunk", "audit"];
 
 /// Bytes of so many MiB.
 #[must_use]
@@ -398,6 +398,59 @@ mod tests {
             (
                 "[[sink]]\ntype = 'audit'\npath = '/e'\nkey = 'k'",
                 ["line 1", "`k` is no absolute path"],
+            ),
+        ] {
+            let told = sinks(text).unwrap_err();
+            assert!(words.iter().all(|word| told.contains(word)), "{text}: {told}");
+        }
+    }
+
+    #[test]
+    fn far_ends_are_read_and_what_of_them_can_not_be_is_told() {
+        let read = sinks(
+            "[[sink]]\ntype = 'unix'\npath = '/s'\nsocket = 'datagram'\nspool_mib = 0\n\
+             [[sink]]\ntype = 'syslog'\nto = 'tls:a:1'\nfacility = 'audit'\ntls = {ca = '/c'}\n\
+             [[sink]]\ntype = 'webhook'\nurl = 'https://a/'\nformat = 'array'\ntoken_file = '/t'\n\
+             [[sink]]\ntype = 'splunk'\nurl = 'https://a/'\ntoken_file = '/t'\nindex = 'i'\nspool_mib = 1\n",
+        )
+        .unwrap();
+        let spools: Vec<u64> = read.iter().map(|sink| sink.spool_bytes >> 20).collect();
+        assert_eq!(spools, [0, 256, 256, 1]);
+        for (text, words) in [
+            ("[[sink]]\ntype = 'unix'\npath = 's'", ["line 1", "`s` is no absolute path"]),
+            (
+                "[[sink]]\ntype = 'unix'\npath = '/s'\nsocket = 'raw'",
+                ["line 4", "unknown variant `raw`"],
+            ),
+            ("[[sink]]\ntype = 'syslog'\nto = 'udp:a:1'", ["line 1", "tls:HOST:PORT"]),
+            (
+                "[[sink]]\ntype = 'syslog'\nto = 'tls:a:1'\ntls = {key = '/k'}",
+                ["line 1", "go together"],
+            ),
+            (
+                "[[sink]]\ntype = 'syslog'\nto = 'tls:a:1'\ntls = {ca = 'c'}",
+                ["line 1", "`c` is no absolute path"],
+            ),
+            (
+                "[[sink]]\ntype = 'syslog'\nto = 'tls:a:1'\ntls = {verify = false}",
+                ["line 4", "unknown field `verify`"],
+            ),
+            ("[[sink]]\ntype = 'webhook'\nurl = 'a'", ["line 1", "`url` is http://HOST/PATH"]),
+            (
+                "[[sink]]\ntype = 'webhook'\nurl = 'https://u:p@a/'",
+                ["line 1", "write the token to a file"],
+            ),
+            (
+                "[[sink]]\ntype = 'webhook'\nurl = 'http://a/'\ntls = {}",
+                ["line 1", "`tls` goes with"],
+            ),
+            (
+                "[[sink]]\ntype = 'splunk'\nurl = 'http://a/'",
+                ["line 1", "missing field `token_file`"],
+            ),
+            (
+                "[[sink]]\ntype = 'splunk'\nurl = 'http://a/'\ntoken = 'x'",
+                ["line 4", "unknown field `token`"],
             ),
         ] {
             let told = sinks(text).unwrap_err();

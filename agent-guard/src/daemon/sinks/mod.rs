@@ -29,6 +29,7 @@ mod unix;
 mod worker;
 
 use std::{
+    fs::File,
     path::Path,
     sync::{Arc, atomic::Ordering::Relaxed, mpsc},
     thread,
@@ -95,8 +96,10 @@ impl Sinks {
     pub fn open(configs: &[SinkConfig], spools: &Path) -> anyhow::Result<Self> {
         let (alive, ended) = mpsc::channel();
         let open = |config: &SinkConfig| {
-            Sink::open(config, spools, alive.clone())
-                .with_context(|| format!("the sink `{}`", config.name))
+            let told = || format!("the sink `{}`", config.name);
+            let (ledger, _) =
+                state_dir::open(&format!("sink-{}", config.name)).with_context(told)?;
+            Sink::open(config, spools, &ledger, alive.clone()).with_context(told)
         };
         Ok(Self { sinks: configs.iter().map(open).collect::<Result<_, _>>()?, ended })
     }
@@ -150,10 +153,15 @@ impl Sinks {
 }
 
 impl Sink {
-    fn open(config: &SinkConfig, spools: &Path, alive: mpsc::Sender<()>) -> anyhow::Result<Self> {
+    fn open(
+        config: &SinkConfig,
+        spools: &Path,
+        ledger: &File,
+        alive: mpsc::Sender<()>,
+    ) -> anyhow::Result<Self> {
         let far_end = FarEnd::open(&config.to)?;
         let queue = Arc::new(Queue::new(config.queue_bytes));
-        let counters = Arc::new(open_counters(&config.name)?);
+        let counters = Arc::new(open_counters(&config.name, ledger)?);
         let spool = match config.spool_bytes {
             0 => None,
             limit => Some(open_spool(config, &spools.join(&config.name), limit, &counters)?),
@@ -274,10 +282,8 @@ impl Sink {
 }
 
 /// The counters of a sink, with what the last daemon did not come to count.
-fn open_counters(name: &str) -> anyhow::Result<Counters> {
-    let (file, path) = state_dir::open(&format!("sink-{name}")).context("opening its ledger")?;
-    let (ledger, gone) =
-        Ledger::open(&file).with_context(|| format!("opening its ledger {}", path.display()))?;
+fn open_counters(name: &str, ledger: &File) -> anyhow::Result<Counters> {
+    let (ledger, gone) = Ledger::open(ledger).context("opening its ledger")?;
     let counters = Counters::new(ledger);
     if gone > 0 {
         tracing::error!(
@@ -308,3 +314,6 @@ fn open_spool(
     counters.owe(spool.take_owed());
     Ok(spool)
 }
+
+#[cfg(test)]
+mod tests;
