@@ -171,6 +171,7 @@ fn a_key_follows_another_by_the_signature_of_the_old_one() {
     assert!(!waiting.exists());
     place.append(&mut log, 2);
     log.close().unwrap();
+    drop(log);
     place.log(2);
     // Who trusts the old one trusts the new one, and who trusts the new one what it has taken over.
     for key in [old, next] {
