@@ -36,9 +36,8 @@ pub fn run(args: &DaemonArgs) -> Result<(), Failure> {
         )));
     }
     match args.enter_host {
-        true => host_view::enter(&mut config),
+        true => host_view::enter(&mut config).map_err(|error| failed(&error))?,
         false => host_view::check(),
     }
-    .map_err(|error| failed(&error))?;
     daemon::run(config).map_err(|error| failed(&error))
 }

@@ -65,24 +65,21 @@ pub fn enter(config: &mut Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Fails where the mounts are not those of process 1: policies would be compiled for others than agents see.
-///
-/// # Errors
-/// They are others, or that can not be told.
-pub fn check() -> anyhow::Result<()> {
+/// Warns where the mounts are not those of process 1: policies are compiled for others than agents see then. Where
+/// that can not be told it says so.
+pub fn check() {
     let namespace = |process: &str| -> io::Result<u64> {
         Ok(fs::metadata(format!("/proc/{process}/ns/mnt"))?.ino())
     };
-    let own = namespace("self").context("looking at /proc/self/ns/mnt")?;
-    // Not every process 1 lets itself be looked at.
-    if own == FIRST_MOUNTS {
-        return Ok(());
+    match (namespace("self"), namespace("1")) {
+        // Not every process 1 lets itself be looked at.
+        (Ok(FIRST_MOUNTS), _) => {}
+        (Ok(own), Ok(first)) if own == first => {}
+        (Ok(_), Ok(_)) => tracing::warn!(
+            "the daemon has mounts of its own, and policies are compiled for those instead of the host's; in a container start it with `--enter-host`, in a systemd unit remove what makes them (ProtectHome=, PrivateTmp= and their like)"
+        ),
+        (Err(error), _) | (_, Err(error)) => tracing::warn!(
+            "whether the mounts here are the host's, for which policies are to be compiled, can not be told by /proc/1/ns/mnt: {error}"
+        ),
     }
-    let first = namespace("1")
-        .context("whether the mounts here are the host's is told by /proc/1/ns/mnt")?;
-    ensure!(
-        own == first,
-        "the daemon has mounts of its own, and policies would be compiled for those instead of the host's; in a container start it with `--enter-host`, in a systemd unit remove what makes them (ProtectHome=, PrivateTmp= and their like)"
-    );
-    Ok(())
 }
