@@ -531,7 +531,7 @@ pub fn decide_lease(lease: &Lease, now_ns: u64, port: u16, transport: Transport)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table::{ACCESS_KINDS, OPERATIONS};
+    use crate::table::{ACCESS_KINDS, NO_RING, OPERATIONS};
 
     const ALLOWED: Decision = Decision { effect: Effect::Allow, rule: 7, reason: Reason::Rule };
     const AGENT: Agent = Agent {
@@ -544,7 +544,8 @@ mod tests {
         default_egress: 0,
         default_listen: 0,
         dns_ports: [0; 2],
-        reserved: [0; 6],
+        reserved: [0; 2],
+        ring: NO_RING,
         operations: [Verdict::UNMATCHED; OPERATIONS],
     };
 

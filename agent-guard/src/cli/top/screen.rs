@@ -192,9 +192,9 @@ mod tests {
         let expected = [
             "tier lsm, 2 under guard, 0 refused, 1 policies",
             "12.0 decisions/s, 1.5 denials/s, 0 events lost",
-            "AGENT              DEC/S    DEN/S    LOST     POLICY    MODE    CGROUP",
-            "two                2.0      1.5      0        p         enforce /agents/two",
-            "one                10.0     0.0      0        p         enforce /agents/one",
+            "AGENT          DEC/S    DEN/S    LOST     POLICY   MODE    CGROUP",
+            "two            2.0      1.5      0        p        enforce /agents/two",
+            "one            10.0     0.0      0        p        enforce /agents/one",
             "",
             "",
             "RECENT DENIALS",

@@ -373,8 +373,8 @@ mod tests {
     fn a_mistake_in_a_sink_is_told_with_its_line() {
         for (text, words) in [
             ("sink = 3", ["line 1", "write `[[sink]]`"]),
-            ("[[sink]]\npath = '/e'", ["line 1", "missing field `type`: one of file, stdout"]),
-            ("[[sink]]\ntype = 'tape'", ["line 2", "`tape` is no type of sink: one of file"]),
+            ("[[sink]]\npath = '/e'", ["line 1", "missing field `type`: one of audit, file"]),
+            ("[[sink]]\ntype = 'tape'", ["line 2", "`tape` is no type of sink: one of audit"]),
             ("[[sink]]\ntype = 'stdout'\npath = '/e'", ["line 3", "unknown field `path`"]),
             (
                 "[[sink]]\ntype = 'stdout'\nevent = 'all'",
