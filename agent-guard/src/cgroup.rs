@@ -121,6 +121,14 @@ impl Cgroup {
         &self.path
     }
 
+    /// Fails unless there can be a cgroup in it that the kernel programs still look at.
+    ///
+    /// # Errors
+    /// [`CgroupError::TooDeep`], and what makes the place unknown.
+    pub fn check_room_below(&self, mounts: &[Mount]) -> Result<(), CgroupError> {
+        check_level(&self.path.join("below"), mounts)
+    }
+
     /// Its directory, opened, as cgroup programs are attached to it.
     pub fn open(&self) -> Result<File, CgroupError> {
         File::open(&self.path).map_err(io_error("opening", &self.path))

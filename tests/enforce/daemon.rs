@@ -15,6 +15,7 @@ use std::{
 use agent_guard::{
     cgroup,
     mounts::{MountTable, cgroup2},
+    state_dir,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -40,6 +41,7 @@ impl Daemon {
     /// One that is not started yet.
     pub fn new() -> Self {
         let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        forget_sinks();
         let directory = tempfile::Builder::new().prefix("agent-guard-daemon-").tempdir().unwrap();
         // Whoever is to use the control socket comes by.
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -186,6 +188,16 @@ impl Daemon {
             }
             assert!(start.elapsed() < PATIENCE, "{what} did not come");
             std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// What daemons of other tests owed to sinks with the same names is not this one's.
+fn forget_sinks() {
+    for entry in fs::read_dir(state_dir::PATH).into_iter().flatten() {
+        let entry = entry.unwrap();
+        if entry.file_name().as_encoded_bytes().starts_with(b"sink-") {
+            fs::remove_file(entry.path()).unwrap();
         }
     }
 }

@@ -265,7 +265,8 @@ impl Log {
         self.settle()
     }
 
-    /// Signs, with the key as it was, that the one that waits beside it is its successor.
+    /// Signs, with the key as it was, that the one that waits beside it is its successor. It signs at once too:
+    /// only then does the log verify by the public half that lies beside the key.
     fn succeed(&mut self) -> Result<(), LogError> {
         let (path, waiting) = (&self.settings.key, key::beside(&self.settings.key, "next"));
         if !waiting.exists() {
@@ -279,6 +280,8 @@ impl Log {
         self.key = next;
         tracing::info!("the audit log is signed by {public} from here on");
         put_in_place(&path, &public)?;
+        self.checkpoint(Reason::Key, None, None)
+            .map_err(|source| KeyError::File { path, source })?;
         Ok(())
     }
 

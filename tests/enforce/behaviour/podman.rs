@@ -31,11 +31,13 @@ const PODMAN: &str = "/usr/bin/podman";
 const BUSYBOX: &str = "/usr/bin/busybox";
 
 /// What a container has: a shell with its tools, this command with its libraries, a policy, and some work.
-const LIBRARIES: [&str; 4] = [
+const LIBRARIES: [&str; 6] = [
     "/lib64/ld-linux-x86-64.so.2",
     "/lib/x86_64-linux-gnu/libc.so.6",
     "/lib/x86_64-linux-gnu/libm.so.6",
     "/lib/x86_64-linux-gnu/libgcc_s.so.1",
+    "/lib/x86_64-linux-gnu/libssl.so.3",
+    "/lib/x86_64-linux-gnu/libcrypto.so.3",
 ];
 
 const POLICY: &str = r#"

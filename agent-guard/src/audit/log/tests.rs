@@ -169,6 +169,12 @@ fn a_key_follows_another_by_the_signature_of_the_old_one() {
     log.reopen();
     assert_eq!(log.key(), next);
     assert!(!waiting.exists());
+    let report = place.verify_with(Known { keys: vec![next], ..Known::default() });
+    assert!(
+        report.intact && report.trusted,
+        "before anything else is signed: {:?}",
+        report.findings
+    );
     place.append(&mut log, 2);
     log.close().unwrap();
     drop(log);

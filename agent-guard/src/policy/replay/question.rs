@@ -134,6 +134,12 @@ fn decided(action: Action, object: &Object, decision: &Decision) -> Result<Quest
     }
 }
 
+/// Whether the kernel opens the file as what loads another program: `ld-linux-x86-64.so.2`, `ld-musl-x86_64.so.1`.
+fn is_loader(file: &File) -> bool {
+    let name = file.path.as_str().rsplit('/').next().unwrap_or_default();
+    name.starts_with("ld-") || name.starts_with("ld.so")
+}
+
 fn file_question(action: Action, file: &File, reason: Reason) -> Result<Question, Unasked> {
     let request = match action {
         Action::Read => Request::Read,
@@ -146,6 +152,8 @@ fn file_question(action: Action, file: &File, reason: Reason) -> Result<Question
         | Action::SetMetadata => Request::Write,
         Action::ReadWrite => Request::ReadWrite,
         Action::Exec => Request::Exec,
+        // The opening of what is to be run comes first, and where it is told of its exec is not.
+        Action::Load if !is_loader(file) => Request::Exec,
         Action::Load | Action::Map => Request::Load,
         Action::ConnectLocal => Request::Connect,
         Action::Receive

@@ -67,6 +67,20 @@ fn an_action_is_one_however_often_and_by_whomever_it_was_done() {
 }
 
 #[test]
+fn a_program_that_is_told_of_as_it_is_opened_is_run_and_its_loader_is_not() {
+    let opened = |path: &[u8]| observed(Kind::Load, file(path));
+    let loader = b"/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2";
+    let actions =
+        collect(&[opened(b"/usr/bin/ls"), opened(loader), observed(Kind::Map, file(b"/lib/libc"))]);
+    let due = [
+        "load /lib/libc",
+        "exec /usr/bin/ls",
+        "load /usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2",
+    ];
+    assert_eq!(texts(&actions), due.map(|text| (text.to_owned(), 1)));
+}
+
+#[test]
 fn names_come_back_byte_by_byte() {
     let actions = collect(&[observed(Kind::Read, file(b"/a\n/\xff\\x"))]);
     let Question::File { path, .. } = &actions.actions[0].question else { panic!() };
