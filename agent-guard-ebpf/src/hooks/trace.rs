@@ -63,12 +63,14 @@ fn sys_exit(ctx: RawTracePointContext) -> i32 {
     let Some(caller) = Caller::current(Hook::SysExit, Enforcement::Kill) else { return 0 };
     let verdict = match call {
         Call::Opens { truncates } => {
-            let file = file_of_descriptor(returned as u64);
-            let object = Object::<Probed>::of_file(file.unwrap_or(0));
-            if file.and_then(is_path_only) == Ok(true) && !object.is_cgroup() {
+            // An address and no `Result`: the compiler loads what that holds before it looks whether it holds
+            // any, and the verifier of 6.1 refuses to read stack that nobody wrote. From 0 nothing can be read.
+            let file = file_of_descriptor(returned as u64).unwrap_or(0);
+            let object = Object::<Probed>::of_file(file);
+            if is_path_only(file) == Ok(true) && !object.is_cgroup() {
                 return 0;
             }
-            let request = match file.map_or(Request::ReadWrite, open_request) {
+            let request = match open_request(file) {
                 Request::Read if truncates => Request::ReadWrite,
                 request => request,
             };
