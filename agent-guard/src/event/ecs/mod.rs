@@ -28,12 +28,13 @@ use agent_guard_common::event::{Action, Outcome};
 use self::{
     kind::Kind,
     schema::{
-        Address, Dns, DnsAnswer, DnsQuestion, Document, Ecs, EventFields, File, Host, Id, Library,
-        Log, Network, Os, Parent, Previous, Process, Rule, Software, Thread,
+        Address, Container, Dns, DnsAnswer, DnsQuestion, Document, Ecs, EventFields, File, Host,
+        Id, Image, Library, Log, Network, Orchestrator, Os, Parent, Previous, Process, Resource,
+        Rule, Software, Thread,
     },
 };
 use super::{
-    Body, Endpoint, Lookup, Object, Record,
+    Body, ContainerIdentity, Endpoint, Lookup, Object, PodIdentity, Record,
     ocsf::schema::{Event, File as OcsfFile, Text, status},
     words,
 };
@@ -72,6 +73,8 @@ pub fn document<'a>(record: &'a Record, event: Event<'a>) -> Document<'a> {
             hostname: event.device.hostname,
             os: Os { kind: "linux", kernel: event.device.os.kernel_release },
         },
+        container: None,
+        orchestrator: None,
         process: None,
         user: None,
         group: None,
@@ -84,6 +87,10 @@ pub fn document<'a>(record: &'a Record, event: Event<'a>) -> Document<'a> {
         rule: rule(record, kind.rule),
         agent_guard: event.unmapped.agent_guard,
     };
+    if let Some(identity) = &record.context.agent.container {
+        document.container = Some(container(identity));
+        document.orchestrator = identity.pod.as_ref().map(orchestrator);
+    }
     match &record.body {
         Body::Decided { process, action, object, decision, .. } => {
             document.process = Some(asker(process));
@@ -98,6 +105,19 @@ pub fn document<'a>(record: &'a Record, event: Event<'a>) -> Document<'a> {
         Body::Notice(_) => {}
     }
     document
+}
+
+fn container(identity: &ContainerIdentity) -> Container<'_> {
+    let ContainerIdentity { runtime, id, name, image, pod: _ } = identity;
+    Container { id, name: name.as_ref(), image: image.as_ref().map(|name| Image { name }), runtime }
+}
+
+fn orchestrator(pod: &PodIdentity) -> Orchestrator<'_> {
+    Orchestrator {
+        kind: "kubernetes",
+        namespace: &pod.namespace,
+        resource: Resource { kind: "pod", name: &pod.name, id: pod.uid.as_ref() },
+    }
 }
 
 fn rule<'a>(record: &'a Record, decided: Option<&'a super::Rule>) -> Option<Rule<'a>> {

@@ -22,6 +22,10 @@ pub struct Document<'a> {
     pub agent: Software,
     pub host: Host<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<Container<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub orchestrator: Option<Orchestrator<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub process: Option<Process<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<Id>,
@@ -95,6 +99,40 @@ pub struct Host<'a> {
     pub name: &'a str,
     pub hostname: &'a str,
     pub os: Os<'a>,
+}
+
+/// The container that the agent is in.
+#[derive(Serialize)]
+pub struct Container<'a> {
+    pub id: &'a SafeText,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<&'a SafeText>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<Image<'a>>,
+    pub runtime: &'a str,
+}
+
+#[derive(Serialize)]
+pub struct Image<'a> {
+    pub name: &'a SafeText,
+}
+
+/// Who has the container's pod. Its service account has no place in the schema.
+#[derive(Serialize)]
+pub struct Orchestrator<'a> {
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    pub namespace: &'a SafeText,
+    pub resource: Resource<'a>,
+}
+
+#[derive(Serialize)]
+pub struct Resource<'a> {
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    pub name: &'a SafeText,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<&'a SafeText>,
 }
 
 #[derive(Serialize)]

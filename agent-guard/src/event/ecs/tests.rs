@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::event::{
-    Encoder, Encoding, Notice,
+    Encoder, Encoding, Notice, SafeText,
     fixture::{decided, denied, endpoint, file, host, record, socket},
 };
 
@@ -59,7 +59,7 @@ fn a_refused_connection_is_told_from_an_open_one() {
 fn a_program_that_is_run_is_the_process_and_what_ran_before_is_kept() {
     let mut exec = denied(Action::Exec, file(b"/usr/bin/curl"));
     if let Body::Decided { process, .. } = &mut exec.body {
-        process.exe = Some(crate::event::SafeText::new(b"/bin/sh"));
+        process.exe = Some(SafeText::new(b"/bin/sh"));
     }
     let process = document(&exec)["process"].take();
     assert_eq!(process["executable"], "/usr/bin/curl");
@@ -82,6 +82,35 @@ fn an_operation_is_called_as_in_the_policy() {
     let event = document(&denied(Action::Operate, Object::Operation(Operation::Module, 0)));
     assert_eq!(event["event"]["action"], "module");
     assert_eq!(event["event"]["category"], json!(["driver"]));
+}
+
+#[test]
+fn an_agent_in_a_container_is_told_of_with_it_and_its_pod() {
+    let mut denial = denied(Action::Read, file(b"/f"));
+    assert!(document(&denial).get("container").is_none());
+    let text = |text: &str| SafeText::new(text.as_bytes());
+    let mut context = (*denial.context).clone();
+    context.agent.container = Some(ContainerIdentity {
+        runtime: "cri-o".to_owned(),
+        id: text("c0ffee"),
+        name: Some(text("agent")),
+        image: Some(text("quay.io/acme/agent:1")),
+        pod: Some(PodIdentity {
+            uid: Some(text("u1")),
+            namespace: text("agents"),
+            name: text("coding-1"),
+            service_account: Some(text("coding")),
+        }),
+    });
+    denial.context = context.into();
+    let document = document(&denial);
+    let image = json!({"name": "quay.io/acme/agent:1"});
+    let due = json!({"id": "c0ffee", "name": "agent", "image": image, "runtime": "cri-o"});
+    assert_eq!(document["container"], due);
+    let pod = json!({"type": "pod", "name": "coding-1", "id": "u1"});
+    let due = json!({"type": "kubernetes", "namespace": "agents", "resource": pod});
+    assert_eq!(document["orchestrator"], due);
+    assert_eq!(document["agent_guard"]["pod"]["service_account"], "coding");
 }
 
 #[test]
@@ -119,7 +148,7 @@ proptest! {
         prop_assert!(!line.trim_end_matches('\n').chars().any(char::is_control));
         let document: Value = serde_json::from_str(&line).unwrap();
         let path = document["file"]["path"].as_str().unwrap_or_default();
-        let shown = crate::event::SafeText::new(&name);
+        let shown = SafeText::new(&name);
         prop_assert_eq!(path, shown.as_str());
     }
 }
