@@ -107,7 +107,6 @@ fn contexts() -> [Arc<Context>; 2] {
         degraded: Vec::new(),
         agent: AgentIdentity { container: None, ..full.agent.clone() },
         policy: None,
-        ..full.clone()
     };
     [Arc::new(full), Arc::new(bare)]
 }

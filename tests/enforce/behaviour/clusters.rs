@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     Behaviour,
-    sinks::{count, drained, lines_of, open_files, sink, start},
+    sinks::{count, drained, lines_of, open_files, open_files_for, sink, start},
 };
 use crate::{
     clusters::{Kafka, Otlp, TOPIC},
@@ -35,7 +35,7 @@ fn away() {
     drained(&daemon, "kafka");
     otlp.go_away();
     kafka.stop();
-    open_files(&daemon, 3000);
+    open_files_for(&daemon, &["otlp", "kafka"], 3000);
     for name in ["otlp", "kafka"] {
         daemon.until("the spool", || (count(&sink(&daemon, name), "spooled") > 0).then_some(()));
     }
