@@ -14,7 +14,7 @@ use prometheus_client::{
 };
 use serde_json::Value;
 
-use super::view::{Counts, Status};
+use super::view::{Counts, Sink, Status};
 
 /// What all names begin with.
 const PREFIX: &str = "agent_guard";
@@ -85,6 +85,7 @@ impl Collector for Snapshot {
         let mut out = Samples(encoder);
         self.daemon(&mut out)?;
         self.workloads(&mut out)?;
+        self.sinks(&mut out)?;
         self.kernel(&mut out)
     }
 }
@@ -124,6 +125,29 @@ impl Snapshot {
             out.counter(&format!("agent_{name}"), help, own.chain([others]))?;
         }
         Ok(())
+    }
+
+    fn sinks(&self, out: &mut Samples<'_>) -> fmt::Result {
+        let of = |what: fn(&Sink) -> u64| {
+            let sinks = self.status.sinks.iter();
+            sinks.map(move |sink| {
+                (vec![("sink", sink.name.as_str()), ("type", &sink.kind)], what(sink))
+            })
+        };
+        let help = "Lines that the far end has";
+        out.counter("sink_delivered_total", help, of(|sink| sink.delivered))?;
+        let help = "Deliveries that failed, and were tried again";
+        out.counter("sink_retries_total", help, of(|sink| sink.retried))?;
+        let help = "Lines that the far end will never have";
+        out.counter("sink_lost_total", help, of(|sink| sink.lost))?;
+        let help = "Whether nothing is delivered at the moment";
+        out.gauge("sink_failing", help, of(|sink| sink.problem.is_some().into()))?;
+        let help = "What waits in memory";
+        out.gauge("sink_queue_bytes", help, of(|sink| sink.queue_bytes))?;
+        out.gauge("sink_queue_capacity_bytes", "Room for it", of(|sink| sink.queue_room))?;
+        out.gauge("sink_spool_lines", "Lines that wait on disk", of(|sink| sink.spooled))?;
+        out.gauge("sink_spool_bytes", "What waits on disk", of(|sink| sink.spool_bytes))?;
+        out.gauge("sink_spool_capacity_bytes", "Room for it", of(|sink| sink.spool_room))
     }
 
     fn kernel(&self, out: &mut Samples<'_>) -> fmt::Result {
@@ -212,6 +236,15 @@ mod tests {
             version: "0.1.0".to_owned(),
             tier: "lsm".to_owned(),
             counts: vec![hook],
+            sinks: vec![Sink {
+                name: "siem".to_owned(),
+                kind: "splunk".to_owned(),
+                problem: Some("connection refused".to_owned()),
+                delivered: 8,
+                lost: 4,
+                spooled: 6,
+                ..Sink::default()
+            }],
             maps: vec![Fill { name: "STATES".to_owned(), used: 5, capacity: 262_144 }],
             ..Status::default()
         };
@@ -236,6 +269,10 @@ mod tests {
             "agent_guard_agent_decisions_total{agent=\"(others)\",cgroup=\"\",policy=\"\"} 2",
             "agent_guard_map_entries{map=\"STATES\"} 5",
             "agent_guard_canary_stopped 0",
+            "agent_guard_sink_delivered_total{sink=\"siem\",type=\"splunk\"} 8",
+            "agent_guard_sink_lost_total{sink=\"siem\",type=\"splunk\"} 4",
+            "agent_guard_sink_failing{sink=\"siem\",type=\"splunk\"} 1",
+            "agent_guard_sink_spool_lines{sink=\"siem\",type=\"splunk\"} 6",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }

@@ -49,7 +49,7 @@ pub struct Status {
 }
 
 /// A place that events go to. What is counted is counted since the daemon started.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sink {
     /// Its name.
     pub name: String,
