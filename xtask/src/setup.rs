@@ -60,7 +60,6 @@ const SERVICES: [(&str, &str); 7] = [
     ("unbound", "unbound.service"),
     ("rsyslog", "rsyslog.service"),
     ("prometheus", "prometheus.service"),
-    ("unbound", "unbound.service"),
     ("containerd", "containerd.service"),
     ("docker.io", "docker.service"),
     ("docker.io", "docker.socket"),
