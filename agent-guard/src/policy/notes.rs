@@ -73,6 +73,45 @@ impl<'a> Notes<'a> {
         self.refuse::<()>(at, fault);
     }
 
+    /// One of the words that `field` may be.
+    pub fn choice<T: Copy>(
+        &mut self,
+        field: &'static str,
+        text: &Text,
+        known: &[(&'static str, T)],
+    ) -> Option<T> {
+        if let Some((_, value)) = known.iter().find(|(word, _)| *word == text.value) {
+            return Some(*value);
+        }
+        let known = known.iter().map(|(word, _)| *word).collect();
+        self.refuse_text(text, Fault::Choice { field, found: quoted(&text.value), known })
+    }
+
+    /// A field of `whole` that can be one word only.
+    pub fn exactly(
+        &mut self,
+        whole: &'static str,
+        field: &'static str,
+        text: Option<Text>,
+        only: &'static str,
+    ) {
+        match text {
+            None => self.missing(0..0, field, whole, only),
+            Some(text) => self.choice(field, &text, &[(only, ())]),
+        };
+    }
+
+    /// A field of `whole` that has to be there.
+    pub fn missing<T>(
+        &mut self,
+        at: Range<usize>,
+        field: &'static str,
+        whole: &'static str,
+        example: &'static str,
+    ) -> Option<T> {
+        self.refuse(at, Fault::Missing { field, place: whole, example })
+    }
+
     /// Notes a fault of a whole value.
     pub fn refuse_text<T>(&mut self, text: &Text, fault: Fault) -> Option<T> {
         let at = self.place(&text.defined);

@@ -88,10 +88,10 @@ impl Parser<'_> {
         if api_version.is_none() && kind.is_none() && metadata.is_none() && spec.is_none() {
             return self.notes.refuse(0..0, Fault::Empty);
         }
-        self.exactly("apiVersion", api_version, API_VERSION);
-        self.exactly("kind", kind, KIND);
+        self.notes.exactly("the policy", "apiVersion", api_version, API_VERSION);
+        self.notes.exactly("the policy", "kind", kind, KIND);
         let name = match metadata.and_then(|metadata| metadata.name) {
-            None => self.missing(0..0, "name", "`metadata`", "coding-agent"),
+            None => self.notes.missing(0..0, "name", "`metadata`", "coding-agent"),
             Some(text) => match PolicyName::new(&text.value) {
                 Some(name) => Some(name),
                 None => {
@@ -100,7 +100,7 @@ impl Parser<'_> {
             },
         };
         let Some(spec) = spec else {
-            return self.missing(0..0, "spec", "the policy", "{mode: enforce}");
+            return self.notes.missing(0..0, "spec", "the policy", "{mode: enforce}");
         };
         let selector = match spec.selector {
             None => Some(Selector::default()),
@@ -109,7 +109,7 @@ impl Parser<'_> {
         let modes = [("enforce", Mode::Enforce), ("audit", Mode::Audit)];
         let mode = match spec.mode {
             None => Some(Mode::default()),
-            Some(text) => self.choice("mode", &text, &modes),
+            Some(text) => self.notes.choice("mode", &text, &modes),
         };
 
         let written = [
@@ -269,7 +269,7 @@ impl Parser<'_> {
 
     fn head(&mut self, head: Head, at: Range<usize>, line: usize) -> Option<ParsedHead> {
         let effect = match &head.effect {
-            None => self.missing(at, "effect", "the rule", "deny"),
+            None => self.notes.missing(at, "effect", "the rule", "deny"),
             Some(text) => self.effect("effect", text),
         };
         let printable = |name: &str| {
@@ -304,7 +304,7 @@ impl Parser<'_> {
         if text.value == "ask" {
             return self.notes.refuse_text(text, Fault::Ask);
         }
-        self.choice(field, text, &[("allow", Effect::Allow), ("deny", Effect::Deny)])
+        self.notes.choice(field, text, &[("allow", Effect::Allow), ("deny", Effect::Deny)])
     }
 
     fn access(&mut self, list: Option<Spanned<Vec<Text>>>) -> Option<AccessSet> {
@@ -316,7 +316,7 @@ impl Parser<'_> {
         let known = [("read", AccessSet::Read), ("write", AccessSet::Write)];
         let mut all = Some(None);
         for text in &list.value {
-            let one = self.choice("access", text, &known);
+            let one = self.notes.choice("access", text, &known);
             all = match (all, one) {
                 (Some(None), Some(one)) => Some(Some(one)),
                 (Some(Some(other)), Some(one)) if other == one => Some(Some(one)),
@@ -337,7 +337,7 @@ impl Parser<'_> {
         entry: impl Fn(&mut Self, &Text) -> Option<T>,
     ) -> Option<Vec<T>> {
         let Some(list) = list else {
-            return self.missing(rule, field, "the rule", example);
+            return self.notes.missing(rule, field, "the rule", example);
         };
         if list.is_empty() {
             return self.notes.refuse(rule, Fault::EmptyList { field });
@@ -411,37 +411,7 @@ impl Parser<'_> {
     fn operation(&mut self, text: &Text) -> Option<Operation> {
         let known: Vec<_> =
             Operation::ALL.iter().map(|one| (words::operation(*one), *one)).collect();
-        self.choice("operation", text, &known)
-    }
-
-    fn choice<T: Copy>(
-        &mut self,
-        field: &'static str,
-        text: &Text,
-        known: &[(&'static str, T)],
-    ) -> Option<T> {
-        if let Some((_, value)) = known.iter().find(|(word, _)| *word == text.value) {
-            return Some(*value);
-        }
-        let known = known.iter().map(|(word, _)| *word).collect();
-        self.notes.refuse_text(text, Fault::Choice { field, found: quoted(&text.value), known })
-    }
-
-    fn exactly(&mut self, field: &'static str, text: Option<Text>, only: &'static str) {
-        match text {
-            None => self.missing(0..0, field, "the policy", only),
-            Some(text) => self.choice(field, &text, &[(only, ())]),
-        };
-    }
-
-    fn missing<T>(
-        &mut self,
-        at: Range<usize>,
-        field: &'static str,
-        place: &'static str,
-        example: &'static str,
-    ) -> Option<T> {
-        self.notes.refuse(at, Fault::Missing { field, place, example })
+        self.notes.choice("operation", text, &known)
     }
 }
 

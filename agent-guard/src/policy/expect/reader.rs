@@ -12,7 +12,7 @@ use crate::{
     event::words,
     policy::{
         AccessSet, Fault,
-        notes::{Notes, quoted},
+        notes::Notes,
         schema::{Text, read_as},
     },
 };
@@ -55,18 +55,18 @@ impl<'a> Reader<'a> {
             }
         };
         let Document { api_version, kind, policy, cases } = document;
-        self.exactly("apiVersion", api_version, API_VERSION);
-        self.exactly("kind", kind, KIND);
+        self.notes.exactly("the test", "apiVersion", api_version, API_VERSION);
+        self.notes.exactly("the test", "kind", kind, KIND);
         let policy = match policy {
             Some(policy) => Some(policy.value),
-            None => self.missing(0..0, "policy", "the test", "coding-agent.yaml"),
+            None => self.notes.missing(0..0, "policy", "the test", "coding-agent.yaml"),
         };
         let cases = match cases {
             Some(cases) if !cases.is_empty() => cases,
             Some(_) => return self.notes.refuse(0..0, Fault::EmptyList { field: "cases" }),
             None => {
                 let example = "[{open: /etc/passwd, expect: allow}]";
-                return self.missing(0..0, "cases", "the test", example);
+                return self.notes.missing(0..0, "cases", "the test", example);
             }
         };
         let mut read = Vec::with_capacity(cases.len());
@@ -91,8 +91,8 @@ impl<'a> Reader<'a> {
         }
         let effects = [("allow", Effect::Allow), ("deny", Effect::Deny)];
         let effect = match expect {
-            None => self.missing(at, "expect", "the case", "deny"),
-            Some(text) => self.choice("expect", &text, &effects),
+            None => self.notes.missing(at, "expect", "the case", "deny"),
+            Some(text) => self.notes.choice("expect", &text, &effects),
         };
         let accesses = [
             ("read", AccessSet::Read),
@@ -101,7 +101,7 @@ impl<'a> Reader<'a> {
         ];
         let access = match access {
             None => Some(AccessSet::Read),
-            Some(text) => self.choice("access", &text, &accesses),
+            Some(text) => self.notes.choice("access", &text, &accesses),
         };
         let question = if let Some(path) = open {
             Question::Open(path.value.into(), access?)
@@ -116,39 +116,9 @@ impl<'a> Reader<'a> {
         } else {
             let known: Vec<_> =
                 Operation::ALL.iter().map(|one| (words::operation(*one), *one)).collect();
-            Question::Operation(self.choice("operation", &operation?, &known)?)
+            Question::Operation(self.notes.choice("operation", &operation?, &known)?)
         };
         let rule = rule.map(|rule| rule.value);
         Some(Expectation { question, effect: effect?, rule, line, at: place })
-    }
-
-    fn exactly(&mut self, field: &'static str, text: Option<Text>, only: &'static str) {
-        match text {
-            None => self.missing(0..0, field, "the test", only),
-            Some(text) => self.choice(field, &text, &[(only, ())]),
-        };
-    }
-
-    fn choice<T: Copy>(
-        &mut self,
-        field: &'static str,
-        text: &Text,
-        known: &[(&'static str, T)],
-    ) -> Option<T> {
-        if let Some((_, value)) = known.iter().find(|(word, _)| *word == text.value) {
-            return Some(*value);
-        }
-        let known = known.iter().map(|(word, _)| *word).collect();
-        self.notes.refuse_text(text, Fault::Choice { field, found: quoted(&text.value), known })
-    }
-
-    fn missing<T>(
-        &mut self,
-        at: Range<usize>,
-        field: &'static str,
-        place: &'static str,
-        example: &'static str,
-    ) -> Option<T> {
-        self.notes.refuse(at, Fault::Missing { field, place, example })
     }
 }
