@@ -56,7 +56,7 @@ const PACKAGES: [(&str, &str); 42] = [
 const BROUGHT_ALONG: [(&str, &str); 1] = [("npm", "/usr/bin/npm")];
 
 /// Services of packages of which the tests need the program alone.
-const SERVICES: [(&str, &str); 7] = [
+const SERVICES: [(&str, &str); 6] = [
     ("unbound", "unbound.service"),
     ("rsyslog", "rsyslog.service"),
     ("prometheus", "prometheus.service"),
