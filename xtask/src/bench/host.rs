@@ -77,9 +77,7 @@ pub fn measure(rustc: &Rustc) -> Result<Figures> {
     }
     bench.measure_own_side(Setting::Bare, &["events"])?;
     let _holder = bench.hold()?;
-    let daemon = bench.daemon()?;
     bench.measure(Setting::Beside, &[Work::Run, Work::Bubblewrap])?;
-    drop(daemon);
     let policy = bench.place.policy(MANY).display().to_string();
     let tier = bench.place.tier();
     bench.measure_own_side(Setting::Beside, &["policy", &policy, "--tier", tier])?;

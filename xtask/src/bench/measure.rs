@@ -173,49 +173,23 @@ impl Bench {
         let script = format!("echo up > {}; exec sleep 100000", sign.display());
         let mut agent = self.agent(FEW);
         let child = agent.args(["/bin/sh", "-c", &script]).stdin(Stdio::null()).spawn()?;
-        Holder(child).when(|| !fs::read(&sign).unwrap_or_default().is_empty())
-    }
-
-    /// Starts the daemon, with no workloads, and waits until it is ready.
-    pub fn daemon(&self) -> Result<Holder> {
-        let root = self.place.root();
-        let (policies, config, log) =
-            (root.join("policies"), root.join("daemon.toml"), root.join("daemon.log"));
-        fs::create_dir_all(&policies)?;
-        let at = root.display();
-        let text = format!(
-            "policies = '{at}/policies'\nspool = '{at}/spool'\ntier = '{}'\n[[sink]]\ntype = 'file'\n\
-             path = '{at}/events.jsonl'\n[control]\nsocket = '{at}/socket'\n",
-            self.place.tier()
-        );
-        fs::write(&config, text)?;
-        let mut daemon = Command::new("agent-guard");
-        daemon.env("PATH", &self.path).arg("daemon").arg("--config").arg(&config);
-        let child = daemon.stdin(Stdio::null()).stderr(File::create(&log)?).spawn()?;
-        let is_ready = || fs::read_to_string(&log).is_ok_and(|said| said.contains("ready:"));
-        Holder(child).when(is_ready).with_context(|| fs::read_to_string(&log).unwrap_or_default())
-    }
-}
-
-/// An agent, or the daemon, ended when this is dropped.
-pub struct Holder(Child);
-
-impl Holder {
-    /// Waits until it is up.
-    fn when(mut self, is_up: impl Fn() -> bool) -> Result<Self> {
+        let mut holder = Holder(child);
         let begun = Instant::now();
-        while !is_up() {
-            if let Some(status) = self.0.try_wait()? {
+        while fs::read(&sign).unwrap_or_default().is_empty() {
+            if let Some(status) = holder.0.try_wait()? {
                 bail!("agent-guard ended with {status}");
             }
             if begun.elapsed() > PATIENCE {
-                bail!("agent-guard did not come up");
+                bail!("the agent did not come up");
             }
             thread::sleep(Duration::from_millis(50));
         }
-        Ok(self)
+        Ok(holder)
     }
 }
+
+/// An agent, ended when this is dropped.
+pub struct Holder(Child);
 
 impl Drop for Holder {
     fn drop(&mut self) {

@@ -25,7 +25,7 @@ const PER_AGENTS: [Work; 3] = [Work::Open2, Work::Open8, Work::Connect];
 /// How many agents are many.
 pub const AGENTS: u32 = 1_000;
 /// What processes do that are no agents.
-const OUTSIDE: [Work; 8] = [
+const OUTSIDE: [Work; 10] = [
     Work::Open2,
     Work::Open8,
     Work::Stat,
@@ -34,6 +34,8 @@ const OUTSIDE: [Work; 8] = [
     Work::Connect,
     Work::Rename,
     Work::Exec,
+    Work::Run,
+    Work::Bubblewrap,
 ];
 /// What a change of the code could make dearer and can be told soon.
 const SHORT: [Work; 7] =
@@ -103,9 +105,6 @@ fn everything(bench: &mut Bench) -> Result<()> {
 
     let _holder = bench.hold()?;
     bench.measure(Setting::Beside, &OUTSIDE)?;
-    let daemon = bench.daemon()?;
-    bench.measure(Setting::Beside, &[Work::Run, Work::Bubblewrap])?;
-    drop(daemon);
     let policy = bench.place.policy(MANY).display().to_string();
     let tier = bench.place.tier();
     bench.measure_own_side(Setting::Beside, &["policy", &policy, "--tier", tier])?;

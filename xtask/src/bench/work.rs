@@ -100,7 +100,7 @@ impl Work {
             Self::Compile => "`gcc` of a small program",
             Self::Cargo => "`cargo build` of a small crate",
             Self::Npm => "`npm install` of 21 packages",
-            Self::Run => "`agent-guard run -- true`, with the daemon up",
+            Self::Run => "`agent-guard run -- true`",
             Self::Bubblewrap => "`bwrap --ro-bind / / true`",
             Self::Event => "an event, from the ring buffer's bytes to a line",
             Self::EventBySerde => "`serde_json` writing that line",
